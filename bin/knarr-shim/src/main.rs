@@ -1,0 +1,2 @@
+//! The per-pod supervisor.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The knarr daemon and command line.
+fn main() {}

@@ -1,0 +1,2 @@
+//! CRI configuration to OCI runtime spec.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The command line's verbs.
+#![forbid(unsafe_code)]

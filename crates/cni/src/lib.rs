@@ -1,0 +1,2 @@
+//! CNI engine and built-in plugins.
+#![forbid(unsafe_code)]

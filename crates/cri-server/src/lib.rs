@@ -1,0 +1,2 @@
+//! The CRI gRPC services.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Image records and pulls.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Untrusted tar streams to directories.
+#![forbid(unsafe_code)]

@@ -1,0 +1,50 @@
+//! knarr's own words: ids, digests, lifecycle values and the requests the daemon works on.
+//!
+//! Never here: IO, clocks, async, protobuf. Everything is a plain value that is valid once it
+//! exists: constructors parse and refuse.
+//!
+//! Main types: [`SandboxId`], [`ContainerId`], [`Digest`], [`PodConfig`], [`ContainerConfig`],
+//! [`Resources`], [`Signal`], [`UnixNanos`].
+//!
+//! The optional `serde` feature derives the stored form of these types (the daemon's records);
+//! the shim builds without it.
+#![forbid(unsafe_code)]
+
+mod cgroup;
+mod container;
+mod digest;
+mod id;
+mod image;
+mod pod;
+mod resources;
+mod security;
+mod signal;
+mod stats;
+mod time;
+
+pub use cgroup::{CgroupHierarchy, CgroupLayout};
+pub use container::{
+    CdiDevice, ContainerConfig, ContainerName, DeviceRequest, EnvVar, IdMapping, ImageSpec,
+    MountPropagation, MountRequest, MountSource,
+};
+pub use digest::{Digest, DigestError};
+pub use id::{ContainerId, ExecId, IdError, SandboxId};
+pub use image::{ImageConfig, ImageUser, Platform};
+pub use pod::{
+    DnsConfig, NamespaceMode, NamespaceOptions, PodConfig, PodName, PodSecurity, PortMapping,
+    PortProtocol, UserNamespace,
+};
+pub use resources::{HugepageLimit, Resources};
+pub use security::{
+    Capabilities, ContainerSecurity, GroupsPolicy, ResolvedUser, RunAs, SecurityProfile,
+    SelinuxOptions,
+};
+pub use signal::{Signal, SignalError};
+pub use stats::{
+    ContainerStats, CpuStats, DiskUsage, InterfaceStats, IoStats, MemoryStats, PodStats, Pressure,
+    PressureLine, SwapStats,
+};
+pub use time::UnixNanos;
+
+/// String maps (labels, annotations) round-trip exactly; ordered so that output is stable.
+pub type StringMap = std::collections::BTreeMap<String, String>;

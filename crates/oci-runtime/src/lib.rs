@@ -1,0 +1,2 @@
+//! OCI runtime spec to LaunchPlan.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Distribution API client.
+#![forbid(unsafe_code)]

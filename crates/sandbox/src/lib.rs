@@ -1,0 +1,2 @@
+//! Pod and container state machines.
+#![forbid(unsafe_code)]

@@ -1,0 +1,28 @@
+//! Messages between the daemon and a pod's shim, and their codec.
+//!
+//! The daemon asks, the shim answers; events flow back on the same connection. The shim never
+//! dials anybody. Files are handed over with `SCM_RIGHTS`, attached to the first byte of the
+//! frame they belong to.
+//!
+//! A frame is a `u32` little-endian length (at most [`MAX_FRAME`]) and one CBOR value:
+//! [`Request`] towards the shim, [`FromShim`] back. `docs/shim-protocol.md` is byte-exact.
+//!
+//! Never here: sockets, async, launch plans (they travel as opaque bytes).
+//!
+//! Compatibility rule: indices are never reused; new fields are `Option`s; a daemon talks to
+//! shims older than itself, so it must do without what [`Hello`] does not promise.
+#![forbid(unsafe_code)]
+
+mod codec;
+mod exit_file;
+mod message;
+
+pub use codec::{CodecError, FrameReader, MAX_FRAME, encode};
+pub use exit_file::ExitFileError;
+pub use message::{
+    Body, ContainerSnapshot, Event, Exit, Failure, FailureKind, FromShim, Hello, Phase, PodReady,
+    PodSetup, Request, Response, StartContainer, StartExec, Started, StateReport, Sysctl, Warning,
+};
+
+/// The protocol version this build speaks.
+pub const VERSION: u32 = 1;

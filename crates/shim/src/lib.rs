@@ -1,0 +1,2 @@
+//! The per-pod supervisor's event loop.
+#![forbid(unsafe_code)]

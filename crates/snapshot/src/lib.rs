@@ -1,0 +1,2 @@
+//! Overlay snapshotter.
+#![forbid(unsafe_code)]

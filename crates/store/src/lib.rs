@@ -1,0 +1,2 @@
+//! Durable records.
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! Safe kernel calls.
