@@ -14,10 +14,7 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
     let out = tempdir(root)?;
     let protos = root.join("crates/cri-api/proto");
     let set = protox::compile(
-        [
-            protos.join("runtime.v1.proto"),
-            protos.join("knarr.v1.proto"),
-        ],
+        [protos.join("runtime.v1.proto"), protos.join("knarr.v1.proto")],
         [&protos],
     )
     .context("compile the .proto files")?;
@@ -39,19 +36,14 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
         .context("generate the JSON mapping")?;
     for (from, to) in [
         ("runtime.v1.rs", "crates/cri-api/src/generated.rs"),
-        (
-            "runtime.v1.serde.rs",
-            "crates/cri-api/src/generated_json.rs",
-        ),
+        ("knarr.v1.rs", "crates/cri-api/src/generated_knarr.rs"),
+        ("runtime.v1.serde.rs", "crates/cri-api/src/generated_json.rs"),
     ] {
         let fresh = std::fs::read_to_string(out.join(from)).with_context(|| from.to_owned())?;
         let path = root.join(to);
         if check {
             let committed = std::fs::read_to_string(&path).with_context(|| to.to_owned())?;
-            ensure!(
-                committed == fresh,
-                "{to} is stale: run `cargo xtask generate`"
-            );
+            ensure!(committed == fresh, "{to} is stale: run `cargo xtask generate`");
         } else {
             std::fs::write(&path, fresh).with_context(|| to.to_owned())?;
         }

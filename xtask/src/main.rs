@@ -37,8 +37,5 @@ fn main() -> Result<()> {
 /// The directory of the workspace: xtask's own manifest lies one level below it.
 fn workspace_root() -> Result<PathBuf> {
     let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    Ok(manifest
-        .parent()
-        .context("xtask lies in a workspace")?
-        .to_path_buf())
+    Ok(manifest.parent().context("xtask lies in a workspace")?.to_path_buf())
 }

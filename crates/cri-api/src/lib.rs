@@ -24,11 +24,7 @@ pub mod v1 {
     impl std::fmt::Debug for AuthConfig {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             let set = |value: &str| {
-                if value.is_empty() {
-                    "unset"
-                } else {
-                    "<redacted>"
-                }
+                if value.is_empty() { "unset" } else { "<redacted>" }
             };
             f.debug_struct("AuthConfig")
                 .field("username", &self.username)

@@ -477,10 +477,7 @@ macro_rules! codec {
             /// # Errors
             /// [`DecodeError`] when the bytes are not such a plan.
             pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-                minicbor::decode(bytes).map_err(|source| DecodeError {
-                    what: $what,
-                    source,
-                })
+                minicbor::decode(bytes).map_err(|source| DecodeError { what: $what, source })
             }
         }
     };

@@ -36,13 +36,9 @@ impl CgroupLayout {
         let offers = |h: &&CgroupHierarchy| h.controllers.iter().any(|c| c == controller);
         match self {
             Self::V2(unified) => Some(unified).filter(offers),
-            Self::V1 {
-                hierarchies,
-                unified,
-            } => hierarchies
-                .iter()
-                .find(offers)
-                .or_else(|| unified.as_ref().filter(offers)),
+            Self::V1 { hierarchies, unified } => {
+                hierarchies.iter().find(offers).or_else(|| unified.as_ref().filter(offers))
+            }
         }
     }
 }

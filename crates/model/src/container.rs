@@ -180,9 +180,7 @@ mod bytes_as_text {
     pub(super) fn serialize<S: Serializer>(bytes: &[u8], out: S) -> Result<S::Ok, S::Error> {
         match std::str::from_utf8(bytes) {
             Ok(text) => Stored::Text(text.to_owned()),
-            Err(_) => Stored::Hex {
-                hex: bytes.iter().map(|b| format!("{b:02x}")).collect(),
-            },
+            Err(_) => Stored::Hex { hex: bytes.iter().map(|b| format!("{b:02x}")).collect() },
         }
         .serialize(out)
     }
@@ -208,10 +206,7 @@ mod tests {
     #[test]
     fn environment_values_survive_a_record_whatever_their_bytes() {
         for value in [b"plain".to_vec(), vec![0xff, 0x00, 0x41], Vec::new()] {
-            let var = EnvVar {
-                key: "K".into(),
-                value,
-            };
+            let var = EnvVar { key: "K".into(), value };
             let json = serde_json::to_string(&var).unwrap();
             assert_eq!(serde_json::from_str::<EnvVar>(&json).unwrap(), var);
         }

@@ -29,9 +29,7 @@ impl Digest {
     pub fn parse(text: &str) -> Result<Self, DigestError> {
         text.strip_prefix("sha256:")
             .and_then(Self::from_hex)
-            .ok_or_else(|| DigestError {
-                text: text.to_owned(),
-            })
+            .ok_or_else(|| DigestError { text: text.to_owned() })
     }
 
     /// Accepts the 64 hexadecimal digits alone.
@@ -113,10 +111,7 @@ mod tests {
             format!("sha256:{}", hex.to_uppercase()),
             format!("sha256:{hex}0"),
         ] {
-            assert_eq!(
-                Digest::parse(&text),
-                Err(DigestError { text: text.clone() })
-            );
+            assert_eq!(Digest::parse(&text), Err(DigestError { text: text.clone() }));
         }
     }
 }

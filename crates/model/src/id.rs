@@ -129,14 +129,7 @@ mod tests {
 
     #[test]
     fn anything_but_64_lowercase_hex_digits_is_refused() {
-        for text in [
-            "",
-            "abc",
-            &"A".repeat(64),
-            &"g".repeat(64),
-            &"a".repeat(65),
-            "../etc",
-        ] {
+        for text in ["", "abc", &"A".repeat(64), &"g".repeat(64), &"a".repeat(65), "../etc"] {
             assert!(ContainerId::parse(text).is_err(), "{text}");
         }
     }

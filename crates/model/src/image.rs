@@ -25,11 +25,7 @@ impl Platform {
             "powerpc64" => ("ppc64le", ""),
             other => (other, ""),
         };
-        Self {
-            os: "linux".into(),
-            architecture: architecture.into(),
-            variant: variant.into(),
-        }
+        Self { os: "linux".into(), architecture: architecture.into(), variant: variant.into() }
     }
 }
 
@@ -93,19 +89,11 @@ mod tests {
 
     #[test]
     fn the_user_part_is_what_stands_before_the_colon() {
-        let user = |text: &str| {
-            ImageConfig {
-                user: text.into(),
-                ..Default::default()
-            }
-            .image_user()
-        };
+        let user =
+            |text: &str| ImageConfig { user: text.into(), ..Default::default() }.image_user();
         assert_eq!(user(""), None);
         assert_eq!(user("1002"), Some(ImageUser::Uid(1002)));
         assert_eq!(user("1003:50"), Some(ImageUser::Uid(1003)));
-        assert_eq!(
-            user("www-data:www-data"),
-            Some(ImageUser::Name("www-data".into()))
-        );
+        assert_eq!(user("www-data:www-data"), Some(ImageUser::Name("www-data".into())));
     }
 }

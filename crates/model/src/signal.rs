@@ -69,9 +69,7 @@ impl Signal {
     pub fn from_number(number: i32) -> Result<Self, SignalError> {
         match u8::try_from(number) {
             Ok(small @ 1..=64) => Ok(Self(small)),
-            Ok(_) | Err(_) => Err(SignalError {
-                text: number.to_string(),
-            }),
+            Ok(_) | Err(_) => Err(SignalError { text: number.to_string() }),
         }
     }
 
@@ -80,9 +78,7 @@ impl Signal {
     /// # Errors
     /// [`SignalError`] names the refused text.
     pub fn parse(text: &str) -> Result<Self, SignalError> {
-        let refuse = || SignalError {
-            text: text.to_owned(),
-        };
+        let refuse = || SignalError { text: text.to_owned() };
         if let Ok(number) = text.parse::<i32>() {
             return Self::from_number(number);
         }
@@ -94,10 +90,7 @@ impl Signal {
         } else if let Some(digits) = name.strip_prefix("RTMAX-") {
             offset(digits).map(|n| 64 - n)
         } else {
-            NAMES
-                .iter()
-                .find(|(known, _)| *known == name)
-                .map(|(_, number)| *number)
+            NAMES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
         };
         number.map(Self).ok_or_else(refuse)
     }
@@ -164,11 +157,7 @@ mod tests {
     #[test]
     fn nonsense_is_refused_by_name() {
         for text in ["", "0", "65", "-1", "SIGFOO", "RTMIN+99"] {
-            assert_eq!(
-                Signal::parse(text),
-                Err(SignalError { text: text.into() }),
-                "{text}"
-            );
+            assert_eq!(Signal::parse(text), Err(SignalError { text: text.into() }), "{text}");
         }
     }
 }

@@ -75,11 +75,7 @@ mod tests {
         let sent: Vec<Request> = (0..5)
             .map(|id| Request {
                 id,
-                body: Body::Kill {
-                    container: "c".repeat(64),
-                    signal: 9,
-                    all: id % 2 == 0,
-                },
+                body: Body::Kill { container: "c".repeat(64), signal: 9, all: id % 2 == 0 },
             })
             .collect();
         let bytes: Vec<u8> = sent.iter().flat_map(encode).collect();
@@ -100,10 +96,7 @@ mod tests {
     fn a_frame_over_the_limit_is_refused_before_it_is_read() {
         let mut reader = FrameReader::default();
         reader.push(&u32::MAX.to_le_bytes());
-        assert!(matches!(
-            reader.next::<Request>(),
-            Err(CodecError::TooLarge(_))
-        ));
+        assert!(matches!(reader.next::<Request>(), Err(CodecError::TooLarge(_))));
     }
 
     proptest! {

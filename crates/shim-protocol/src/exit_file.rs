@@ -14,10 +14,7 @@ pub struct ExitFileError {
 impl Exit {
     /// `key value` lines; the last one marks the file as complete.
     pub fn to_file(&self) -> String {
-        let signal = self
-            .signal
-            .map(|signal| format!("signal {signal}\n"))
-            .unwrap_or_default();
+        let signal = self.signal.map(|signal| format!("signal {signal}\n")).unwrap_or_default();
         format!(
             "code {}\n{signal}oom-killed {}\nfinished-at {}\ncomplete\n",
             self.code, self.oom_killed, self.finished_at
@@ -30,9 +27,7 @@ impl Exit {
     /// [`ExitFileError`] names the line, or says that the end is missing.
     pub fn from_file(text: &str) -> Result<Self, ExitFileError> {
         let mut exit = Self::default();
-        let refuse = |line: &str| ExitFileError {
-            line: line.to_owned(),
-        };
+        let refuse = |line: &str| ExitFileError { line: line.to_owned() };
         for line in text.lines() {
             let (key, value) = line.split_once(' ').unwrap_or((line, ""));
             match key {
@@ -56,12 +51,7 @@ mod tests {
     fn an_exit_reads_back_as_it_was_written() {
         for exit in [
             Exit::default(),
-            Exit {
-                code: 137,
-                signal: Some(9),
-                oom_killed: true,
-                finished_at: i64::MAX,
-            },
+            Exit { code: 137, signal: Some(9), oom_killed: true, finished_at: i64::MAX },
         ] {
             assert_eq!(Exit::from_file(&exit.to_file()), Ok(exit));
         }
@@ -69,11 +59,7 @@ mod tests {
 
     #[test]
     fn a_torn_file_is_refused() {
-        let whole = Exit {
-            code: 3,
-            ..Exit::default()
-        }
-        .to_file();
+        let whole = Exit { code: 3, ..Exit::default() }.to_file();
         for end in 0..whole.len() - "complete\n".len() + 1 {
             assert!(Exit::from_file(&whole[..end]).is_err(), "{end}");
         }
