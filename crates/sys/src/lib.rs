@@ -1,1 +1,2 @@
 //! Safe kernel calls.
+pub mod netlink;
