@@ -16,6 +16,7 @@ mod digest;
 mod id;
 mod image;
 mod pod;
+mod reference;
 mod resources;
 mod security;
 mod signal;
@@ -34,6 +35,7 @@ pub use pod::{
     DnsConfig, NamespaceMode, NamespaceOptions, PodConfig, PodName, PodSecurity, PortMapping,
     PortProtocol, UserNamespace,
 };
+pub use reference::{Reference, ReferenceError, ReferenceProblem};
 pub use resources::{HugepageLimit, Resources};
 pub use security::{
     Capabilities, ContainerSecurity, GroupsPolicy, ResolvedUser, RunAs, SecurityProfile,
