@@ -10,6 +10,7 @@
 mod link_up;
 pub mod message;
 pub mod netns;
+pub mod nftables;
 pub mod prefix;
 mod route;
 mod socket;

@@ -1,0 +1,570 @@
+//! nf_tables by raw nfnetlink: transactions on one table, and reading back what is in it.
+//!
+//! A [`Transaction`] names the ruleset generation it was computed from; the kernel refuses it
+//! with `ERESTART` when anything changed since ([`is_stale`]). Check, compute, commit is thus
+//! free of races between daemons without a lock.
+
+use std::io;
+
+use super::message::{Attributes, Batch, Body, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP};
+use super::{NetlinkError, Socket};
+
+const SUBSYSTEM: u16 = 10;
+const NEW_TABLE: u16 = SUBSYSTEM << 8;
+const NEW_CHAIN: u16 = NEW_TABLE | 3;
+const NEW_RULE: u16 = NEW_TABLE | 6;
+const GET_RULE: u16 = NEW_TABLE | 7;
+const DEL_RULE: u16 = NEW_TABLE | 8;
+const NEW_SET: u16 = NEW_TABLE | 9;
+const NEW_ELEMENT: u16 = NEW_TABLE | 12;
+const GET_ELEMENT: u16 = NEW_TABLE | 13;
+const DEL_ELEMENT: u16 = NEW_TABLE | 14;
+const GET_GENERATION: u16 = NEW_TABLE | 16;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+
+// Attribute numbers; most objects have their table in 1.
+const NFNL_BATCH_GENID: u16 = 1;
+const TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_TYPE: u16 = 7;
+const HOOK_NUMBER: u16 = 1;
+const HOOK_PRIORITY: u16 = 2;
+const RULE_CHAIN: u16 = 2;
+const RULE_EXPRESSIONS: u16 = 4;
+const RULE_USERDATA: u16 = 7;
+const SET_NAME: u16 = 2;
+const SET_FLAGS: u16 = 3;
+const SET_KEY_TYPE: u16 = 4;
+const SET_KEY_LEN: u16 = 5;
+const SET_DATA_TYPE: u16 = 6;
+const SET_DATA_LEN: u16 = 7;
+const SET_ID: u16 = 10;
+const ELEMENT_LIST: u16 = 3;
+const ELEMENT_KEY: u16 = 1;
+const ELEMENT_DATA: u16 = 2;
+const ELEMENT_FLAGS: u16 = 3;
+const LIST_ITEM: u16 = 1;
+const DATA_VALUE: u16 = 1;
+const GENERATION_ID: u16 = 1;
+
+const SET_FLAG_INTERVAL: u32 = 4;
+const SET_FLAG_MAP: u32 = 8;
+const INTERVAL_END: u32 = 1;
+/// Tag of a comment in a rule's user data, as `nft` writes it.
+const COMMENT: u8 = 0;
+
+/// Which packets a table sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4: `ip`.
+    Ipv4,
+    /// IPv6: `ip6`.
+    Ipv6,
+}
+
+impl Family {
+    fn number(self) -> u8 {
+        match self {
+            Self::Ipv4 => 2,
+            Self::Ipv6 => 10,
+        }
+    }
+
+    /// The family's name in `nft`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ip",
+            Self::Ipv6 => "ip6",
+        }
+    }
+}
+
+/// Where a base chain hooks in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// Before routing; packets from elsewhere.
+    Prerouting,
+    /// Packets of local processes.
+    Output,
+    /// Just before a packet leaves.
+    Postrouting,
+}
+
+/// The type of a set's keys or a map's values: how many bytes, and what `nft` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DataType {
+    /// The number `nft` knows the type by.
+    pub id: u32,
+    /// Bytes.
+    pub len: u32,
+}
+
+/// One step of a rule; operands live in 4-byte registers numbered from 8 (`NFT_REG32_00`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expression {
+    name: &'static str,
+    attributes: Vec<(u16, Operand)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Operand {
+    Number(u32),
+    Text(String),
+    Data(Vec<u8>),
+}
+
+impl Expression {
+    /// Loads `len` bytes of the network header from `offset` into register `to`.
+    pub fn network_header(offset: u32, len: u32, to: u32) -> Self {
+        Self::payload(1, offset, len, to)
+    }
+
+    /// Loads `len` bytes of the transport header from `offset` into register `to`.
+    pub fn transport_header(offset: u32, len: u32, to: u32) -> Self {
+        Self::payload(2, offset, len, to)
+    }
+
+    fn payload(base: u32, offset: u32, len: u32, to: u32) -> Self {
+        Self::numbers("payload", [(1, to), (2, base), (3, offset), (4, len)])
+    }
+
+    /// Loads the transport protocol's number into register `to`.
+    pub fn transport_protocol(to: u32) -> Self {
+        Self::numbers("meta", [(1, to), (2, 16)])
+    }
+
+    /// Loads the kind of the destination address (`RTN_*`) into register `to`.
+    pub fn destination_kind(to: u32) -> Self {
+        Self::numbers("fib", [(1, to), (2, 3), (3, 2)])
+    }
+
+    /// Loads the conntrack status bits into register `to`.
+    pub fn conntrack_status(to: u32) -> Self {
+        Self::numbers("ct", [(1, to), (2, 2)])
+    }
+
+    /// Goes on only if register `from` holds exactly (or does not hold) `value`.
+    pub fn compare(from: u32, equal: bool, value: &[u8]) -> Self {
+        let mut out = Self::numbers("cmp", [(1, from), (2, u32::from(!equal))]);
+        out.attributes.push((3, Operand::Data(value.to_vec())));
+        out
+    }
+
+    /// Masks register `at` in place.
+    pub fn mask(at: u32, mask: &[u8]) -> Self {
+        let len = u32::try_from(mask.len()).unwrap_or(0);
+        let mut out = Self::numbers("bitwise", [(1, at), (2, at), (3, len)]);
+        out.attributes.push((4, Operand::Data(mask.to_vec())));
+        out.attributes.push((5, Operand::Data(vec![0; mask.len()])));
+        out
+    }
+
+    /// Goes on only if register `from` is (or is not) in the set.
+    pub fn in_set(from: u32, set: &str, member: bool) -> Self {
+        let mut out = Self::numbers("lookup", [(2, from)]);
+        out.attributes.insert(0, (1, Operand::Text(set.to_owned())));
+        if !member {
+            out.attributes.push((5, Operand::Number(1)));
+        }
+        out
+    }
+
+    /// Goes on only if register `from` is a key of the map, and loads its value into `to`.
+    pub fn map(from: u32, map: &str, to: u32) -> Self {
+        let mut out = Self::numbers("lookup", [(2, from), (3, to)]);
+        out.attributes.insert(0, (1, Operand::Text(map.to_owned())));
+        out
+    }
+
+    /// Rewrites the source to the address of the outgoing link.
+    pub fn masquerade() -> Self {
+        Self { name: "masq", attributes: Vec::new() }
+    }
+
+    /// Rewrites the destination to the address and port in these registers.
+    pub fn destination_nat(family: Family, address: u32, port: u32) -> Self {
+        let family = u32::from(family.number());
+        // NF_NAT_RANGE_PROTO_SPECIFIED and _MAP_IPS are implied by the registers.
+        Self::numbers("nat", [(1, 1), (2, family), (3, address), (5, port)])
+    }
+
+    fn numbers<const N: usize>(name: &'static str, values: [(u16, u32); N]) -> Self {
+        let attributes = values.into_iter().map(|(kind, value)| (kind, Operand::Number(value)));
+        Self { name, attributes: attributes.collect() }
+    }
+
+    fn write(&self, body: &mut Body<'_>) {
+        body.text(1, self.name).nest(2, |data| {
+            for (kind, operand) in &self.attributes {
+                match operand {
+                    Operand::Number(value) => data.be32(*kind, *value),
+                    Operand::Text(text) => data.text(*kind, text),
+                    Operand::Data(bytes) => data.nest(*kind, |value| {
+                        value.attr(DATA_VALUE, bytes);
+                    }),
+                };
+            }
+        });
+    }
+}
+
+/// An element of a set or map, as written or read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element {
+    /// Key in network byte order; parts of a concatenation are padded to 4 bytes.
+    pub key: Vec<u8>,
+    /// Value of a map's element.
+    pub value: Option<Vec<u8>>,
+    /// In an interval set: the interval ends before this key.
+    pub interval_end: bool,
+}
+
+/// Changes to one table that happen all or not at all.
+#[derive(Debug)]
+pub struct Transaction {
+    batch: Batch,
+    family: Family,
+    table: String,
+}
+
+impl Transaction {
+    /// Opens a transaction on `table`, valid for this generation of the ruleset, that makes the
+    /// table if there is none.
+    pub fn new(family: Family, table: &str, generation: u32) -> Self {
+        let mut batch = Batch::new();
+        batch.message(BATCH_BEGIN, 0, "open an nf_tables transaction", |body| {
+            let mut header = [0; 4];
+            header[2..4].copy_from_slice(&SUBSYSTEM.to_be_bytes());
+            body.raw(&header).be32(NFNL_BATCH_GENID, generation);
+        });
+        let mut out = Self { batch, family, table: table.to_owned() };
+        out.push(NEW_TABLE, NLM_F_CREATE, "make the table", |_| {});
+        out
+    }
+
+    /// Makes a base chain of type `nat`, if there is none of this name.
+    pub fn nat_chain(&mut self, name: &str, hook: Hook, priority: i32) {
+        self.push(NEW_CHAIN, NLM_F_CREATE, &format!("make nat chain {name}"), |body| {
+            let number = match hook {
+                Hook::Prerouting => 0,
+                Hook::Output => 3,
+                Hook::Postrouting => 4,
+            };
+            body.text(CHAIN_NAME, name).text(CHAIN_TYPE, "nat").nest(CHAIN_HOOK, |hook| {
+                hook.be32(HOOK_NUMBER, number).be32(HOOK_PRIORITY, priority.cast_unsigned());
+            });
+        });
+    }
+
+    /// Makes a set of intervals, if there is none of this name.
+    pub fn interval_set(&mut self, name: &str, key: DataType) {
+        self.set(name, SET_FLAG_INTERVAL, key, None);
+    }
+
+    /// Makes a map, if there is none of this name.
+    pub fn map(&mut self, name: &str, key: DataType, value: DataType) {
+        self.set(name, SET_FLAG_MAP, key, Some(value));
+    }
+
+    fn set(&mut self, name: &str, flags: u32, key: DataType, value: Option<DataType>) {
+        // Only names sets within this transaction; sets that exist keep their own.
+        let id = u32::try_from(self.batch.len()).unwrap_or(u32::MAX);
+        self.push(NEW_SET, NLM_F_CREATE, &format!("make set {name}"), |body| {
+            body.text(SET_NAME, name).be32(SET_FLAGS, flags);
+            body.be32(SET_KEY_TYPE, key.id).be32(SET_KEY_LEN, key.len).be32(SET_ID, id);
+            if let Some(value) = value {
+                body.be32(SET_DATA_TYPE, value.id).be32(SET_DATA_LEN, value.len);
+            }
+        });
+    }
+
+    /// Adds elements; those there already are left as they are.
+    pub fn add_elements(&mut self, set: &str, elements: &[Element]) {
+        self.elements(NEW_ELEMENT, &format!("add elements to set {set}"), set, elements);
+    }
+
+    /// Deletes elements.
+    pub fn delete_elements(&mut self, set: &str, elements: &[Element]) {
+        self.elements(DEL_ELEMENT, &format!("delete elements of set {set}"), set, elements);
+    }
+
+    /// Deletes every element of a set.
+    pub fn flush_set(&mut self, set: &str) {
+        self.push(DEL_ELEMENT, 0, &format!("empty set {set}"), |body| {
+            body.text(SET_NAME, set);
+        });
+    }
+
+    fn elements(&mut self, kind: u16, label: &str, set: &str, elements: &[Element]) {
+        let flags = if kind == NEW_ELEMENT { NLM_F_CREATE } else { 0 };
+        // A nested attribute ends at 64 KiB; 512 elements of any type stay far below.
+        for chunk in elements.chunks(512) {
+            self.push(kind, flags, label, |body| {
+                body.text(SET_NAME, set).nest(ELEMENT_LIST, |list| {
+                    for element in chunk {
+                        list.nest(LIST_ITEM, |item| write_element(item, element));
+                    }
+                });
+            });
+        }
+    }
+
+    /// Deletes every rule of a chain.
+    pub fn flush_chain(&mut self, chain: &str) {
+        self.push(DEL_RULE, 0, &format!("empty chain {chain}"), |body| {
+            body.text(RULE_CHAIN, chain);
+        });
+    }
+
+    /// Appends a rule. `comment` is what [`Nftables::comments`] gives back; at most 127 bytes.
+    pub fn rule(&mut self, chain: &str, comment: &str, expressions: &[Expression]) {
+        let flags = NLM_F_CREATE | NLM_F_APPEND;
+        self.push(NEW_RULE, flags, &format!("add a rule to chain {chain}"), |body| {
+            body.text(RULE_CHAIN, chain).nest(RULE_EXPRESSIONS, |list| {
+                for expression in expressions {
+                    list.nest(LIST_ITEM, |item| expression.write(item));
+                }
+            });
+            let mut data = vec![COMMENT, u8::try_from(comment.len() + 1).unwrap_or(u8::MAX)];
+            data.extend_from_slice(comment.as_bytes());
+            data.push(0);
+            body.attr(RULE_USERDATA, &data);
+        });
+    }
+
+    fn push(&mut self, kind: u16, flags: u16, what: &str, body: impl FnOnce(&mut Body<'_>)) {
+        let label = format!("{what} in table {} {}", self.family.name(), self.table);
+        let family = self.family.number();
+        let table = &self.table;
+        self.batch.message(kind, flags, label, |out| {
+            // Set elements and rules name the table by attribute 1, like tables themselves.
+            body(out.raw(&[family, 0, 0, 0]).text(TABLE, table));
+        });
+    }
+}
+
+fn write_element(item: &mut Body<'_>, element: &Element) {
+    item.nest(ELEMENT_KEY, |key| {
+        key.attr(DATA_VALUE, &element.key);
+    });
+    if let Some(value) = &element.value {
+        item.nest(ELEMENT_DATA, |data| {
+            data.attr(DATA_VALUE, value);
+        });
+    }
+    if element.interval_end {
+        item.be32(ELEMENT_FLAGS, INTERVAL_END);
+    }
+}
+
+/// An nfnetlink socket of the calling thread's network namespace.
+#[derive(Debug)]
+pub struct Nftables(Socket);
+
+impl Nftables {
+    /// Opens the socket.
+    ///
+    /// # Errors
+    /// `EPROTONOSUPPORT`: the kernel has no netfilter netlink.
+    pub fn open() -> io::Result<Self> {
+        Socket::open(Some(rustix::net::netlink::NETFILTER)).map(Self)
+    }
+
+    /// The ruleset's generation: a number that every change of any table raises.
+    ///
+    /// # Errors
+    /// `EINVAL`: the kernel has no nf_tables.
+    pub fn generation(&mut self) -> Result<u32, NetlinkError> {
+        let mut batch = Batch::new();
+        let label = "ask for the nf_tables generation";
+        batch.message(GET_GENERATION, 0, label, |body| {
+            body.raw(&[0; 4]);
+        });
+        let found = self.0.query(batch)?.iter().find_map(|reply| {
+            let id = Attributes::new(reply.body.get(4..)?).get(GENERATION_ID)?;
+            Some(u32::from_be_bytes(id.try_into().ok()?))
+        });
+        found.ok_or_else(|| NetlinkError::NoAnswer { operation: label.to_owned() })
+    }
+
+    /// The comments of the rules of a chain, in order; empty for a rule without one. A chain
+    /// that does not exist has no rules.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn comments(
+        &mut self,
+        family: Family,
+        table: &str,
+        chain: &str,
+    ) -> Result<Vec<String>, NetlinkError> {
+        let label = format!("list chain {chain} of table {} {table}", family.name());
+        let mut batch = Batch::new();
+        batch.message(GET_RULE, NLM_F_DUMP, label, |body| {
+            body.raw(&[family.number(), 0, 0, 0]).text(TABLE, table).text(RULE_CHAIN, chain);
+        });
+        let replies = absent_is_empty(self.0.query(batch))?;
+        Ok(replies.iter().filter(|r| r.kind == NEW_RULE).map(|r| comment(&r.body)).collect())
+    }
+
+    /// The elements of a set or map, in no order. One that does not exist has none.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn elements(
+        &mut self,
+        family: Family,
+        table: &str,
+        set: &str,
+    ) -> Result<Vec<Element>, NetlinkError> {
+        let label = format!("list set {set} of table {} {table}", family.name());
+        let mut batch = Batch::new();
+        batch.message(GET_ELEMENT, NLM_F_DUMP, label, |body| {
+            body.raw(&[family.number(), 0, 0, 0]).text(TABLE, table).text(SET_NAME, set);
+        });
+        let replies = absent_is_empty(self.0.query(batch))?;
+        let mut found = Vec::new();
+        for reply in replies.iter().filter(|reply| reply.kind == NEW_ELEMENT) {
+            let attributes = Attributes::new(reply.body.get(4..).unwrap_or(&[]));
+            let list = attributes.get(ELEMENT_LIST).unwrap_or(&[]);
+            found.extend(Attributes::new(list).filter_map(|(_, item)| parse_element(item)));
+        }
+        Ok(found)
+    }
+
+    /// Does the whole transaction, or nothing of it.
+    ///
+    /// # Errors
+    /// The first change that was refused; see [`is_stale`].
+    pub fn commit(&mut self, transaction: Transaction) -> Result<(), NetlinkError> {
+        let mut batch = transaction.batch;
+        let last = batch.len() - 1;
+        batch.message(BATCH_END, 0, "close an nf_tables transaction", |body| {
+            let mut header = [0; 4];
+            header[2..4].copy_from_slice(&SUBSYSTEM.to_be_bytes());
+            body.raw(&header);
+        });
+        self.0.transact(batch, last)
+    }
+}
+
+/// Whether a transaction was refused because the ruleset changed since its generation was read:
+/// read again and retry.
+pub fn is_stale(error: &NetlinkError) -> bool {
+    const ERESTART: i32 = 85;
+    error.errno() == Some(ERESTART)
+}
+
+fn absent_is_empty(
+    answer: Result<Vec<super::Reply>, NetlinkError>,
+) -> Result<Vec<super::Reply>, NetlinkError> {
+    match answer {
+        Err(error) if error.errno() == Some(libc::ENOENT) => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+fn comment(body: &[u8]) -> String {
+    let data = Attributes::new(body.get(4..).unwrap_or(&[])).get(RULE_USERDATA);
+    let text = data.and_then(|data| {
+        let (tag, len) = (*data.first()?, usize::from(*data.get(1)?));
+        let text = data.get(2..2 + len)?;
+        (tag == COMMENT).then(|| text.strip_suffix(&[0]).unwrap_or(text))
+    });
+    String::from_utf8_lossy(text.unwrap_or(&[])).into_owned()
+}
+
+fn parse_element(item: &[u8]) -> Option<Element> {
+    let attributes = Attributes::new(item);
+    let value_of = |kind| Attributes::new(attributes.get(kind)?).get(DATA_VALUE);
+    let flags = attributes.get(ELEMENT_FLAGS).and_then(|flags| flags.try_into().ok());
+    Some(Element {
+        key: value_of(ELEMENT_KEY)?.to_vec(),
+        value: value_of(ELEMENT_DATA).map(<[u8]>::to_vec),
+        interval_end: flags.map_or(0, u32::from_be_bytes) & INTERVAL_END != 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::netns;
+    use std::os::fd::AsFd;
+
+    const V4: DataType = DataType { id: 7, len: 4 };
+
+    fn element(key: [u8; 4], interval_end: bool) -> Element {
+        Element { key: key.to_vec(), value: None, interval_end }
+    }
+
+    fn in_host(body: impl FnOnce() + Send) {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let host = netns::create().unwrap();
+        netns::run_in(host.as_fd(), body).unwrap();
+    }
+
+    fn masquerade(generation: u32) -> Transaction {
+        let mut change = Transaction::new(Family::Ipv4, "test", generation);
+        change.interval_set("pods", V4);
+        change.flush_set("pods");
+        change.add_elements("pods", &[element([10, 1, 0, 0], false), element([10, 2, 0, 0], true)]);
+        change.nat_chain("postrouting", Hook::Postrouting, 100);
+        change.flush_chain("postrouting");
+        let rule = [
+            Expression::network_header(12, 4, 8),
+            Expression::in_set(8, "pods", true),
+            Expression::masquerade(),
+        ];
+        change.rule("postrouting", "one rule", &rule);
+        change
+    }
+
+    #[test]
+    fn what_is_committed_reads_back_and_may_be_committed_again() {
+        in_host(|| {
+            let mut nft = Nftables::open().unwrap();
+            assert!(nft.comments(Family::Ipv4, "test", "postrouting").unwrap().is_empty());
+            assert!(nft.elements(Family::Ipv4, "test", "pods").unwrap().is_empty());
+            for _ in 0..2 {
+                let generation = nft.generation().unwrap();
+                nft.commit(masquerade(generation)).unwrap();
+                let comments = nft.comments(Family::Ipv4, "test", "postrouting").unwrap();
+                assert_eq!(comments, ["one rule"]);
+                let elements = nft.elements(Family::Ipv4, "test", "pods").unwrap();
+                assert!(elements.contains(&element([10, 1, 0, 0], false)), "{elements:?}");
+                assert!(elements.contains(&element([10, 2, 0, 0], true)), "{elements:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_transaction_from_an_older_generation_is_refused_whole() {
+        in_host(|| {
+            let mut nft = Nftables::open().unwrap();
+            let generation = nft.generation().unwrap();
+            nft.commit(masquerade(generation)).unwrap();
+            let mut stale = masquerade(generation);
+            stale.flush_chain("postrouting");
+            let error = nft.commit(stale).unwrap_err();
+            assert!(is_stale(&error), "{error:?}");
+            assert_eq!(nft.comments(Family::Ipv4, "test", "postrouting").unwrap().len(), 1);
+        });
+    }
+
+    #[test]
+    fn an_error_names_the_step_and_the_table() {
+        in_host(|| {
+            let mut nft = Nftables::open().unwrap();
+            let mut change = Transaction::new(Family::Ipv6, "test", nft.generation().unwrap());
+            change.flush_chain("nosuch");
+            let error = nft.commit(change).unwrap_err();
+            assert_eq!(error.to_string(), "cannot empty chain nosuch in table ip6 test");
+            assert_eq!(error.errno(), Some(libc::ENOENT));
+        });
+    }
+}
