@@ -1,0 +1,103 @@
+//! Ending every process of a cgroup.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::CWD;
+use rustix::process::Pid;
+
+use super::dir::{CgroupError, Version, failed, pids};
+use crate::fs::{read_value, write_value};
+
+/// How long [`kill_all`] goes on killing what a fork bomb forks.
+const KILLED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Sends SIGKILL to every process in the cgroup and below it, those it forks meanwhile too. A
+/// missing directory is success. With v1 a process may be given: the one whose reaping ends the
+/// group; `freezer` says that the directory is in the freezer hierarchy.
+///
+/// On v2 the kernel does it in one write. On v1 blocks until the group holds only dead processes,
+/// for a bounded time.
+///
+/// # Errors
+/// [`CgroupError`].
+pub fn kill_all(version: Version, path: &str, freezer: bool) -> Result<(), CgroupError> {
+    match version {
+        Version::V2 => {
+            let file = Path::new(path).join("cgroup.kill");
+            match write_value(CWD, &file, b"1") {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(failed("kill", path)(error))
+                }
+                _ => Ok(()),
+            }
+        }
+        Version::V1 { .. } => kill_v1(path, freezer),
+    }
+}
+
+fn kill_v1(path: &str, freezer: bool) -> Result<(), CgroupError> {
+    let deadline = Instant::now() + KILLED_WITHIN;
+    loop {
+        if freezer {
+            freeze(path);
+        }
+        let living = living(path);
+        if let Ok(living) = &living {
+            for process in living {
+                crate::supervise::signal_by_pidfd(std::os::fd::AsFd::as_fd(process), libc::SIGKILL)
+                    .ok();
+            }
+        }
+        if freezer {
+            set_state(path, "THAWED");
+        }
+        if living?.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(failed("kill", path)(io::ErrorKind::TimedOut.into()));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Handles on the processes of the group that are not dead yet. A pid read before its handle was
+/// opened and again after it means the same process both times, or one that joined: either is ours.
+fn living(path: &str) -> Result<Vec<OwnedFd>, CgroupError> {
+    let handles: Vec<(Pid, OwnedFd)> = pids(path)?
+        .into_iter()
+        .filter_map(|pid| Some((pid, crate::pidfd::open(pid).ok()?)))
+        .collect();
+    let still = pids(path)?;
+    let ours = handles.into_iter().filter(|(pid, _)| still.contains(pid) && !is_dead(*pid));
+    Ok(ours.map(|(_, handle)| handle).collect())
+}
+
+/// Zombies keep their place in a v1 group until reaped.
+fn is_dead(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    stat.map_or(true, |stat| {
+        let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+        matches!(state, Some('Z' | 'X'))
+    })
+}
+
+/// Stops the group so that it cannot fork away. Best effort: without it several rounds are needed.
+fn freeze(path: &str) {
+    set_state(path, "FROZEN");
+    for _ in 0..20 {
+        let state = read_value(CWD, Path::new(path).join("freezer.state"));
+        if !state.is_ok_and(|state| state.trim() == "FREEZING") {
+            return;
+        }
+        std::thread::sleep(Duration::from_micros(500));
+    }
+}
+
+fn set_state(path: &str, state: &str) {
+    // A group that is gone needs neither; one that cannot be frozen is still killed.
+    write_value(CWD, Path::new(path).join("freezer.state"), state.as_bytes()).ok();
+}

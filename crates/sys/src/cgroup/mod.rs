@@ -1,0 +1,11 @@
+//! Control groups: how the host lays them out, and directories in them.
+//!
+//! Never here: what to write into them. A plan says that.
+
+mod detect;
+mod dir;
+mod kill;
+
+pub use detect::{DetectError, detect, parse_layout};
+pub use dir::{Cgroup, CgroupError, Version, make, oom_kills, pids, remove};
+pub use kill::kill_all;

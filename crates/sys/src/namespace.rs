@@ -1,0 +1,114 @@
+//! Namespaces of the calling thread. All of them change process-wide state that other threads may
+//! rely on, so single-threaded processes are the only sensible callers.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags};
+
+/// One kind of namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Mounts.
+    Mount,
+    /// Process ids; entering one takes effect for children only.
+    Pid,
+    /// Network.
+    Net,
+    /// System V IPC and message queues.
+    Ipc,
+    /// Host name.
+    Uts,
+    /// Cgroup root.
+    Cgroup,
+}
+
+impl Kind {
+    fn link(self) -> LinkNameSpaceType {
+        match self {
+            Self::Mount => LinkNameSpaceType::Mount,
+            Self::Pid => LinkNameSpaceType::ProcessID,
+            Self::Net => LinkNameSpaceType::Network,
+            Self::Ipc => LinkNameSpaceType::InterProcessCommunication,
+            Self::Uts => LinkNameSpaceType::HostNameAndNISDomainName,
+            Self::Cgroup => LinkNameSpaceType::ControlGroup,
+        }
+    }
+
+    fn flag(self) -> u32 {
+        // Both flag types are transparent over the same CLONE_NEW* bits.
+        match self {
+            Self::Mount => ThreadNameSpaceType::MOUNT.bits(),
+            Self::Pid => ThreadNameSpaceType::PROCESS_ID.bits(),
+            Self::Net => ThreadNameSpaceType::NETWORK.bits(),
+            Self::Ipc => ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION.bits(),
+            Self::Uts => ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME.bits(),
+            Self::Cgroup => ThreadNameSpaceType::CONTROL_GROUP.bits(),
+        }
+    }
+
+    fn file(self) -> &'static str {
+        match self {
+            Self::Mount => "mnt",
+            Self::Pid => "pid",
+            Self::Net => "net",
+            Self::Ipc => "ipc",
+            Self::Uts => "uts",
+            Self::Cgroup => "cgroup",
+        }
+    }
+}
+
+fn bits(kinds: &[Kind]) -> u32 {
+    kinds.iter().fold(0, |bits, kind| bits | kind.flag())
+}
+
+/// Opens the caller's own namespace, through `/proc`.
+///
+/// # Errors
+/// What `open(2)` refuses with.
+pub fn own(kind: Kind) -> io::Result<OwnedFd> {
+    open_link(&format!("/proc/thread-self/ns/{}", kind.file()))
+}
+
+/// Opens the namespace of a process, through `/proc`.
+///
+/// # Errors
+/// What `open(2)` refuses with.
+pub fn of_process(pid: rustix::process::Pid, kind: Kind) -> io::Result<OwnedFd> {
+    open_link(&format!("/proc/{}/ns/{}", pid.as_raw_nonzero(), kind.file()))
+}
+
+fn open_link(path: &str) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Enters the namespace a file stands for; `EINVAL` when it is of another kind.
+///
+/// # Errors
+/// What `setns(2)` refuses with.
+pub fn enter(namespace: BorrowedFd<'_>, kind: Kind) -> io::Result<()> {
+    Ok(rustix::thread::move_into_link_name_space(namespace, Some(kind.link()))?)
+}
+
+/// Enters namespaces of another process, all or none.
+///
+/// # Errors
+/// What `setns(2)` refuses with.
+pub fn enter_of(process: BorrowedFd<'_>, kinds: &[Kind]) -> io::Result<()> {
+    let kinds = ThreadNameSpaceType::from_bits_retain(bits(kinds));
+    Ok(rustix::thread::move_into_thread_name_spaces(process, kinds)?)
+}
+
+/// Leaves namespaces for new ones.
+///
+/// # Errors
+/// What `unshare(2)` refuses with.
+pub fn unshare(kinds: &[Kind]) -> io::Result<()> {
+    let flags = UnshareFlags::from_bits_retain(bits(kinds));
+    // SAFETY: only namespace flags can be named by `Kind`, never FILES, whose descriptor-table
+    // split is what makes the call unsafe.
+    unsafe { rustix::thread::unshare_unsafe(flags) }?;
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! Making, replacing and looking at processes.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_long};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::process::Pid;
+
+/// Fields of `struct clone_args` up to `cgroup` (kernel 5.7).
+#[repr(C)]
+#[derive(Debug, Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+const CLONE_PIDFD: u64 = 0x1000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// A child made by [`clone_child`].
+#[derive(Debug)]
+pub struct Child {
+    /// Its process id in the caller's PID namespace.
+    pub pid: Pid,
+    /// A handle that cannot come to mean another process.
+    pub pidfd: OwnedFd,
+}
+
+/// Namespace flags of `clone3` for [`clone_child`]: `CLONE_NEW*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NewNamespaces(u64);
+
+impl NewNamespaces {
+    /// Mount namespace.
+    pub const MOUNT: Self = Self(0x0002_0000);
+    /// Cgroup namespace.
+    pub const CGROUP: Self = Self(0x0200_0000);
+    /// UTS namespace.
+    pub const UTS: Self = Self(0x0400_0000);
+    /// IPC namespace.
+    pub const IPC: Self = Self(0x0800_0000);
+    /// PID namespace.
+    pub const PID: Self = Self(0x2000_0000);
+    /// Network namespace.
+    pub const NET: Self = Self(0x4000_0000);
+
+    /// Both sets.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// Ends the process when dropped, so that a panic in a cloned child cannot unwind into frames that
+/// belong to the parent.
+struct EndOnUnwind;
+
+impl Drop for EndOnUnwind {
+    fn drop(&mut self) {
+        exit_now(EXIT_PANICKED);
+    }
+}
+
+/// Exit status of a child whose code panicked.
+pub const EXIT_PANICKED: i32 = 254;
+
+/// Makes a child as `fork` does, in new namespaces and, when given, directly in a cgroup of the
+/// unified hierarchy. The child runs `body` and
+/// ends with the status it returns, if it returns: it never comes back to the caller's code.
+///
+/// # Errors
+/// What `clone3(2)` refuses with; no child exists then.
+///
+/// # Safety
+/// The calling process has one thread: the child gets a copy of memory as it is at this instant,
+/// and a lock that another thread held would stay locked in it.
+pub unsafe fn clone_child(
+    namespaces: NewNamespaces,
+    cgroup: Option<BorrowedFd<'_>>,
+    body: impl FnOnce() -> i32,
+) -> io::Result<Child> {
+    let mut pidfd: RawFd = -1;
+    let mut args = CloneArgs {
+        flags: namespaces.0 | CLONE_PIDFD,
+        pidfd: std::ptr::from_mut(&mut pidfd) as u64,
+        exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
+        ..CloneArgs::default()
+    };
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
+    }
+    // SAFETY: `args` is a valid `clone_args` of the size given and `pidfd` outlives the call; no
+    // stack is given and no memory is shared, so the child continues on its own copy of this
+    // stack. The caller vouches that no other thread exists.
+    let returned = unsafe {
+        libc::syscall(libc::SYS_clone3, std::ptr::from_mut(&mut args), size_of::<CloneArgs>())
+    };
+    match returned {
+        -1 => Err(io::Error::last_os_error()),
+        0 => run_child(body),
+        pid => {
+            // SAFETY: CLONE_PIDFD made the kernel store a new descriptor there, owned by nobody
+            // else.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            let pid = i32::try_from(pid)
+                .ok()
+                .and_then(Pid::from_raw)
+                .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+            Ok(Child { pid, pidfd })
+        }
+    }
+}
+
+fn run_child(body: impl FnOnce() -> i32) -> ! {
+    let _guard = EndOnUnwind;
+    exit_now(body())
+}
+
+/// Ends the process at once: no destructors, no buffers flushed, as a cloned child must.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: `_exit` has no precondition and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|s| s.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
+}
+
+/// Replaces the program. Returns only on failure.
+pub fn execve(path: &CStr, args: &[CString], env: &[CString]) -> io::Error {
+    let args = pointers(args);
+    let env = pointers(env);
+    // SAFETY: `path` and every element are NUL-terminated strings that outlive the call, and both
+    // arrays end with a null pointer.
+    unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Replaces the program with the one in an open file. Returns only on failure.
+pub fn execve_file(file: BorrowedFd<'_>, args: &[CString], env: &[CString]) -> io::Error {
+    let args = pointers(args);
+    let env = pointers(env);
+    // SAFETY: the path is an empty NUL-terminated string, every element is a NUL-terminated string
+    // that outlives the call, and both arrays end with a null pointer.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            args.as_ptr(),
+            env.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
+}
+
+/// Marks every descriptor from `first` on close-on-exec.
+///
+/// # Errors
+/// What `close_range(2)` refuses with.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: with CLOSE_RANGE_CLOEXEC nothing is closed; only a flag of descriptors changes.
+    let returned =
+        unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    checked(returned)
+}
+
+/// Gives the process a new anonymous session keyring. A kernel without keys has none to leak.
+///
+/// # Errors
+/// What `keyctl(2)` refuses with.
+pub fn new_session_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: c_int = 1;
+    // SAFETY: a null name asks for an anonymous keyring; no memory is passed.
+    let returned = unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<c_char>())
+    };
+    match checked(returned) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        result => result,
+    }
+}
+
+/// When a process started, in clock ticks after boot: with the pid, a name that is never reused.
+///
+/// Reads `/proc`, which must show the caller's PID namespace.
+///
+/// # Errors
+/// `NotFound` when there is no such process, `InvalidData` for a line that is not as documented.
+pub fn start_time(pid: Pid) -> io::Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
+    parse_start_time(&stat).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Field 22 of `/proc/<pid>/stat`; the second is a name in parentheses that may hold anything.
+fn parse_start_time(stat: &str) -> Option<u64> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+pub(crate) fn checked(returned: c_long) -> io::Result<()> {
+    if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_time_is_found_behind_a_hostile_name() {
+        let stat = "12 (a) b (c) S 1 12 12 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1000 200";
+        assert_eq!(parse_start_time(stat), Some(98765));
+    }
+
+    #[test]
+    fn a_short_line_has_no_start_time() {
+        assert_eq!(parse_start_time("12 (a) S 1"), None);
+    }
+
+    #[test]
+    fn our_own_start_time_is_known() {
+        let pid = rustix::process::getpid();
+        assert!(start_time(pid).unwrap() > 0);
+    }
+}

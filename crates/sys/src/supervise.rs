@@ -1,0 +1,132 @@
+//! What a single-threaded supervisor needs beyond `rustix`: child events as a file, ignored
+//! signals, any signal through a pidfd, namespaces of its own.
+
+use std::io;
+use std::mem::MaybeUninit;
+
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::thread::UnshareFlags;
+
+/// Readable whenever a child has changed state since [`ChildEvents::clear`]. SIGCHLD stays
+/// blocked in the thread that made it, and in what that thread spawns unless unblocked there.
+#[derive(Debug)]
+pub struct ChildEvents(OwnedFd);
+
+impl ChildEvents {
+    /// Blocks SIGCHLD in the calling thread and watches for it. Does not block.
+    ///
+    /// # Errors
+    /// The kernel's: no descriptor or memory left.
+    pub fn watch() -> io::Result<Self> {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: `set` is a sigset_t to be initialised by this call.
+        check(unsafe { libc::sigemptyset(set.as_mut_ptr()) })?;
+        // SAFETY: sigemptyset initialised the set.
+        check(unsafe { libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD) })?;
+        // SAFETY: sigemptyset initialised all of it.
+        let set = unsafe { set.assume_init() };
+        // SAFETY: both pointers are valid for the call; the old mask is not asked for.
+        check(unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) })?;
+        // SAFETY: the set is initialised and outlives the call; -1 asks for a new descriptor.
+        let file = check(unsafe {
+            libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+        })?;
+        // SAFETY: signalfd returned a new descriptor that nothing else owns.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(file) }))
+    }
+
+    /// Forgets what happened so far; reap after it, or an event in between is lost.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn clear(&self) -> io::Result<()> {
+        // SIGCHLD is not queued: one pending instance at most.
+        let mut one = [0u8; size_of::<libc::signalfd_siginfo>()];
+        match rustix::io::read(&self.0, &mut one) {
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl AsFd for ChildEvents {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Ignores a signal, in this process and (unless reset there) in what it executes.
+///
+/// # Errors
+/// `EINVAL`: no such signal, or one that cannot be ignored.
+pub fn ignore_signal(signal: i32) -> io::Result<()> {
+    // SAFETY: SIG_IGN installs no handler, so no code of ours can run in signal context.
+    if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Sends any signal, real-time ones too, to the process behind `pidfd`: never to another that
+/// got its number.
+///
+/// # Errors
+/// `ESRCH` when it has ended and was reaped; `EINVAL` for no signal.
+pub fn signal_by_pidfd(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo means "as kill(2) would fill it in"; the flags are none.
+    let result = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, no_info, 0)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives the calling thread new namespaces; call it while it is the process's only one.
+///
+/// # Errors
+/// The kernel's; `InvalidInput` for anything but new network, IPC, UTS and cgroup namespaces.
+pub fn unshare_namespaces(flags: UnshareFlags) -> io::Result<()> {
+    let namespaces = UnshareFlags::NEWNET
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWCGROUP;
+    if !namespaces.contains(flags) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: the descriptor table is not unshared (checked above), so every open file keeps
+    // its number and owner.
+    unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(io::Error::from)
+}
+
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_namespaces_that_break_no_descriptor_can_be_unshared() {
+        for flags in [UnshareFlags::FILES, UnshareFlags::FS | UnshareFlags::NEWNET] {
+            assert_eq!(unshare_namespaces(flags).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
+    }
+
+    #[test]
+    fn signals_that_cannot_be_ignored_are_refused() {
+        assert!(ignore_signal(libc::SIGKILL).is_err());
+        assert!(ignore_signal(libc::SIGHUP).is_ok());
+    }
+
+    #[test]
+    fn signal_zero_probes_the_process_behind_a_pidfd() {
+        let own = rustix::process::pidfd_open(
+            rustix::process::getpid(),
+            rustix::process::PidfdFlags::empty(),
+        )
+        .unwrap();
+        assert!(signal_by_pidfd(own.as_fd(), 0).is_ok());
+        assert!(signal_by_pidfd(own.as_fd(), 65).is_err());
+    }
+}
