@@ -1,13 +1,20 @@
 //! Build, test and demonstrate knarr.
 //!
 //! `cargo xtask build|test|demo|generate`. CI calls `test` and nothing else.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks")]
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+mod demo;
+mod dist;
+mod elf;
 mod generate;
+mod steps;
+mod test;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Build, test and demonstrate knarr")]
@@ -18,6 +25,12 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Build `knarr` and the static `knarr-shim` side by side into `target/dist/`.
+    Build,
+    /// Run every check and every test, installing what they need. CI runs this and nothing else.
+    Test,
+    /// Run a pod of two containers the way a user would, with nothing but the `knarr` command.
+    Demo,
     /// Regenerate the committed protobuf code from the .proto file.
     Generate {
         /// Fail when the committed code differs instead of writing it.
@@ -30,6 +43,9 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let root = workspace_root()?;
     match args.task {
+        Task::Build => dist::run(&root),
+        Task::Test => test::run(&root),
+        Task::Demo => demo::run(&root),
         Task::Generate { check } => generate::run(&root, check),
     }
 }

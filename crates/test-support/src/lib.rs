@@ -1,2 +1,28 @@
-//! Scratch roots, test images, registry and CRI client for tests.
+//! What tests and the demo need around a real knarr: Debian packages, images made on the spot,
+//! registries, scratch daemons, a CRI client, and a search for everything a daemon left behind.
+//!
+//! Never here: anything a shipped program uses. Everything runs against the real kernel with real
+//! files; nothing is simulated except a registry's misbehaviour.
+//!
+//! Main types: [`images::ImageBuilder`], [`registry::DebianRegistry`], [`registry::LocalRegistry`],
+//! [`scratch::Scratch`], [`daemon::Daemon`], [`leaks::Leaks`], and with feature `cri`:
+//! [`cri::Cri`], [`pods::PodBuilder`], [`node::Node`].
 #![forbid(unsafe_code)]
+#![allow(clippy::print_stderr, reason = "a test says why it is skipped and shows the log")]
+
+pub mod daemon;
+pub mod files;
+mod http;
+pub mod images;
+pub mod leaks;
+pub mod packages;
+pub mod proc;
+pub mod registry;
+pub mod scratch;
+
+#[cfg(feature = "cri")]
+pub mod cri;
+#[cfg(feature = "cri")]
+pub mod node;
+#[cfg(feature = "cri")]
+pub mod pods;

@@ -1,0 +1,203 @@
+//! A real `knarr serve` in a scratch place.
+
+use std::fs::{self, File};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use crate::scratch::Scratch;
+
+/// How long a daemon may take to say that it is ready, or to end when told to.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a daemon is started with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Directory of `knarr` and `knarr-shim`.
+    pub dist: PathBuf,
+    /// Registries (`host:port`) to be spoken to without TLS.
+    pub plain_registries: Vec<String>,
+    /// Subnet of the built-in bridge; `None`: the scratch place's.
+    pub subnet: Option<String>,
+    /// Lines added to the configuration file.
+    pub extra_config: String,
+}
+
+impl Settings {
+    /// The usual, with the programs in `dist`.
+    pub fn new(dist: PathBuf) -> Self {
+        Self { dist, plain_registries: Vec::new(), subnet: None, extra_config: String::new() }
+    }
+}
+
+/// A running (or killed) daemon. Killed by its pid when dropped; what it made is swept away when
+/// the [`Scratch`] goes.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Option<Child>,
+    settings: Settings,
+    config: PathBuf,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// Writes the configuration and starts the daemon; returns once it has said `READY=1`.
+    ///
+    /// # Errors
+    /// It ends instead, or stays silent: the message carries its log.
+    pub fn start(scratch: &Scratch, settings: Settings) -> Result<Self> {
+        write_registries(scratch, &settings)?;
+        let config = scratch.dir().join("config.toml");
+        fs::write(&config, configuration(scratch, &settings)).context("write the configuration")?;
+        let log = scratch.dir().join("daemon.log");
+        let mut daemon = Self { child: None, settings, config, log };
+        daemon.launch(scratch)?;
+        Ok(daemon)
+    }
+
+    /// Starts it again after [`Daemon::kill9`] or [`Daemon::terminate`].
+    ///
+    /// # Errors
+    /// As for [`Daemon::start`].
+    pub fn launch(&mut self, scratch: &Scratch) -> Result<()> {
+        let address = scratch.dir().join("notify");
+        fs::remove_file(&address).ok();
+        let ready = UnixDatagram::bind(&address).context("bind the notify socket")?;
+        let log =
+            File::options().append(true).create(true).open(&self.log).context("open the log")?;
+        let child = Command::new(self.settings.dist.join("knarr"))
+            .arg("serve")
+            .arg("--config")
+            .arg(&self.config)
+            .arg("--root")
+            .arg(scratch.root())
+            .arg("--state")
+            .arg(scratch.state())
+            .arg("--listen")
+            .arg(scratch.socket())
+            .env("NOTIFY_SOCKET", &address)
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("clone the log")?)
+            .stderr(log)
+            .spawn()
+            .context("start knarr serve")?;
+        let child = self.child.insert(child);
+        match await_ready(&ready, child) {
+            Ok(()) => Ok(()),
+            Err(e) => bail!("{e:#}\n--- log of the daemon ---\n{}", self.log_text()),
+        }
+    }
+
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Ends it the hard way, as a crash would.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill9(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("the daemon does not run")?;
+        child.kill().context("kill the daemon")?;
+        child.wait().context("wait for the daemon")?;
+        Ok(())
+    }
+
+    /// Asks it to end and waits.
+    ///
+    /// # Errors
+    /// It does not run, or does not end.
+    pub fn terminate(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("the daemon does not run")?;
+        let pid = i32::try_from(child.id())?;
+        crate::proc::signal(pid, Signal::TERM)?;
+        let ended = crate::proc::wait_gone(pid, PATIENCE);
+        if ended.is_err() {
+            child.kill().ok();
+        }
+        child.wait().context("wait for the daemon")?;
+        ended
+    }
+
+    /// Everything it has logged so far.
+    pub fn log_text(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// The `knarr` program.
+    pub fn program(&self) -> PathBuf {
+        self.settings.dist.join("knarr")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+/// The daemon's configuration: all its paths and names within the scratch place.
+fn configuration(scratch: &Scratch, settings: &Settings) -> String {
+    let own = scratch.subnet();
+    let subnet = settings.subnet.as_deref().unwrap_or(&own);
+    format!(
+        "[log]\nlevel = \"debug\"\n\n\
+         [cni]\nconf_dir = \"{cni}\"\nbridge = \"{bridge}\"\nsubnet = \"{subnet}\"\n\n\
+         [registry]\nconfig_path = \"{certs}\"\n\n{extra}",
+        cni = scratch.dir().join("cni.d").display(),
+        bridge = scratch.mark(),
+        certs = scratch.dir().join("certs.d").display(),
+        extra = settings.extra_config,
+    )
+}
+
+/// One `hosts.toml` per registry, in the layout of containerd's `certs.d`.
+fn write_registries(scratch: &Scratch, settings: &Settings) -> Result<()> {
+    for host in &settings.plain_registries {
+        let dir = scratch.dir().join("certs.d").join(host);
+        fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+        let text = format!(
+            "server = \"http://{host}\"\n\n\
+             [host.\"http://{host}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
+        );
+        fs::write(dir.join("hosts.toml"), text).with_context(|| dir.display().to_string())?;
+    }
+    Ok(())
+}
+
+fn await_ready(socket: &UnixDatagram, child: &mut Child) -> Result<()> {
+    let pid = Pid::from_child(child);
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).context("pidfd")?;
+    let limit = Timespec { tv_sec: i64::try_from(PATIENCE.as_secs())?, tv_nsec: 0 };
+    loop {
+        let mut fds = [PollFd::new(socket, PollFlags::IN), PollFd::new(&pidfd, PollFlags::IN)];
+        let count = rustix::event::poll(&mut fds, Some(&limit)).context("poll")?;
+        if fds[0].revents().contains(PollFlags::IN) {
+            let mut buffer = [0; 512];
+            let length = socket.recv(&mut buffer).context("read the notify socket")?;
+            if buffer[..length].split(|b| *b == b'\n').any(|line| line == b"READY=1") {
+                return Ok(());
+            }
+        } else if count == 0 {
+            bail!("the daemon did not say that it is ready within {PATIENCE:?}");
+        } else {
+            let status = child.wait().context("wait for the daemon")?;
+            bail!("the daemon ended: {status}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Other processes: who they are, that they end, and what their cgroups are.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+/// One process as `/proc` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its id here.
+    pub pid: i32,
+    /// Its parent.
+    pub parent: i32,
+    /// Its arguments, joined by spaces; empty for a zombie.
+    pub cmdline: String,
+    /// `/proc/<pid>/cgroup`
+    pub cgroups: String,
+}
+
+/// Every process there is, except those that end while they are looked at.
+pub fn all() -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(look_at)
+        .collect()
+}
+
+fn look_at(pid: i32) -> Option<Process> {
+    let dir = PathBuf::from(format!("/proc/{pid}"));
+    let cmdline = fs::read(dir.join("cmdline")).ok()?;
+    let cmdline = String::from_utf8_lossy(&cmdline).replace('\0', " ").trim_end().to_owned();
+    let cgroups = fs::read_to_string(dir.join("cgroup")).ok()?;
+    let stat = fs::read_to_string(dir.join("stat")).ok()?;
+    let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+    Some(Process { pid, parent, cmdline, cgroups })
+}
+
+/// Value of a line such as `Seccomp:` of a `status` file of `/proc`.
+pub fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+/// Sends a signal; a process that is gone is no error.
+///
+/// # Errors
+/// The signal is not permitted.
+pub fn signal(pid: i32, signal: Signal) -> Result<()> {
+    let pid = Pid::from_raw(pid).context("pid 0")?;
+    match rustix::process::kill_process(pid, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(e) => Err(e).with_context(|| format!("signal process {pid:?}")),
+    }
+}
+
+/// Blocks until the process has ended.
+///
+/// # Errors
+/// It has not ended within `limit`.
+pub fn wait_gone(pid: i32, limit: Duration) -> Result<()> {
+    let raw = Pid::from_raw(pid).context("pid 0")?;
+    let Ok(fd) = rustix::process::pidfd_open(raw, PidfdFlags::empty()) else { return Ok(()) };
+    let ended = poll_one(&fd, limit)?;
+    ensure!(ended, "process {pid} still runs after {limit:?}");
+    Ok(())
+}
+
+fn poll_one(fd: &impl std::os::fd::AsFd, limit: Duration) -> Result<bool> {
+    let mut fds = [PollFd::new(fd, PollFlags::IN)];
+    let limit = Timespec {
+        tv_sec: i64::try_from(limit.as_secs())?,
+        tv_nsec: i64::from(limit.subsec_nanos()),
+    };
+    let ready = rustix::event::poll(&mut fds, Some(&limit)).context("poll")?;
+    Ok(ready > 0)
+}

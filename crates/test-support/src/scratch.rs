@@ -1,0 +1,135 @@
+//! A place of its own for one daemon: directories, a bridge name, a subnet, a parent cgroup.
+//!
+//! Any number of daemons run side by side, so everything a daemon makes must carry the number of
+//! its scratch place, and nothing here touches what does not.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// How many places there are: one /24 each in 10.208.0.0/12.
+const PLACES: u16 = 4096;
+
+/// A claimed place. Its directories are deleted when it is dropped.
+#[derive(Debug)]
+pub struct Scratch {
+    number: u16,
+    dir: PathBuf,
+    state: PathBuf,
+}
+
+impl Scratch {
+    /// Claims the first free place. `mkdir` is the claim: what an interrupted run left behind
+    /// stays taken.
+    ///
+    /// # Errors
+    /// Not root, or no place is free.
+    pub fn claim() -> Result<Self> {
+        ensure!(rustix::process::geteuid().is_root(), "not root");
+        for number in 0..PLACES {
+            // Short, because a unix socket's path has 108 bytes and an id takes 64 of them.
+            let state = PathBuf::from(format!("/run/kt{number:03x}"));
+            match fs::create_dir(&state) {
+                Ok(()) => return Self::furnish(number, state),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e).with_context(|| state.display().to_string()),
+            }
+        }
+        bail!("all of /run/kt000 to /run/kt{:03x} are taken", PLACES - 1)
+    }
+
+    fn furnish(number: u16, state: PathBuf) -> Result<Self> {
+        let dir = PathBuf::from(format!("/var/tmp/knarr-test-{number:03x}"));
+        let this = Self { number, dir, state };
+        if this.dir.exists() {
+            fs::remove_dir_all(&this.dir).with_context(|| this.dir.display().to_string())?;
+        }
+        for name in ["root", "certs.d", "cni.d", "logs"] {
+            let path = this.dir.join(name);
+            fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        }
+        Ok(this)
+    }
+
+    /// The directory of everything durable; on a disk, not in memory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The daemon's `--root`.
+    pub fn root(&self) -> PathBuf {
+        self.dir.join("root")
+    }
+
+    /// The daemon's `--state`.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// The daemon's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.state.join("knarr.sock")
+    }
+
+    /// What marks everything of this place: bridge, parent cgroup.
+    pub fn mark(&self) -> String {
+        format!("kt{:03x}", self.number)
+    }
+
+    /// The first three bytes of every pod's address, with a dot at the end.
+    pub fn subnet_prefix(&self) -> String {
+        let base = u32::from(Ipv4Addr::new(10, 208, 0, 0)) + (u32::from(self.number) << 8);
+        let [a, b, c, _] = Ipv4Addr::from(base).octets();
+        format!("{a}.{b}.{c}.")
+    }
+
+    /// The pods' subnet: `10.x.y.0/24`.
+    pub fn subnet(&self) -> String {
+        format!("{}0/24", self.subnet_prefix())
+    }
+
+    /// The pods' parent cgroup.
+    pub fn cgroup_parent(&self) -> String {
+        format!("/{}", self.mark())
+    }
+
+    /// The pods' log directories lie here.
+    pub fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        crate::leaks::sweep(self);
+        for dir in [&self.dir, &self.state] {
+            if let Err(e) = fs::remove_dir_all(dir) {
+                eprintln!("cannot remove {}: {e}", dir.display());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_has_a_subnet_of_its_own() {
+        let place = |number| Scratch {
+            number,
+            dir: PathBuf::from("/nowhere/scratch"),
+            state: PathBuf::from("/nowhere/state"),
+        };
+        for (number, subnet, mark) in [
+            (0, "10.208.0.0/24", "kt000"),
+            (255, "10.208.255.0/24", "kt0ff"),
+            (4095, "10.223.255.0/24", "ktfff"),
+        ] {
+            let place = std::mem::ManuallyDrop::new(place(number));
+            assert_eq!((place.subnet().as_str(), place.mark().as_str()), (subnet, mark));
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! `cargo xtask build`: the two files a node needs, side by side in `target/dist/`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::elf;
+use crate::steps::{cargo, execute, output, step};
+
+/// Where the finished programs lie.
+pub(crate) fn dist_dir(root: &Path) -> PathBuf {
+    root.join("target/dist")
+}
+
+pub(crate) fn run(root: &Path) -> Result<()> {
+    step("build knarr", || build_daemon(root))?;
+    step("build knarr-shim (static)", || build_shim(root))?;
+    for name in ["knarr", "knarr-shim"] {
+        let path = dist_dir(root).join(name);
+        let size = fs::metadata(&path).with_context(|| path.display().to_string())?.len();
+        println!("    target/dist/{name}: {} KiB", size / 1024);
+    }
+    Ok(())
+}
+
+fn build_daemon(root: &Path) -> Result<()> {
+    execute(cargo(root).args(["build", "--release", "--package", "knarr"]))?;
+    publish(root, &root.join("target/release/knarr"), "knarr")
+}
+
+/// The shim is static and at a fixed address: no loader, no relocations, the least memory per pod.
+/// It has a target directory of its own because its flags would rebuild everybody else's crates.
+fn build_shim(root: &Path) -> Result<()> {
+    let host = host_triple(root)?;
+    execute(
+        cargo(root)
+            .env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static")
+            .args(["build", "--profile", "shim", "--package", "knarr-shim"])
+            .args(["--target", &host, "--target-dir", "target/shim"]),
+    )?;
+    let built = root.join("target/shim").join(&host).join("shim/knarr-shim");
+    ensure!(!elf::needs_a_loader(&built)?, "knarr-shim is not static: it asks for a loader");
+    publish(root, &built, "knarr-shim")
+}
+
+fn host_triple(root: &Path) -> Result<String> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let about = output(std::process::Command::new(rustc).arg("-vV").current_dir(root))?;
+    let host = about.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc does not name its host")?.to_owned())
+}
+
+/// Puts a program into `target/dist/` by rename: one that is running cannot be written to.
+fn publish(root: &Path, built: &Path, name: &str) -> Result<()> {
+    let dist = dist_dir(root);
+    fs::create_dir_all(&dist).with_context(|| dist.display().to_string())?;
+    let fresh = dist.join(format!(".{name}.new"));
+    fs::copy(built, &fresh).with_context(|| built.display().to_string())?;
+    fs::rename(&fresh, dist.join(name)).with_context(|| fresh.display().to_string())
+}

@@ -1,0 +1,51 @@
+//! `cargo xtask test`: everything CI checks, in the order in which it is cheapest to fail.
+
+use std::path::Path;
+
+use anyhow::Result;
+use test_support::packages;
+
+use crate::steps::{cargo, execute, step};
+use crate::{dist, generate};
+
+/// Debian packages the build and the ring-2 tests use.
+const PACKAGES: &[&str] = &[
+    "busybox-static",
+    "ca-certificates",
+    "containernetworking-plugins",
+    "docker-registry",
+    "gcc",
+    "iproute2",
+    "libc6-dev",
+    "nftables",
+    "nginx-light",
+    "runc",
+];
+
+pub(crate) fn run(root: &Path) -> Result<()> {
+    step("packages", || packages::ensure(PACKAGES))?;
+    step("format", || execute(cargo(root).args(["fmt", "--all", "--check"])))?;
+    step("generated code", || generate::run(root, true))?;
+    step("clippy", || {
+        let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        execute(cargo(root).args(clippy))
+    })?;
+    step("dependencies", || deny(root))?;
+    dist::run(root)?;
+    step("tests", || {
+        execute(cargo(root).args(["test", "--workspace"]).env("KNARR_DIST", dist::dist_dir(root)))
+    })?;
+    println!("\nall is well");
+    Ok(())
+}
+
+/// Licences, bans and sources by `deny.toml`.
+fn deny(root: &Path) -> Result<()> {
+    let tools = root.join("target/tools");
+    let program = tools.join("bin/cargo-deny");
+    if !program.exists() {
+        execute(cargo(root).args(["install", "--locked", "cargo-deny", "--root"]).arg(&tools))?;
+    }
+    let check = ["--workspace", "check", "bans", "licenses", "sources"];
+    execute(std::process::Command::new(program).current_dir(root).args(check))
+}
