@@ -39,10 +39,17 @@ impl FrameReader {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// How many bytes wait for the rest of their message. With the number of bytes pushed it tells
+    /// where in the stream a message ended, and so which files came with it.
+    pub fn buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// The next whole message, or `None` until more bytes are pushed.
     ///
     /// # Errors
     /// After an error the stream cannot be used further.
+    #[expect(clippy::should_implement_trait, reason = "the kind of message is the caller's choice")]
     pub fn next<T: for<'b> Decode<'b, ()>>(&mut self) -> Result<Option<T>, CodecError> {
         let Some(header) = self.buffer.first_chunk::<4>() else {
             return Ok(None);

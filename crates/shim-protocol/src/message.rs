@@ -270,6 +270,10 @@ pub struct StateReport {
     /// Every container not yet forgotten.
     #[n(2)]
     pub containers: Vec<ContainerSnapshot>,
+    /// Numbers of the exec'd processes that run: a daemon that starts anew must not choose them
+    /// again, and may end what nobody waits for any more.
+    #[n(3)]
+    pub execs: Option<Vec<u64>>,
 }
 
 /// One container as the shim knows it.

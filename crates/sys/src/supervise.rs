@@ -1,11 +1,10 @@
 //! What a single-threaded supervisor needs beyond `rustix`: child events as a file, ignored
-//! signals, any signal through a pidfd, namespaces of its own.
+//! signals, any signal through a pidfd.
 
 use std::io;
 use std::mem::MaybeUninit;
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use rustix::thread::UnshareFlags;
 
 /// Readable whenever a child has changed state since [`ChildEvents::clear`]. SIGCHLD stays
 /// blocked in the thread that made it, and in what that thread spawns unless unblocked there.
@@ -81,23 +80,6 @@ pub fn signal_by_pidfd(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Gives the calling thread new namespaces; call it while it is the process's only one.
-///
-/// # Errors
-/// The kernel's; `InvalidInput` for anything but new network, IPC, UTS and cgroup namespaces.
-pub fn unshare_namespaces(flags: UnshareFlags) -> io::Result<()> {
-    let namespaces = UnshareFlags::NEWNET
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWUTS
-        | UnshareFlags::NEWCGROUP;
-    if !namespaces.contains(flags) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    // SAFETY: the descriptor table is not unshared (checked above), so every open file keeps
-    // its number and owner.
-    unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(io::Error::from)
-}
-
 fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
@@ -105,13 +87,6 @@ fn check(result: i32) -> io::Result<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_namespaces_that_break_no_descriptor_can_be_unshared() {
-        for flags in [UnshareFlags::FILES, UnshareFlags::FS | UnshareFlags::NEWNET] {
-            assert_eq!(unshare_namespaces(flags).unwrap_err().kind(), io::ErrorKind::InvalidInput);
-        }
-    }
 
     #[test]
     fn signals_that_cannot_be_ignored_are_refused() {
