@@ -1,0 +1,252 @@
+//! One `hosts.toml`. Keys that are not known are ignored: the file is shared with other runtimes.
+
+use std::path::Path;
+
+use reqwest::Url;
+use serde::Deserialize;
+
+use super::{Capabilities, DOCKER_HUB, HostEntry, HostsError, default_entries};
+use crate::tls::TlsSettings;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct HostTable {
+    capabilities: Option<Vec<String>>,
+    ca: OneOrMany,
+    client: Option<ClientFiles>,
+    skip_verify: bool,
+    override_path: bool,
+    header: toml::map::Map<String, toml::Value>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Default for OneOrMany {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}
+
+impl OneOrMany {
+    fn into_vec(self) -> Vec<String> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many,
+        }
+    }
+}
+
+/// `"both.pem"`, `["both.pem"]` or `[["cert.pem", "key.pem"]]`.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum ClientFiles {
+    One(String),
+    Many(Vec<OneOrMany>),
+}
+
+pub(super) fn parse(text: &str, path: &Path, host: &str) -> Result<Vec<HostEntry>, HostsError> {
+    let syntax = |source| HostsError::Syntax { path: path.to_owned(), source: Box::new(source) };
+    let mut root: toml::Table = toml::from_str(text).map_err(syntax)?;
+    let server = root.remove("server");
+    let hosts: toml::Table = match root.remove("host") {
+        Some(hosts) => hosts.try_into().map_err(syntax)?,
+        None => toml::Table::new(),
+    };
+    let mut entries = Vec::new();
+    for (url, table) in hosts {
+        let table: HostTable = table.try_into().map_err(syntax)?;
+        entries.push(entry(&url, table, path)?);
+    }
+    let table: HostTable = toml::Value::Table(root).try_into().map_err(syntax)?;
+    match server {
+        Some(toml::Value::String(url)) => entries.push(entry(&url, table, path)?),
+        Some(other) => {
+            return Err(HostsError::Value {
+                path: path.to_owned(),
+                value: other.to_string(),
+                problem: "is not a URL",
+            });
+        }
+        None => entries.extend(default_entries(host, tls(&table, path)?)?),
+    }
+    Ok(entries)
+}
+
+fn entry(text: &str, table: HostTable, path: &Path) -> Result<HostEntry, HostsError> {
+    let tls = tls(&table, path)?;
+    let mut headers = Vec::new();
+    for (name, value) in table.header {
+        let values = value.try_into::<OneOrMany>().map_err(|source| HostsError::Syntax {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        headers.extend(values.into_vec().into_iter().map(|value| (name.clone(), value)));
+    }
+    Ok(HostEntry {
+        base: base_url(text, table.override_path, path)?,
+        capabilities: capabilities(table.capabilities.as_deref()),
+        headers,
+        tls,
+        guess: false,
+    })
+}
+
+fn capabilities(names: Option<&[String]>) -> Capabilities {
+    let Some(names) = names else { return Capabilities::ALL };
+    let has = |name: &str| names.iter().any(|known| known == name);
+    Capabilities { pull: has("pull"), resolve: has("resolve") }
+}
+
+/// The URL below which the API lives: `/v2` is appended unless it is there or overridden.
+fn base_url(text: &str, override_path: bool, path: &Path) -> Result<Url, HostsError> {
+    let refuse =
+        |problem| HostsError::Value { path: path.to_owned(), value: text.to_owned(), problem };
+    let with_scheme =
+        if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
+    let mut url = Url::parse(&with_scheme).map_err(|_| refuse("is not a URL"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(refuse("is neither http nor https"));
+    }
+    if url.host_str() == Some("docker.io") {
+        url.set_host(Some(DOCKER_HUB)).map_err(|_| refuse("is not a URL"))?;
+    }
+    let mut below = url.path().trim_end_matches('/').to_owned();
+    if !override_path && !below.ends_with("/v2") {
+        below.push_str("/v2");
+    }
+    below.push('/');
+    url.set_path(&below);
+    url.set_query(None);
+    url.set_fragment(None);
+    Ok(url)
+}
+
+fn tls(table: &HostTable, path: &Path) -> Result<TlsSettings, HostsError> {
+    let dir = path.parent().unwrap_or_else(|| Path::new("/"));
+    let ca = match &table.ca {
+        OneOrMany::One(one) => vec![dir.join(one)],
+        OneOrMany::Many(many) => many.iter().map(|file| dir.join(file)).collect(),
+    };
+    let refuse = |value: &str| HostsError::Value {
+        path: path.to_owned(),
+        value: value.to_owned(),
+        problem: "is not one client certificate with its key",
+    };
+    let client = match &table.client {
+        None => None,
+        Some(ClientFiles::One(both)) => Some((dir.join(both), dir.join(both))),
+        // TLS sends one certificate; more than one pair is how Docker tries several.
+        Some(ClientFiles::Many(pairs)) => match pairs.first() {
+            None => None,
+            Some(OneOrMany::One(both)) => Some((dir.join(both), dir.join(both))),
+            Some(OneOrMany::Many(pair)) => match pair.as_slice() {
+                [cert, key] if key.is_empty() => Some((dir.join(cert), dir.join(cert))),
+                [cert, key] => Some((dir.join(cert), dir.join(key))),
+                other => return Err(refuse(&other.join(", "))),
+            },
+        },
+    };
+    Ok(TlsSettings { ca, client, skip_verify: table.skip_verify })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> Vec<HostEntry> {
+        parse(text, Path::new("/etc/certs.d/quay.io/hosts.toml"), "quay.io").unwrap()
+    }
+
+    #[test]
+    fn hosts_are_tried_in_file_order_and_the_server_last() {
+        let entries = check(
+            r#"
+            server = "https://quay.io"
+            [host."https://z.example"]
+            capabilities = ["pull"]
+            [host."http://a.example:5000/proxy"]
+            [host."m.example/v2/"]
+            capabilities = ["pull", "resolve", "push"]
+            [host."https://o.example/api/quay"]
+            override_path = true
+            "#,
+        );
+        let bases: Vec<_> = entries.iter().map(|entry| entry.base.as_str()).collect();
+        assert_eq!(
+            bases,
+            [
+                "https://z.example/v2/",
+                "http://a.example:5000/proxy/v2/",
+                "https://m.example/v2/",
+                "https://o.example/api/quay/",
+                "https://quay.io/v2/",
+            ]
+        );
+        assert_eq!(entries[0].capabilities, Capabilities { pull: true, resolve: false });
+        assert_eq!(entries[1].capabilities, Capabilities::ALL);
+    }
+
+    #[test]
+    fn files_are_relative_to_the_hosts_file() {
+        let entries = check(
+            r#"
+            [host."https://a.example"]
+            ca = "ca.pem"
+            skip_verify = true
+            client = [["cert.pem", "/abs/key.pem"]]
+            future_key = 7
+            [host."https://a.example".header]
+            x-one = "1"
+            x-two = ["2", "3"]
+            [host."https://b.example"]
+            ca = ["/x.pem", "y.pem"]
+            client = "both.pem"
+            "#,
+        );
+        let dir = Path::new("/etc/certs.d/quay.io");
+        assert_eq!(entries[0].tls.ca, [dir.join("ca.pem")]);
+        assert!(entries[0].tls.skip_verify);
+        assert_eq!(entries[0].tls.client, Some((dir.join("cert.pem"), "/abs/key.pem".into())));
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(
+            entries[0].headers,
+            [header("x-one", "1"), header("x-two", "2"), header("x-two", "3")]
+        );
+        assert_eq!(entries[1].tls.ca, [Path::new("/x.pem").to_owned(), dir.join("y.pem")]);
+        assert_eq!(entries[1].tls.client, Some((dir.join("both.pem"), dir.join("both.pem"))));
+        assert_eq!(entries[2].base.as_str(), "https://quay.io/v2/");
+    }
+
+    #[test]
+    fn settings_at_the_top_are_those_of_the_server() {
+        let entries = check("ca = \"top.pem\"\n");
+        assert_eq!(entries.len(), 1);
+        assert_eq!(entries[0].base.as_str(), "https://quay.io/v2/");
+        assert_eq!(entries[0].tls.ca.len(), 1);
+        assert_eq!(
+            check("server = \"https://docker.io\"")[0].base.as_str(),
+            "https://registry-1.docker.io/v2/"
+        );
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_its_file() {
+        for text in [
+            "server = 7",
+            "server = \"ftp://x\"",
+            "host = 3",
+            "[host.\"https://a\"]\nskip_verify = \"yes\"",
+            "[host.\"https://a\"]\nclient = [[\"a\", \"b\", \"c\"]]",
+            "[host.\"http://[bad\"]",
+            "not toml",
+        ] {
+            let refused = parse(text, Path::new("/d/hosts.toml"), "quay.io").unwrap_err();
+            assert!(refused.to_string().contains("/d/hosts.toml"), "{text}: {refused}");
+        }
+    }
+}
