@@ -1,0 +1,314 @@
+//! Entries become files. Every name is created, replaced or removed relative to a directory that
+//! [`crate::dirs`] opened inside the root; the last component is never followed.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use rustix::fs::{AtFlags, FileType, Mode, Stat};
+use rustix::io::Errno;
+
+use crate::UnpackError;
+use crate::attrs::{self, syscall};
+use crate::dirs::{DirFault, Dirs, LayerDir, is_whiteout, stat_in};
+use crate::entry::{Entry, Kind, Sparse};
+use crate::error::printable;
+use crate::path::{LayerPath, Role};
+use crate::remove::remove_tree;
+use crate::tar::TarReader;
+
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) bytes: u64,
+    pub(crate) inodes: u64,
+    pub(crate) dropped_xattrs: u64,
+}
+
+pub(crate) struct Applier<'r> {
+    dirs: Dirs<'r>,
+    counts: Counts,
+    removed: u64,
+}
+
+const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
+
+impl<'r> Applier<'r> {
+    pub(crate) fn new(root: BorrowedFd<'r>) -> Result<Self, UnpackError> {
+        // The root itself.
+        let counts = Counts { inodes: 1, ..Counts::default() };
+        Ok(Self { dirs: Dirs::new(root), counts, removed: 0 })
+    }
+
+    pub(crate) fn apply(&mut self, entry: &Entry, tar: &mut TarReader) -> Result<(), UnpackError> {
+        match entry.path.role() {
+            None => Err(UnpackError::BadWhiteout { name: entry.name.clone() }),
+            Some(Role::AufsLeftover) => Ok(()),
+            Some(Role::Opaque(dir)) => self
+                .dirs
+                .ensure(&dir)
+                .and_then(|dir| dir.make_opaque())
+                .map_err(|fault| dir_fault(entry, fault)),
+            Some(Role::Whiteout(path)) => self.whiteout(entry, &path),
+            Some(Role::Plain) => self.plain(entry, tar),
+        }
+    }
+
+    /// Puts the mtimes of all directories right.
+    pub(crate) fn finish(mut self) -> Result<Counts, UnpackError> {
+        self.dirs.forget().map_err(|fault| match fault {
+            DirFault::Syscall(action, source) => {
+                UnpackError::Syscall { name: "a directory".to_owned(), action, source }
+            }
+            DirFault::NotDirectory(path) => {
+                UnpackError::RootReplaced { name: printable(path.bytes()) }
+            }
+            DirFault::TooManyLinks => UnpackError::TooManyLinks { name: String::new() },
+        })?;
+        let made = self.counts.inodes + self.dirs.created();
+        Ok(Counts { inodes: made.saturating_sub(self.removed), ..self.counts })
+    }
+
+    fn plain(&mut self, entry: &Entry, tar: &mut TarReader) -> Result<(), UnpackError> {
+        if entry.path.is_root() && !matches!(entry.kind, Kind::Directory) {
+            return Err(UnpackError::RootReplaced { name: entry.name.clone() });
+        }
+        match &entry.kind {
+            Kind::Directory => self.directory(entry),
+            Kind::File { holes, .. } => self.file(entry, holes.as_ref(), tar),
+            Kind::Symlink(target) => {
+                self.named(entry, false, |dir, name| rustix::fs::symlinkat(&**target, dir, name))
+            }
+            Kind::HardLink(target, raw) => self.hard_link(entry, target, raw),
+            Kind::Char(major, minor) => {
+                self.node(entry, FileType::CharacterDevice, rustix::fs::makedev(*major, *minor))
+            }
+            Kind::Block(major, minor) => {
+                self.node(entry, FileType::BlockDevice, rustix::fs::makedev(*major, *minor))
+            }
+            Kind::Fifo => self.node(entry, FileType::Fifo, 0),
+        }
+    }
+
+    fn file(
+        &mut self,
+        entry: &Entry,
+        holes: Option<&Sparse>,
+        tar: &mut TarReader,
+    ) -> Result<(), UnpackError> {
+        let (_, file) = self.place(entry, "create", |dir, name| {
+            rustix::fs::openat(dir, name, attrs::NEW_FILE, OWNER_ONLY)
+        })?;
+        match holes {
+            None => self.write(entry, &file, 0, u64::MAX, tar)?,
+            Some(sparse) => {
+                rustix::fs::ftruncate(&file, sparse.size)
+                    .map_err(|source| syscall(entry, "set the size of", source))?;
+                for piece in &sparse.pieces {
+                    self.write(entry, &file, piece.offset, piece.length, tar)?;
+                }
+            }
+        }
+        self.counts.dropped_xattrs += attrs::set_on_open(file.as_fd(), entry)?;
+        attrs::set_mtime(file.as_fd(), entry)?;
+        self.counts.inodes += 1;
+        Ok(())
+    }
+
+    /// Writes at most `length` bytes of the entry's content.
+    fn write(
+        &mut self,
+        entry: &Entry,
+        file: &OwnedFd,
+        mut offset: u64,
+        mut length: u64,
+        tar: &mut TarReader,
+    ) -> Result<(), UnpackError> {
+        while let Some(piece) = tar.content(length)? {
+            let written = match rustix::io::pwrite(file, piece, offset) {
+                Ok(0) => return Err(syscall(entry, "write", Errno::IO)),
+                Ok(written) => written,
+                Err(Errno::INTR) => 0,
+                Err(source) => return Err(syscall(entry, "write", source)),
+            };
+            tar.consume(written);
+            offset += written as u64;
+            length -= written as u64;
+            self.counts.bytes += written as u64;
+        }
+        Ok(())
+    }
+
+    fn directory(&mut self, entry: &Entry) -> Result<(), UnpackError> {
+        let mut opaque = false;
+        if !entry.path.is_root() {
+            let (parent, name) = self.parent(&entry.path, entry)?;
+            opaque = match stat_in(parent.fd(), &name) {
+                Ok(stat) => is_whiteout(&stat),
+                Err(Errno::NOENT) => false,
+                Err(source) => return Err(syscall(entry, "look at", source)),
+            };
+            match rustix::fs::mkdirat(parent.fd(), &*name, Mode::RWXU) {
+                Ok(()) => self.counts.inodes += 1,
+                Err(Errno::EXIST) if self.is_directory(&parent, &name) => {}
+                Err(Errno::EXIST) => {
+                    let parent = self.clear(entry)?;
+                    rustix::fs::mkdirat(parent.fd(), &*name, Mode::RWXU)
+                        .map_err(|source| syscall(entry, "create", source))?;
+                    self.counts.inodes += 1;
+                }
+                Err(source) => return Err(syscall(entry, "create", source)),
+            }
+        }
+        let dir = self.dirs.get(&entry.path).map_err(|fault| dir_fault(entry, fault))?;
+        if opaque {
+            dir.make_opaque().map_err(|fault| dir_fault(entry, fault))?;
+        }
+        self.counts.dropped_xattrs += attrs::set_on_open(dir.fd(), entry)?;
+        dir.set_mtime(entry.attrs.mtime);
+        Ok(())
+    }
+
+    fn node(&mut self, entry: &Entry, kind: FileType, dev: u64) -> Result<(), UnpackError> {
+        self.named(entry, true, |dir, name| rustix::fs::mknodat(dir, name, kind, OWNER_ONLY, dev))
+    }
+
+    fn named(
+        &mut self,
+        entry: &Entry,
+        has_mode: bool,
+        create: impl Fn(BorrowedFd<'_>, &[u8]) -> Result<(), Errno>,
+    ) -> Result<(), UnpackError> {
+        let (dir, ()) = self.place(entry, "create", create)?;
+        let (_, name) = entry.path.split();
+        self.counts.dropped_xattrs += attrs::set_on_name(dir.fd(), name, entry, has_mode)?;
+        self.counts.inodes += 1;
+        Ok(())
+    }
+
+    fn hard_link(
+        &mut self,
+        entry: &Entry,
+        target: &LayerPath,
+        raw: &str,
+    ) -> Result<(), UnpackError> {
+        let missing =
+            || UnpackError::LinkTargetMissing { name: entry.name.clone(), target: raw.to_owned() };
+        let (above, target_name) = target.split();
+        let from = match self.dirs.get(&above) {
+            Ok(dir) => dir,
+            Err(DirFault::Syscall(_, Errno::NOENT | Errno::NOTDIR)) => return Err(missing()),
+            Err(fault) => return Err(dir_fault(entry, fault)),
+        };
+        let stat = match stat_in(from.fd(), target_name) {
+            // What this layer takes away it does not have.
+            Ok(stat) if !is_whiteout(&stat) => stat,
+            Ok(_) | Err(Errno::NOENT) => return Err(missing()),
+            Err(source) => return Err(syscall(entry, "look at the target of", source)),
+        };
+        // A link to itself would otherwise be removed before it is made.
+        let (parent, name) = self.parent(&entry.path, entry)?;
+        if stat_in(parent.fd(), &name).is_ok_and(|own| same_inode(&own, &stat)) {
+            return Ok(());
+        }
+        let link = |dir: BorrowedFd<'_>, name: &[u8]| {
+            rustix::fs::linkat(from.fd(), target_name, dir, name, AtFlags::empty())
+        };
+        match self.place(entry, "link", link) {
+            // The target lay in what the link replaced.
+            Err(UnpackError::Syscall { source: Errno::NOENT, .. }) => Err(missing()),
+            placed => placed.map(|_| ()),
+        }
+    }
+
+    fn whiteout(&mut self, entry: &Entry, path: &LayerPath) -> Result<(), UnpackError> {
+        let (parent, name) = self.parent(path, entry)?;
+        match stat_in(parent.fd(), &name) {
+            Err(Errno::NOENT) => {
+                rustix::fs::mknodat(
+                    parent.fd(),
+                    &*name,
+                    FileType::CharacterDevice,
+                    Mode::empty(),
+                    0,
+                )
+                .map_err(|source| syscall(entry, "create a whiteout for", source))?;
+                self.counts.inodes += 1;
+                Ok(())
+            }
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => self
+                .dirs
+                .get(path)
+                .and_then(|dir| dir.make_opaque())
+                .map_err(|fault| dir_fault(entry, fault)),
+            // A file of this layer hides the lower ones' already, and so does a whiteout.
+            Ok(_) => Ok(()),
+            Err(source) => Err(syscall(entry, "look at", source)),
+        }
+    }
+
+    /// Creates the entry's name, in place of what has it.
+    fn place<T>(
+        &mut self,
+        entry: &Entry,
+        action: &'static str,
+        create: impl Fn(BorrowedFd<'_>, &[u8]) -> Result<T, Errno>,
+    ) -> Result<(Rc<LayerDir>, T), UnpackError> {
+        let (parent, name) = self.parent(&entry.path, entry)?;
+        let (parent, created) = match create(parent.fd(), &name) {
+            Err(Errno::EXIST) => {
+                let parent = self.clear(entry)?;
+                let created = create(parent.fd(), &name);
+                (parent, created)
+            }
+            created => (parent, created),
+        };
+        Ok((parent, created.map_err(|source| syscall(entry, action, source))?))
+    }
+
+    /// The directory a name goes into, ready to be changed.
+    fn parent(
+        &mut self,
+        path: &LayerPath,
+        entry: &Entry,
+    ) -> Result<(Rc<LayerDir>, Vec<u8>), UnpackError> {
+        let (above, name) = path.split();
+        let parent = self.dirs.ensure(&above).map_err(|fault| dir_fault(entry, fault))?;
+        parent.touch();
+        Ok((parent, name.to_vec()))
+    }
+
+    /// Removes what has the entry's name.
+    fn clear(&mut self, entry: &Entry) -> Result<Rc<LayerDir>, UnpackError> {
+        // Open directories may be the one that goes, lie below it or have come through a link.
+        self.dirs.forget().map_err(|fault| dir_fault(entry, fault))?;
+        let (parent, name) = self.parent(&entry.path, entry)?;
+        let unusable = |_| UnpackError::BadName {
+            name: entry.name.clone(),
+            what: "name: it contains a NUL byte",
+        };
+        let name = CString::new(name).map_err(unusable)?;
+        let removed = remove_tree(parent.fd(), &name)
+            .map_err(|error| syscall(entry, "replace what was called", error.source))?;
+        self.removed += removed;
+        Ok(parent)
+    }
+
+    fn is_directory(&self, parent: &LayerDir, name: &[u8]) -> bool {
+        stat_in(parent.fd(), name).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir())
+    }
+}
+
+fn same_inode(one: &Stat, other: &Stat) -> bool {
+    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+}
+
+fn dir_fault(entry: &Entry, fault: DirFault) -> UnpackError {
+    let name = entry.name.clone();
+    match fault {
+        DirFault::Syscall(action, source) => UnpackError::Syscall { name, action, source },
+        DirFault::NotDirectory(parent) => {
+            UnpackError::ParentNotDirectory { name, parent: printable(parent.bytes()) }
+        }
+        DirFault::TooManyLinks => UnpackError::TooManyLinks { name },
+    }
+}

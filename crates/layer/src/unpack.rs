@@ -1,0 +1,162 @@
+//! The pipeline: the calling thread reads and decompresses, a second one unpacks.
+
+use std::io::Read;
+use std::os::fd::BorrowedFd;
+
+use model::Digest;
+
+use crate::apply::Applier;
+use crate::blob::Blob;
+use crate::chunks::{CHUNK_BYTES, Chunks, Feed, pipe};
+use crate::entry::check;
+use crate::tar::TarReader;
+use crate::{Compression, LimitKind, UnpackError};
+
+/// What a layer may ask of the node. The defaults are far above any real layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Entries in the tar.
+    pub entries: u64,
+    /// Bytes of one name or link target. The kernel's own limit is 4095.
+    pub path_bytes: u64,
+    /// Bytes of names and values of all xattrs of one entry.
+    pub xattr_bytes: u64,
+    /// Bytes of one file, holes included.
+    pub file_bytes: u64,
+    /// Bytes of the uncompressed tar.
+    pub total_bytes: u64,
+    /// Uncompressed bytes per compressed byte, watched from 1 GiB on. Gzip cannot exceed 1032.
+    pub compression_ratio: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            entries: 8 << 20,
+            path_bytes: 4095,
+            xattr_bytes: 1 << 20,
+            file_bytes: 1 << 40,
+            total_bytes: 1 << 40,
+            compression_ratio: 1100,
+        }
+    }
+}
+
+/// Below this many uncompressed bytes a high ratio is harmless, and normal for empty files.
+const RATIO_FLOOR: u64 = 1 << 30;
+
+/// How to unpack.
+#[derive(Debug, Clone, Default)]
+pub struct UnpackOptions {
+    pub limits: Limits,
+}
+
+/// What one pass over a layer found out. The digests are for the caller to compare.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Of the blob as it was read.
+    pub blob_digest: Digest,
+    pub blob_bytes: u64,
+    /// Of the uncompressed tar.
+    pub diff_id: Digest,
+    /// Content bytes written to files (holes are not).
+    pub unpacked_bytes: u64,
+    /// Inodes the tree needs.
+    pub inodes: u64,
+    /// Entries in the tar.
+    pub entries: u64,
+    /// Xattrs that were dropped; the crate documentation says which.
+    pub dropped_xattrs: u64,
+}
+
+/// Unpacks one layer into `target`, an empty directory, in a single pass over `blob`.
+///
+/// Blocks, reading on the calling thread and writing on one of its own, which is gone on return.
+/// Reads `blob` to its end unless it fails; stop it from outside by letting `blob` return an error.
+/// Nothing is synced to disk.
+///
+/// # Errors
+/// [`UnpackError`]; the directory then holds part of the layer.
+pub fn unpack(
+    blob: impl Read,
+    target: BorrowedFd<'_>,
+    compression: Compression,
+    options: &UnpackOptions,
+) -> Result<Unpacked, UnpackError> {
+    let limits = &options.limits;
+    let mut blob = Blob::open(blob, compression)?;
+    let (feed, chunks) = pipe();
+    let (fed, written) = std::thread::scope(|scope| {
+        let worker = std::thread::Builder::new()
+            .name("layer-unpack".to_owned())
+            .spawn_scoped(scope, || write_tree(chunks, target, limits))
+            .map_err(|source| UnpackError::Thread { source })?;
+        let fed = feed_chunks(&mut blob, &feed, limits);
+        // The end of the stream, for the worker.
+        drop(feed);
+        match worker.join() {
+            Ok(written) => Ok((fed, written)),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })?;
+    // The cause first: a broken blob makes the tar look truncated.
+    fed?;
+    let written = written?;
+    let (blob_digest, blob_bytes) = blob.finish();
+    Ok(Unpacked {
+        blob_digest,
+        blob_bytes,
+        diff_id: written.diff_id,
+        unpacked_bytes: written.applied.bytes,
+        inodes: written.applied.inodes,
+        entries: written.entries,
+        dropped_xattrs: written.applied.dropped_xattrs,
+    })
+}
+
+/// Ends early, without an error, when the unpacking side has failed.
+fn feed_chunks(
+    blob: &mut Blob<impl Read>,
+    feed: &Feed,
+    limits: &Limits,
+) -> Result<(), UnpackError> {
+    let mut total: u64 = 0;
+    loop {
+        let mut chunk = feed.empty();
+        let filled = blob.fill(&mut chunk)?;
+        if filled == 0 {
+            return Ok(());
+        }
+        total += filled as u64;
+        check(LimitKind::TotalBytes, total, limits.total_bytes)?;
+        if total > RATIO_FLOOR {
+            let ratio = total / blob.bytes().max(1);
+            check(LimitKind::CompressionRatio, ratio, limits.compression_ratio)?;
+        }
+        chunk.truncate(filled);
+        let last = filled < CHUNK_BYTES;
+        if !feed.send(chunk) || last {
+            return Ok(());
+        }
+    }
+}
+
+struct Written {
+    diff_id: Digest,
+    entries: u64,
+    applied: crate::apply::Counts,
+}
+
+fn write_tree(
+    chunks: Chunks,
+    target: BorrowedFd<'_>,
+    limits: &Limits,
+) -> Result<Written, UnpackError> {
+    let mut tar = TarReader::new(chunks, limits);
+    let mut applier = Applier::new(target)?;
+    while let Some(entry) = tar.next()? {
+        applier.apply(&entry, &mut tar)?;
+    }
+    let (diff_id, entries) = tar.finish()?;
+    Ok(Written { diff_id, entries, applied: applier.finish()? })
+}
