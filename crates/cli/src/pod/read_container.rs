@@ -1,0 +1,181 @@
+//! From YAML to containers.
+
+use cri_api::v1;
+
+use super::{
+    fields::{Fields, Place},
+    manifest::{Container, Resources, VolumeMount},
+    plan::PullPolicy,
+    quantity::Quantity,
+    read::is_label,
+    read_volume::is_plain_absolute,
+    security,
+};
+
+const UNSUPPORTED: &[&str] = &[
+    "envFrom",
+    "lifecycle",
+    "livenessProbe",
+    "readinessProbe",
+    "resizePolicy",
+    "restartPolicy",
+    "restartPolicyRules",
+    "startupProbe",
+    "terminationMessagePath",
+    "terminationMessagePolicy",
+    "volumeDevices",
+];
+
+pub(super) fn container(mut fields: Fields<'_>) -> Option<Container> {
+    let place = fields.place.clone();
+    let name = fields.word("name");
+    let name = fields.require("name", name);
+    if let Some(name) = name.as_deref().filter(|name| !is_label(name)) {
+        // It becomes the name of a log directory.
+        fields.problem(
+            &place,
+            format!("has the name `{}`, which is not a DNS label", name.escape_debug()),
+        );
+    }
+    let image = fields.word("image");
+    let image = fields.require("image", image);
+    let pull = [
+        ("Always", PullPolicy::Always),
+        ("IfNotPresent", PullPolicy::IfNotPresent),
+        ("Never", PullPolicy::Never),
+    ];
+    let container = Container {
+        place,
+        name: name.clone().unwrap_or_default(),
+        image: image.clone().unwrap_or_default(),
+        pull: fields.choice("imagePullPolicy", &pull),
+        command: fields.texts("command"),
+        args: fields.texts("args"),
+        working_dir: fields.text("workingDir").unwrap_or_default(),
+        env: env(&mut fields),
+        ports: ports(&mut fields),
+        mounts: mounts(&mut fields),
+        resources: resources(&mut fields),
+        security: security::container(fields.fields("securityContext")),
+        stdin: fields.flag("stdin").unwrap_or_default(),
+        stdin_once: fields.flag("stdinOnce").unwrap_or_default(),
+        tty: fields.flag("tty").unwrap_or_default(),
+    };
+    fields.finish(UNSUPPORTED);
+    (name.is_some() && image.is_some()).then_some(container)
+}
+
+fn env(fields: &mut Fields<'_>) -> Vec<(String, String)> {
+    let mut env = Vec::new();
+    for mut variable in fields.objects("env") {
+        let name = variable.word("name");
+        let value = variable.text("value");
+        if let Some(name) = variable.require("name", name) {
+            if name.contains(['=', '\0']) {
+                let place = variable.place.clone();
+                variable.problem(&place, "has an impossible name");
+            }
+            env.push((name, value.unwrap_or_default()));
+        }
+        variable.finish(&["valueFrom"]);
+    }
+    env
+}
+
+fn ports(fields: &mut Fields<'_>) -> Vec<v1::PortMapping> {
+    let protocols =
+        [("TCP", v1::Protocol::Tcp), ("UDP", v1::Protocol::Udp), ("SCTP", v1::Protocol::Sctp)];
+    let mut ports = Vec::new();
+    for mut port in fields.objects("ports") {
+        let number = port.within("containerPort", 1..=65535);
+        let number = port.require("containerPort", number);
+        let host = port.within("hostPort", 0..=65535).unwrap_or_default();
+        let protocol = port.choice("protocol", &protocols).unwrap_or(v1::Protocol::Tcp);
+        let host_ip = port.text("hostIP").unwrap_or_default();
+        port.word("name");
+        port.finish(&[]);
+        ports.push(v1::PortMapping {
+            protocol: protocol.into(),
+            container_port: small(number.unwrap_or_default()),
+            host_port: small(host),
+            host_ip,
+        });
+    }
+    ports
+}
+
+/// A number that was checked to be a port.
+fn small(number: i64) -> i32 {
+    i32::try_from(number).unwrap_or_default()
+}
+
+fn mounts(fields: &mut Fields<'_>) -> Vec<VolumeMount> {
+    let propagations = [
+        ("None", v1::MountPropagation::PropagationPrivate),
+        ("HostToContainer", v1::MountPropagation::PropagationHostToContainer),
+        ("Bidirectional", v1::MountPropagation::PropagationBidirectional),
+    ];
+    let mut mounts = Vec::new();
+    for mut mount in fields.objects("volumeMounts") {
+        let place = mount.place.clone();
+        let volume = mount.word("name");
+        let volume = mount.require("name", volume);
+        let path = mount.word("mountPath");
+        let path = mount.require("mountPath", path);
+        let readonly = mount.flag("readOnly").unwrap_or_default();
+        let recursive =
+            mount.choice("recursiveReadOnly", &[("Disabled", false), ("Enabled", true)]);
+        let propagation = mount.choice("mountPropagation", &propagations);
+        if let Some(path) = path.as_deref().filter(|path| !is_plain_absolute(path)) {
+            let at = Place { path: format!("{}.mountPath", place.path), ..place.clone() };
+            mount.problem(&at, format!("`{path}` must be absolute and without `..`"));
+        }
+        if recursive == Some(true) && !readonly {
+            mount.problem(&place, "has recursiveReadOnly without readOnly");
+        }
+        mount.finish(&["subPath", "subPathExpr"]);
+        if let (Some(volume), Some(path)) = (volume, path) {
+            let propagation = propagation.unwrap_or(v1::MountPropagation::PropagationPrivate);
+            let recursive = recursive.unwrap_or_default();
+            mounts.push(VolumeMount { place, volume, path, readonly, recursive, propagation });
+        }
+    }
+    mounts
+}
+
+fn resources(fields: &mut Fields<'_>) -> Resources {
+    let Some(mut resources) = fields.fields("resources") else { return Resources::default() };
+    let (cpu_limit, memory_limit) = amounts(resources.fields("limits"));
+    let (cpu_request, memory_request) = amounts(resources.fields("requests"));
+    for (name, request, limit) in
+        [("cpu", cpu_request, cpu_limit), ("memory", memory_request, memory_limit)]
+    {
+        if limit.is_some_and(|limit| request.is_some_and(|request| request > limit)) {
+            let place = resources.place.clone();
+            resources.problem(&place, format!("requests more {name} than its limit"));
+        }
+    }
+    resources.finish(&["claims"]);
+    Resources { cpu_limit, cpu_request, memory_limit, memory_request }
+}
+
+/// CPU and memory of one list; every other resource is refused by name.
+fn amounts(fields: Option<Fields<'_>>) -> (Option<Quantity>, Option<Quantity>) {
+    let (mut cpu, mut memory) = (None, None);
+    let Some(mut fields) = fields else { return (cpu, memory) };
+    for (place, name, node) in fields.drain() {
+        let slot = match name {
+            "cpu" => &mut cpu,
+            "memory" => &mut memory,
+            _ => {
+                fields.problem(&place, "is not supported by knarr run");
+                continue;
+            }
+        };
+        *slot = Quantity::from_value(&node.value);
+        if slot.is_none() {
+            fields.problem(&place, "is not a quantity such as `500m` or `64Mi`");
+        }
+    }
+    (cpu, memory)
+}
