@@ -1,2 +1,150 @@
-//! OCI runtime spec to LaunchPlan.
+//! OCI runtime spec to [`LaunchPlan`]: what `config.json` says, checked and flattened into what
+//! the launcher executes.
+//!
+//! Never here: files, clocks, processes. What must be known about the host comes in with the
+//! [`PlanContext`]. Nothing of a spec is silently left out: what the launcher cannot do is a
+//! [`PlanError::Unsupported`] that names the field, and what this host lacks (a controller) comes
+//! back as a [`Note`].
+//!
+//! Main types: [`PlanContext`], [`Planned`], [`PlanError`], [`Note`]; entry points [`plan()`],
+//! [`exec_plan`], [`cgroup::update_plan`] and [`seccomp::compile`].
 #![forbid(unsafe_code)]
+
+mod capability;
+pub mod cgroup;
+pub mod devices;
+mod error;
+mod mounts;
+mod namespaces;
+mod process;
+pub mod seccomp;
+mod unsupported;
+
+use launch::plan::{ExecPlan, LaunchPlan, Propagation, RootPlan, RootSource};
+use model::CgroupLayout;
+use oci_spec::runtime::{Linux, Process, Spec};
+
+pub use error::{Note, PlanError};
+
+/// What a plan depends on besides the spec.
+#[derive(Debug, Clone)]
+pub struct PlanContext<'a> {
+    /// What the root file system is made of; `root.path` of the spec is not looked at.
+    pub root: RootSource,
+    /// Directory of the bundle, for relative bind sources.
+    pub bundle: Option<&'a str>,
+    /// The host's cgroup hierarchies.
+    pub cgroup: &'a CgroupLayout,
+    /// Cgroup below each hierarchy when the spec names none, e.g. `/knarr/<id>`.
+    pub default_cgroup: &'a str,
+    /// Bind sources that exist only in the launcher's own mount namespace (the pod's shm).
+    pub launcher_paths: &'a [String],
+    /// The launcher is a pod's shim: network, IPC and UTS namespaces given by path are its own.
+    pub in_pod: bool,
+    /// The namespace path by which specs name the pod's shared PID namespace.
+    pub pod_pid: Option<&'a str>,
+}
+
+/// A plan and what this host could not give it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Planned<T> {
+    /// The plan.
+    pub plan: T,
+    /// Settings left out because the host lacks what they need; for the log.
+    pub notes: Vec<Note>,
+}
+
+/// A process to run inside a container beside its first one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ExecRequest {
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// `KEY=value` entries that replace or extend the container's.
+    pub env: Vec<String>,
+    /// Working directory; `None`: the container's.
+    pub cwd: Option<String>,
+    /// With a terminal.
+    pub terminal: bool,
+}
+
+/// Compiles `spec` into a plan for its container's first process.
+///
+/// # Errors
+/// [`PlanError`] names the field that is missing, wrong or not supported.
+pub fn plan(spec: &Spec, context: &PlanContext<'_>) -> Result<Planned<LaunchPlan>, PlanError> {
+    unsupported::check(spec)?;
+    let (process, linux) = parts(spec)?;
+    let root = spec.root().as_ref().ok_or(PlanError::Missing { field: "root" })?;
+    let (namespaces, access) = namespaces::namespaces(linux, context)?;
+    let (cgroup, notes) = cgroup::create_plan(linux, context)?;
+    let plan = LaunchPlan {
+        process: process::process(process, linux)?,
+        namespaces,
+        root: RootPlan {
+            source: context.root.clone(),
+            readonly: root.readonly().unwrap_or(false),
+            propagation: rootfs_propagation(linux)?,
+        },
+        mounts: mounts::mounts(spec, context)?,
+        devices: devices::nodes(linux)?,
+        masked_paths: absolute("linux.maskedPaths", linux.masked_paths())?,
+        readonly_paths: absolute("linux.readonlyPaths", linux.readonly_paths())?,
+        sysctls: namespaces::sysctls(spec, linux, access)?,
+        hostname: namespaces::hostname(spec, access)?,
+        cgroup,
+    };
+    Ok(Planned { plan, notes })
+}
+
+/// Compiles a plan for a further process in the container of `spec`, with the container's user,
+/// capabilities, limits, seccomp filter and cgroup.
+///
+/// # Errors
+/// As [`plan()`].
+pub fn exec_plan(
+    spec: &Spec,
+    request: &ExecRequest,
+    context: &PlanContext<'_>,
+) -> Result<ExecPlan, PlanError> {
+    unsupported::check(spec)?;
+    let (process, linux) = parts(spec)?;
+    Ok(ExecPlan {
+        process: process::exec_process(process, linux, request)?,
+        cgroup: cgroup::join_plan(linux, context)?,
+    })
+}
+
+fn parts(spec: &Spec) -> Result<(&Process, &Linux), PlanError> {
+    let process = spec.process().as_ref().ok_or(PlanError::Missing { field: "process" })?;
+    let linux = spec.linux().as_ref().ok_or(PlanError::Missing { field: "linux" })?;
+    Ok((process, linux))
+}
+
+fn rootfs_propagation(linux: &Linux) -> Result<Propagation, PlanError> {
+    match linux.rootfs_propagation().as_deref() {
+        None | Some("" | "private" | "rprivate") => Ok(Propagation::Private),
+        Some("slave" | "rslave") => Ok(Propagation::Slave),
+        Some("shared" | "rshared") => Ok(Propagation::Shared),
+        Some("unbindable" | "runbindable") => Ok(Propagation::Unbindable),
+        Some(other) => Err(PlanError::Invalid {
+            field: "linux.rootfsPropagation".into(),
+            value: other.into(),
+            want: "private, slave, shared or unbindable",
+        }),
+    }
+}
+
+fn absolute(field: &str, paths: &Option<Vec<String>>) -> Result<Vec<String>, PlanError> {
+    let mut checked = Vec::new();
+    for path in paths.iter().flatten() {
+        if !path.starts_with('/') {
+            return Err(PlanError::Invalid {
+                field: field.into(),
+                value: path.clone(),
+                want: "an absolute path",
+            });
+        }
+        checked.push(path.clone());
+    }
+    Ok(checked)
+}

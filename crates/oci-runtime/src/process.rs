@@ -1,0 +1,158 @@
+//! `process`: identity, environment, limits, capabilities, seccomp.
+
+use launch::plan::{CapabilitySets, EnvEntry, ProcessPlan, Rlimit, SeccompPlan};
+use oci_spec::runtime::{Linux, PosixRlimitType, Process};
+
+use crate::{
+    ExecRequest, PlanError, capability,
+    seccomp::{self, Architecture, SeccompError},
+};
+
+/// The container's first process.
+pub(crate) fn process(process: &Process, linux: &Linux) -> Result<ProcessPlan, PlanError> {
+    let args = process.args().clone().unwrap_or_default();
+    let env = process.env().clone().unwrap_or_default();
+    build(process, linux, args, &env)
+}
+
+/// A further process with the identity of the first.
+pub(crate) fn exec_process(
+    process: &Process,
+    linux: &Linux,
+    request: &ExecRequest,
+) -> Result<ProcessPlan, PlanError> {
+    let mut env = process.env().clone().unwrap_or_default();
+    for entry in &request.env {
+        match env.iter_mut().find(|known| key(known) == key(entry)) {
+            Some(known) => known.clone_from(entry),
+            None => env.push(entry.clone()),
+        }
+    }
+    if request.terminal && !env.iter().any(|entry| key(entry) == "TERM") {
+        env.push("TERM=xterm".into());
+    }
+    let mut plan = build(process, linux, request.args.clone(), &env)?;
+    plan.terminal = request.terminal;
+    if let Some(cwd) = &request.cwd {
+        plan.cwd = checked_cwd(cwd)?;
+    }
+    Ok(plan)
+}
+
+fn key(entry: &str) -> &str {
+    entry.split('=').next().unwrap_or(entry)
+}
+
+fn build(
+    process: &Process,
+    linux: &Linux,
+    args: Vec<String>,
+    env: &[String],
+) -> Result<ProcessPlan, PlanError> {
+    if args.first().is_none_or(String::is_empty) {
+        return Err(PlanError::Missing { field: "process.args" });
+    }
+    no_nul("process.args", &args)?;
+    no_nul("process.env", env)?;
+    let cwd = process.cwd().to_string_lossy();
+    let user = process.user();
+    Ok(ProcessPlan {
+        args,
+        env: env.iter().map(|entry| EnvEntry(entry.clone().into_bytes())).collect(),
+        cwd: checked_cwd(&cwd)?,
+        uid: user.uid(),
+        gid: user.gid(),
+        groups: user.additional_gids().clone().unwrap_or_default(),
+        umask: user.umask(),
+        capabilities: capabilities(process),
+        rlimits: rlimits(process)?,
+        no_new_privs: process.no_new_privileges().unwrap_or(false),
+        oom_score_adj: oom_score_adj(process)?,
+        terminal: process.terminal().unwrap_or(false),
+        seccomp: filter(linux)?,
+        apparmor_profile: process.apparmor_profile().clone().filter(|name| !name.is_empty()),
+        selinux_label: process.selinux_label().clone().filter(|label| !label.is_empty()),
+    })
+}
+
+fn checked_cwd(cwd: &str) -> Result<String, PlanError> {
+    if cwd.starts_with('/') && !cwd.contains('\0') {
+        Ok(cwd.to_owned())
+    } else {
+        Err(PlanError::invalid("process.cwd", cwd, "an absolute path"))
+    }
+}
+
+fn no_nul(field: &str, texts: &[String]) -> Result<(), PlanError> {
+    match texts.iter().find(|text| text.contains('\0')) {
+        Some(text) => Err(PlanError::invalid(field, text.escape_debug(), "text without NUL")),
+        None => Ok(()),
+    }
+}
+
+fn capabilities(process: &Process) -> CapabilitySets {
+    let Some(sets) = process.capabilities() else { return CapabilitySets::default() };
+    CapabilitySets {
+        bounding: capability::mask(sets.bounding()),
+        effective: capability::mask(sets.effective()),
+        permitted: capability::mask(sets.permitted()),
+        inheritable: capability::mask(sets.inheritable()),
+        ambient: capability::mask(sets.ambient()),
+    }
+}
+
+fn oom_score_adj(process: &Process) -> Result<Option<i32>, PlanError> {
+    match process.oom_score_adj() {
+        Some(value) if !(-1000..=1000).contains(&value) => {
+            Err(PlanError::invalid("process.oomScoreAdj", value, "-1000 to 1000"))
+        }
+        value => Ok(value),
+    }
+}
+
+fn rlimits(process: &Process) -> Result<Vec<Rlimit>, PlanError> {
+    let mut limits: Vec<Rlimit> = Vec::new();
+    for limit in process.rlimits().iter().flatten() {
+        let resource = resource(limit.typ());
+        if limits.iter().any(|known| known.resource == resource) {
+            return Err(PlanError::invalid("process.rlimits", limit.typ(), "each limit once"));
+        }
+        if limit.soft() > limit.hard() {
+            return Err(PlanError::invalid(
+                format!("process.rlimits[{}].soft", limit.typ()),
+                limit.soft(),
+                "at most the hard limit",
+            ));
+        }
+        limits.push(Rlimit { resource, soft: limit.soft(), hard: limit.hard() });
+    }
+    Ok(limits)
+}
+
+/// `RLIMIT_*` of the generic ABI.
+fn resource(kind: PosixRlimitType) -> u32 {
+    match kind {
+        PosixRlimitType::RlimitCpu => 0,
+        PosixRlimitType::RlimitFsize => 1,
+        PosixRlimitType::RlimitData => 2,
+        PosixRlimitType::RlimitStack => 3,
+        PosixRlimitType::RlimitCore => 4,
+        PosixRlimitType::RlimitRss => 5,
+        PosixRlimitType::RlimitNproc => 6,
+        PosixRlimitType::RlimitNofile => 7,
+        PosixRlimitType::RlimitMemlock => 8,
+        PosixRlimitType::RlimitAs => 9,
+        PosixRlimitType::RlimitLocks => 10,
+        PosixRlimitType::RlimitSigpending => 11,
+        PosixRlimitType::RlimitMsgqueue => 12,
+        PosixRlimitType::RlimitNice => 13,
+        PosixRlimitType::RlimitRtprio => 14,
+        PosixRlimitType::RlimitRttime => 15,
+    }
+}
+
+fn filter(linux: &Linux) -> Result<Option<SeccompPlan>, PlanError> {
+    let Some(profile) = linux.seccomp() else { return Ok(None) };
+    let native = Architecture::host().ok_or(SeccompError::Processor)?;
+    Ok(Some(seccomp::compile(profile, native)?))
+}

@@ -1,0 +1,71 @@
+//! What a spec may say and the launcher cannot do.
+
+use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType, Process, Spec};
+
+use crate::PlanError;
+
+/// Refuses every field that would otherwise be silently left out. Fields that other modules
+/// read refuse there.
+pub(crate) fn check(spec: &Spec) -> Result<(), PlanError> {
+    refuse(&[
+        ("hooks", spec.hooks().as_ref().is_some_and(any_hook)),
+        ("solaris", spec.solaris().is_some()),
+        ("windows", spec.windows().is_some()),
+        ("vm", spec.vm().is_some()),
+        ("zos", spec.zos().is_some()),
+    ])?;
+    spec.process().as_ref().map_or(Ok(()), process)?;
+    spec.linux().as_ref().map_or(Ok(()), linux)
+}
+
+fn process(process: &Process) -> Result<(), PlanError> {
+    let sized = |size: &oci_spec::runtime::Box| size.height() != 0 || size.width() != 0;
+    refuse(&[
+        ("process.consoleSize", process.console_size().as_ref().is_some_and(sized)),
+        ("process.commandLine", process.command_line().is_some()),
+        ("process.ioPriority", process.io_priority().is_some()),
+        ("process.scheduler", process.scheduler().is_some()),
+        ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
+        ("process.user.username", process.user().username().is_some()),
+    ])
+}
+
+fn linux(linux: &Linux) -> Result<(), PlanError> {
+    let namespace = |wanted: LinuxNamespaceType| {
+        linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == wanted)
+    };
+    let filled = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+    refuse(&[
+        ("linux.namespaces[user]", namespace(LinuxNamespaceType::User)),
+        ("linux.namespaces[time]", namespace(LinuxNamespaceType::Time)),
+        ("linux.uidMappings", linux.uid_mappings().as_ref().is_some_and(|m| !m.is_empty())),
+        ("linux.gidMappings", linux.gid_mappings().as_ref().is_some_and(|m| !m.is_empty())),
+        ("linux.timeOffsets", linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty())),
+        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
+        ("linux.mountLabel", filled(linux.mount_label())),
+        ("linux.intelRdt", linux.intel_rdt().is_some()),
+        ("linux.memoryPolicy", linux.memory_policy().is_some()),
+        ("linux.personality", linux.personality().is_some()),
+    ])
+}
+
+#[allow(deprecated, reason = "prestart hooks are deprecated, but must be refused like the others")]
+fn any_hook(hooks: &Hooks) -> bool {
+    [
+        hooks.prestart(),
+        hooks.create_runtime(),
+        hooks.create_container(),
+        hooks.start_container(),
+        hooks.poststart(),
+        hooks.poststop(),
+    ]
+    .iter()
+    .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
+}
+
+fn refuse(fields: &[(&str, bool)]) -> Result<(), PlanError> {
+    match fields.iter().find(|(_, present)| *present) {
+        Some((field, _)) => Err(PlanError::unsupported(*field)),
+        None => Ok(()),
+    }
+}
