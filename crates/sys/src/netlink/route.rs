@@ -243,7 +243,9 @@ impl Rtnetlink {
         let mut batch = Batch::new();
         let label = format!("list the addresses of link {index}");
         batch.message(RTM_GETADDR, NLM_F_DUMP, label, |body| {
-            body.raw(&[0; 8]);
+            let mut header = [0; 8];
+            header[4..8].copy_from_slice(&index.to_ne_bytes());
+            body.raw(&header);
         });
         let replies = self.0.query(batch)?;
         let of_link = |body: &[u8]| {

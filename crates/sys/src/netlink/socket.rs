@@ -90,9 +90,11 @@ impl Socket {
             SocketFlags::CLOEXEC,
             protocol,
         )?;
-        // Both only improve error text; every kernel knarr supports has them.
+        // Every kernel knarr supports has these. The first two only improve error text; the
+        // third makes a dump honour its filter, such as the link of addresses.
         set_option(&fd, libc::NETLINK_EXT_ACK)?;
         set_option(&fd, libc::NETLINK_CAP_ACK)?;
+        set_option(&fd, libc::NETLINK_GET_STRICT_CHK)?;
         Ok(Self { fd, next: 1 })
     }
 

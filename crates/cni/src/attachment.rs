@@ -1,0 +1,188 @@
+//! What the daemon hands the engine about a pod, and what plugins are told of it.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
+
+use crate::bandwidth::{self, BandwidthError};
+
+/// A pod to attach to the network, or to detach from it.
+#[derive(Debug, Clone)]
+pub struct Attachment {
+    /// The sandbox; plugins know it as `CNI_CONTAINERID`.
+    pub sandbox: model::SandboxId,
+    /// The pod's names.
+    pub pod: model::PodName,
+    /// The pinned network namespace. It may be gone when the pod is detached.
+    pub netns_path: PathBuf,
+    /// Published ports.
+    pub port_mappings: Vec<model::PortMapping>,
+    /// Resolver settings.
+    pub dns: Option<model::DnsConfig>,
+    /// The pod's annotations.
+    pub annotations: model::StringMap,
+    /// The pod's parent cgroup.
+    pub cgroup_parent: String,
+}
+
+/// Why a pod cannot be described to plugins.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// A bandwidth annotation is not a bandwidth.
+    #[error(transparent)]
+    Bandwidth(#[from] BandwidthError),
+    /// A name holds the separator of `CNI_ARGS`.
+    #[error("{key} `{value}` cannot be passed to CNI plugins: it holds `;`")]
+    Argument {
+        /// The key of `CNI_ARGS`.
+        key: &'static str,
+        /// The refused value.
+        value: String,
+    },
+}
+
+impl Attachment {
+    /// The pairs of `CNI_ARGS`.
+    pub(crate) fn arguments(&self) -> Result<Vec<(String, String)>, RequestError> {
+        let pairs = [
+            // Without it plugins fail on the keys they do not know.
+            ("IgnoreUnknown", "1"),
+            ("K8S_POD_NAMESPACE", &self.pod.namespace),
+            ("K8S_POD_NAME", &self.pod.name),
+            ("K8S_POD_INFRA_CONTAINER_ID", self.sandbox.as_str()),
+            ("K8S_POD_UID", &self.pod.uid),
+        ];
+        let mut out = Vec::with_capacity(pairs.len());
+        for (key, value) in pairs {
+            if value.contains(';') {
+                return Err(RequestError::Argument { key, value: value.to_owned() });
+            }
+            out.push((key.to_owned(), value.to_owned()));
+        }
+        Ok(out)
+    }
+
+    /// Every capability's value; a plugin gets those it declares.
+    pub(crate) fn capabilities(&self) -> Result<Map<String, Value>, RequestError> {
+        let mut out = Map::new();
+        let ports: Vec<Value> =
+            self.port_mappings.iter().filter(|port| port.host_port > 0).map(port).collect();
+        if !ports.is_empty() {
+            out.insert("portMappings".to_owned(), Value::Array(ports));
+        }
+        if let Some(bandwidth) = self.bandwidth()? {
+            out.insert("bandwidth".to_owned(), bandwidth);
+        }
+        if let Some(dns) = &self.dns {
+            let value = json!({
+                "servers": dns.servers,
+                "searches": dns.searches,
+                "options": dns.options,
+            });
+            out.insert("dns".to_owned(), value);
+        }
+        if !self.cgroup_parent.is_empty() {
+            out.insert("cgroupPath".to_owned(), self.cgroup_parent.clone().into());
+        }
+        if !self.annotations.is_empty() {
+            let value = self.annotations.iter().map(|(k, v)| (k.clone(), v.clone().into()));
+            out.insert(
+                "io.kubernetes.cri.pod-annotations".to_owned(),
+                Value::Object(value.collect()),
+            );
+        }
+        Ok(out)
+    }
+
+    fn bandwidth(&self) -> Result<Option<Value>, RequestError> {
+        const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
+        const EGRESS: &str = "kubernetes.io/egress-bandwidth";
+        let mut out = Map::new();
+        for (annotation, rate, burst) in
+            [(INGRESS, "ingressRate", "ingressBurst"), (EGRESS, "egressRate", "egressBurst")]
+        {
+            if let Some(value) = self.annotations.get(annotation) {
+                out.insert(rate.to_owned(), bandwidth::parse(annotation, value)?.into());
+                out.insert(burst.to_owned(), u32::MAX.into());
+            }
+        }
+        Ok((!out.is_empty()).then_some(Value::Object(out)))
+    }
+}
+
+fn port(mapping: &model::PortMapping) -> Value {
+    let protocol = match mapping.protocol {
+        model::PortProtocol::Tcp => "tcp",
+        model::PortProtocol::Udp => "udp",
+        model::PortProtocol::Sctp => "sctp",
+    };
+    json!({
+        "hostPort": mapping.host_port,
+        "containerPort": mapping.container_port,
+        "protocol": protocol,
+        "hostIP": mapping.host_ip,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{PodName, PortMapping, PortProtocol, SandboxId};
+
+    fn pod() -> Attachment {
+        Attachment {
+            sandbox: SandboxId::from_random([1; 32]),
+            pod: PodName {
+                name: "web".to_owned(),
+                namespace: "shop".to_owned(),
+                uid: "u-1".to_owned(),
+                attempt: 0,
+            },
+            netns_path: "/run/netns/x".into(),
+            port_mappings: Vec::new(),
+            dns: None,
+            annotations: model::StringMap::new(),
+            cgroup_parent: String::new(),
+        }
+    }
+
+    #[test]
+    fn plain_pods_have_no_capability_values() {
+        assert!(pod().capabilities().unwrap().is_empty());
+        let arguments = pod().arguments().unwrap();
+        assert_eq!(arguments[0], ("IgnoreUnknown".to_owned(), "1".to_owned()));
+        assert_eq!(arguments[2].1, "web");
+    }
+
+    #[test]
+    fn only_published_ports_are_passed() {
+        let mapping = |host_port| PortMapping {
+            protocol: PortProtocol::Udp,
+            container_port: 53,
+            host_port,
+            host_ip: String::new(),
+        };
+        let pod = Attachment { port_mappings: vec![mapping(0), mapping(5353)], ..pod() };
+        let want =
+            json!([{"hostPort": 5353, "containerPort": 53, "protocol": "udp", "hostIP": ""}]);
+        assert_eq!(pod.capabilities().unwrap()["portMappings"], want);
+    }
+
+    #[test]
+    fn bandwidth_annotations_are_parsed_or_refused() {
+        let mut pod = pod();
+        pod.annotations.insert("kubernetes.io/ingress-bandwidth".to_owned(), "10M".to_owned());
+        let got = pod.capabilities().unwrap();
+        let want = json!({"ingressRate": 10_000_000, "ingressBurst": 4_294_967_295_u32});
+        assert_eq!(got["bandwidth"], want);
+        pod.annotations.insert("kubernetes.io/egress-bandwidth".to_owned(), "fast".to_owned());
+        assert!(pod.capabilities().is_err());
+    }
+
+    #[test]
+    fn a_name_cannot_inject_arguments() {
+        let mut pod = pod();
+        pod.pod.name = "web;CNI_X=1".to_owned();
+        assert!(matches!(pod.arguments(), Err(RequestError::Argument { .. })));
+    }
+}

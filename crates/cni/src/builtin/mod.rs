@@ -1,0 +1,162 @@
+//! The reference plugins most nodes use, in this process: same configuration, same results, no
+//! `exec`. Each is used only where no binary of its name is installed.
+
+mod bridge;
+mod host_local;
+mod loopback;
+mod masquerade;
+mod reservations;
+mod sysctl;
+
+use std::io;
+use std::path::PathBuf;
+
+use serde_json::Value;
+use sys::netlink::{IpPrefix, NetlinkError};
+
+use crate::invoke::{Call, PluginError, Plugins};
+
+pub(crate) use reservations::{Owner, Reservations, holder};
+pub(crate) use sysctl::has_ipv6;
+
+/// A plugin that is part of knarr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BuiltIn {
+    Bridge,
+    HostLocal,
+    Loopback,
+}
+
+impl BuiltIn {
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        [Self::Bridge, Self::HostLocal, Self::Loopback].into_iter().find(|b| b.name() == name)
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::HostLocal => "host-local",
+            Self::Loopback => "loopback",
+        }
+    }
+}
+
+/// Why a built-in plugin failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BuiltInError {
+    /// The configuration is not one this plugin can serve.
+    #[error("its configuration is unusable: {what}")]
+    Configuration {
+        /// What is wrong.
+        what: String,
+    },
+    /// The pod's network namespace is not there.
+    #[error("there is no network namespace at {}", path.display())]
+    NoNamespace {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// The pod's network namespace cannot be entered.
+    #[error("cannot enter network namespace {}", path.display())]
+    Namespace {
+        /// Where it is.
+        path: PathBuf,
+        /// The errno.
+        #[source]
+        source: io::Error,
+    },
+    /// A netlink socket cannot be opened.
+    #[error("cannot open a netlink socket")]
+    Socket(#[source] io::Error),
+    /// The kernel refused a change.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The name of the bridge belongs to something else.
+    #[error("link {name} is a `{kind}`, not a bridge")]
+    NotABridge {
+        /// The link.
+        name: String,
+        /// Its kind.
+        kind: String,
+    },
+    /// The bridge already is a gateway of another network.
+    #[error("bridge {bridge} has address {present}, which is in the way of {wanted}")]
+    OtherGateway {
+        /// The bridge.
+        bridge: String,
+        /// The address it has.
+        present: IpPrefix,
+        /// The address it should get.
+        wanted: IpPrefix,
+    },
+    /// The kernel cannot masquerade.
+    #[error(
+        "this kernel has no nf_tables NAT, which `ipMasq` needs (set it to false to go without)"
+    )]
+    NoNftables(#[source] NetlinkError),
+    /// The ruleset kept changing under every attempt.
+    #[error("the nf_tables ruleset changed during each of {attempts} attempts to change it")]
+    RulesetBusy {
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// A kernel setting cannot be changed.
+    #[error("cannot set {}", path.display())]
+    Setting {
+        /// The file below /proc/sys.
+        path: PathBuf,
+        /// The errno.
+        #[source]
+        source: io::Error,
+    },
+    /// No address is left.
+    #[error("network `{network}` has no free address in {ranges}: {taken} are taken")]
+    Exhausted {
+        /// The network.
+        network: String,
+        /// First and last address of each range.
+        ranges: String,
+        /// How many addresses of the ranges are reserved.
+        taken: usize,
+    },
+    /// The reservation files cannot be used.
+    #[error("cannot {operation} {}", path.display())]
+    Reservation {
+        /// `read`, `write`, `lock` or `remove`.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The errno.
+        #[source]
+        source: io::Error,
+    },
+    /// Address management failed.
+    #[error("it got no addresses")]
+    Addresses(#[source] Box<PluginError>),
+}
+
+impl BuiltInError {
+    fn configuration(what: impl Into<String>) -> Self {
+        Self::Configuration { what: what.into() }
+    }
+}
+
+/// Runs a built-in as `call` asks. Blocks.
+pub(crate) fn run(
+    built_in: BuiltIn,
+    plugins: &Plugins,
+    call: &Call<'_>,
+    conf: &Value,
+) -> Result<Value, BuiltInError> {
+    match built_in {
+        BuiltIn::Bridge => bridge::run(plugins, call, conf),
+        BuiltIn::HostLocal => host_local::run(plugins, call, conf),
+        BuiltIn::Loopback => loopback::run(call, conf),
+    }
+}
+
+/// The data directory that a `host-local` section of `plugin` names, if it names one.
+pub(crate) fn explicit_data_dir(plugin: &serde_json::Map<String, Value>) -> Option<PathBuf> {
+    let ipam = plugin.get("ipam").filter(|ipam| ipam["type"] == "host-local")?;
+    ipam.get("dataDir").and_then(Value::as_str).filter(|dir| !dir.is_empty()).map(PathBuf::from)
+}

@@ -1,0 +1,208 @@
+//! The result cache: one file per attachment, in the form and place that libcni uses, so that
+//! other CNI tools can read and detach what knarr attached.
+//!
+//! A file here is the proof that ADD completed. DEL works from it alone: the configuration and
+//! the result of that time, not those of today.
+
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+const KIND: &str = "cniCacheV1";
+/// Who made an entry. Other runtimes keep theirs in the same directory; libcni ignores the key.
+const OWNER: &str = "knarr";
+
+/// Why the cache cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation} CNI cache entry {}", path.display())]
+pub struct CacheError {
+    /// `read`, `write` or `remove`.
+    pub operation: &'static str,
+    /// The file.
+    pub path: PathBuf,
+    /// The errno, or where the file is malformed.
+    #[source]
+    pub source: io::Error,
+}
+
+/// What is known about one attachment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Entry {
+    kind: String,
+    pub(crate) container_id: String,
+    config: String,
+    pub(crate) if_name: String,
+    pub(crate) network_name: String,
+    #[serde(default)]
+    pub(crate) cni_args: Vec<(String, String)>,
+    #[serde(default)]
+    pub(crate) capability_args: Map<String, Value>,
+    pub(crate) result: Value,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    owner: String,
+}
+
+impl Entry {
+    pub(crate) fn new(network: &str, config: &Value, container: &str, ifname: &str) -> Self {
+        Self {
+            kind: KIND.to_owned(),
+            container_id: container.to_owned(),
+            config: STANDARD.encode(config.to_string()),
+            if_name: ifname.to_owned(),
+            network_name: network.to_owned(),
+            cni_args: Vec::new(),
+            capability_args: Map::new(),
+            result: Value::Null,
+            owner: OWNER.to_owned(),
+        }
+    }
+
+    /// The configuration list the pod was attached with.
+    pub(crate) fn config(&self) -> Option<Vec<u8>> {
+        STANDARD.decode(&self.config).ok()
+    }
+
+    /// Whether this runtime made the entry.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.owner == OWNER
+    }
+}
+
+/// The directory of entries.
+#[derive(Debug, Clone)]
+pub(crate) struct Cache {
+    dir: PathBuf,
+}
+
+impl Cache {
+    /// The cache in `results` below `dir`.
+    pub(crate) fn new(dir: &Path) -> Self {
+        Self { dir: dir.join("results") }
+    }
+
+    pub(crate) fn path(&self, network: &str, container: &str, ifname: &str) -> PathBuf {
+        self.dir.join(format!("{network}-{container}-{ifname}"))
+    }
+
+    pub(crate) fn write(&self, entry: &Entry) -> Result<(), CacheError> {
+        let path = self.path(&entry.network_name, &entry.container_id, &entry.if_name);
+        let temporary = path.with_file_name(format!(".{}.tmp", entry.container_id));
+        let write = || -> io::Result<()> {
+            std::fs::create_dir_all(&self.dir)?;
+            let bytes = serde_json::to_vec(entry)?;
+            let mut options = std::fs::OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            options.open(&temporary)?.write_all(&bytes)?;
+            // Not synced: after a power cut the pod is gone, and DEL copes without an entry.
+            std::fs::rename(&temporary, &path)
+        };
+        write().map_err(|source| CacheError { operation: "write", path: path.clone(), source })
+    }
+
+    /// The entry of a container, whatever its network is called.
+    pub(crate) fn find(&self, container: &str, ifname: &str) -> Result<Option<Entry>, CacheError> {
+        let suffix = format!("-{container}-{ifname}");
+        for path in self.paths()? {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.ends_with(&suffix) && !name.starts_with('.') {
+                return read(&path);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Every readable entry. Those of other runtimes may have a form that is not ours: skipped.
+    pub(crate) fn all(&self) -> Result<Vec<Entry>, CacheError> {
+        let mut found = Vec::new();
+        for path in self.paths()? {
+            match read(&path) {
+                Ok(entry) => found.extend(entry),
+                Err(error) => tracing::warn!(path = %error.path.display(), cause = %error.source,
+                    "skipping an unreadable CNI cache entry"),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Forgets an attachment; success if there is none.
+    pub(crate) fn remove(&self, entry: &Entry) -> Result<(), CacheError> {
+        let path = self.path(&entry.network_name, &entry.container_id, &entry.if_name);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(CacheError { operation: "remove", path, source })
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn paths(&self) -> Result<Vec<PathBuf>, CacheError> {
+        let failed = |source| CacheError { operation: "read", path: self.dir.clone(), source };
+        match std::fs::read_dir(&self.dir) {
+            Ok(entries) => entries.map(|entry| entry.map(|e| e.path()).map_err(failed)).collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Entry>, CacheError> {
+    let failed = |source| CacheError { operation: "read", path: path.to_owned(), source };
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| failed(e.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_entry_reads_back_and_has_libcnis_form() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path());
+        assert!(cache.find("id1", "eth0").unwrap().is_none());
+        let mut entry = Entry::new("net-a", &json!({"name": "net-a"}), "id1", "eth0");
+        entry.cni_args = vec![("IgnoreUnknown".to_owned(), "1".to_owned())];
+        entry.result = json!({"ips": []});
+        cache.write(&entry).unwrap();
+
+        let path = dir.path().join("results/net-a-id1-eth0");
+        let raw: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        assert_eq!(raw["kind"], "cniCacheV1");
+        assert_eq!(raw["containerId"], "id1");
+        assert_eq!(raw["config"], "eyJuYW1lIjoibmV0LWEifQ==");
+        assert_eq!(raw["ifName"], "eth0");
+        assert_eq!(raw["networkName"], "net-a");
+        assert_eq!(raw["cniArgs"], json!([["IgnoreUnknown", "1"]]));
+
+        let found = cache.find("id1", "eth0").unwrap().unwrap();
+        assert_eq!(found.config().unwrap(), br#"{"name":"net-a"}"#);
+        assert!(found.is_ours());
+        cache.remove(&found).unwrap();
+        cache.remove(&found).unwrap();
+        assert!(cache.find("id1", "eth0").unwrap().is_none());
+    }
+
+    #[test]
+    fn entries_of_other_runtimes_are_not_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let results = dir.path().join("results");
+        std::fs::create_dir(&results).unwrap();
+        let text = r#"{"kind":"cniCacheV1","containerId":"c","config":"e30=","ifName":"eth0",
+            "networkName":"n","result":{}}"#;
+        std::fs::write(results.join("n-c-eth0"), text).unwrap();
+        std::fs::write(results.join("n-torn-eth0"), "{").unwrap();
+        let all = Cache::new(dir.path()).all().unwrap();
+        assert_eq!(all.len(), 1);
+        assert!(!all[0].is_ours());
+    }
+}

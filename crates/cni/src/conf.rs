@@ -1,0 +1,326 @@
+//! Network configuration lists: parsing them, and choosing the one in use.
+//!
+//! The first file by name in the configuration directory is the network. If it is broken, that
+//! is an error: quietly falling back to the next file would put pods on another network than
+//! the operator believes. No file at all means the built-in network.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use sys::netlink::IpPrefix;
+
+use crate::version::CniVersion;
+
+/// Why there is no usable network configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfError {
+    /// A file or directory cannot be read.
+    #[error("cannot read CNI configuration {}", path.display())]
+    Read {
+        /// The file or directory.
+        path: PathBuf,
+        /// The errno.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is no JSON object.
+    #[error("CNI configuration {} is not valid JSON", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A file is JSON, but no network configuration.
+    #[error("CNI configuration {}: {what}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+/// One plugin's entry of a list.
+#[derive(Debug, Clone)]
+pub(crate) struct PluginConf {
+    /// `type`: the name of the plugin's binary.
+    pub(crate) kind: String,
+    /// The capabilities declared `true`.
+    pub(crate) capabilities: BTreeSet<String>,
+    /// The entry as written.
+    pub(crate) object: Map<String, Value>,
+}
+
+/// A network: plugins that are called one after the other.
+#[derive(Debug, Clone)]
+pub(crate) struct NetworkList {
+    pub(crate) name: String,
+    pub(crate) version: CniVersion,
+    pub(crate) disable_gc: bool,
+    /// Only plugins that are part of knarr are used, whatever is installed.
+    pub(crate) built_in_only: bool,
+    pub(crate) plugins: Vec<PluginConf>,
+    /// The list as JSON, for the result cache.
+    pub(crate) document: Value,
+}
+
+/// The network in use now: that of the first file in `dir`, else the built-in one.
+pub(crate) fn current(
+    dir: &Path,
+    built_in: impl FnOnce() -> Value,
+) -> Result<NetworkList, ConfError> {
+    match first_file(dir)? {
+        Some(path) => load(&path, dir),
+        None => parse(built_in(), Path::new("(built in)")),
+    }
+}
+
+/// Parses a list that was stored in the result cache.
+pub(crate) fn parse_cached(bytes: &[u8], path: &Path) -> Result<NetworkList, ConfError> {
+    let document = serde_json::from_slice(bytes)
+        .map_err(|source| ConfError::Json { path: path.to_owned(), source })?;
+    parse(document, path)
+}
+
+/// The key that keeps a list to built-in plugins. It is in the document so that the cached copy,
+/// which DEL works from, says the same.
+const BUILT_IN_ONLY: &str = "knarrBuiltInOnly";
+
+/// The list for the built-in network.
+pub(crate) fn built_in_list(bridge: &str, subnets: &[IpPrefix], masquerade: bool) -> Value {
+    let ranges: Vec<Value> =
+        subnets.iter().map(|subnet| json!([{ "subnet": subnet.network().to_string() }])).collect();
+    json!({
+        "cniVersion": "1.1.0",
+        "name": "knarr",
+        BUILT_IN_ONLY: true,
+        "plugins": [{
+            "type": "bridge",
+            "bridge": bridge,
+            "isDefaultGateway": true,
+            "ipMasq": masquerade,
+            "hairpinMode": true,
+            "ipam": { "type": "host-local", "ranges": ranges },
+        }],
+    })
+}
+
+fn first_file(dir: &Path) -> Result<Option<PathBuf>, ConfError> {
+    let failed = |source| ConfError::Read { path: dir.to_owned(), source };
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut first: Option<PathBuf> = None;
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let wanted = path
+            .extension()
+            .is_some_and(|extension| ["conf", "conflist", "json"].iter().any(|e| extension == *e));
+        if wanted && path.is_file() && first.as_ref().is_none_or(|first| path < *first) {
+            first = Some(path);
+        }
+    }
+    Ok(first)
+}
+
+fn read_object(path: &Path) -> Result<Value, ConfError> {
+    let bytes =
+        std::fs::read(path).map_err(|source| ConfError::Read { path: path.to_owned(), source })?;
+    serde_json::from_slice(&bytes)
+        .map_err(|source| ConfError::Json { path: path.to_owned(), source })
+}
+
+fn load(path: &Path, dir: &Path) -> Result<NetworkList, ConfError> {
+    let mut document = read_object(path)?;
+    let inlined_only = document.get("loadOnlyInlinedPlugins").and_then(Value::as_bool);
+    if document.get("plugins").is_none() && document.get("type").is_some() {
+        document = wrap(document);
+    } else if inlined_only != Some(true) {
+        add_plugins_of_directory(&mut document, dir)?;
+    }
+    parse(document, path)
+}
+
+/// Makes a list of a single plugin's configuration.
+fn wrap(plugin: Value) -> Value {
+    let mut list = Map::new();
+    for key in ["cniVersion", "cniVersions", "name"] {
+        if let Some(value) = plugin.get(key) {
+            list.insert(key.to_owned(), value.clone());
+        }
+    }
+    list.insert("plugins".to_owned(), Value::Array(vec![plugin]));
+    Value::Object(list)
+}
+
+/// Specification 1.1: files in a directory named like the network add to its plugins.
+fn add_plugins_of_directory(document: &mut Value, dir: &Path) -> Result<(), ConfError> {
+    let Some(name) = document.get("name").and_then(Value::as_str).filter(|n| is_name(n)) else {
+        return Ok(());
+    };
+    let extra = dir.join(name);
+    let mut paths = Vec::new();
+    match std::fs::read_dir(&extra) {
+        Ok(entries) => {
+            for entry in entries {
+                let entry =
+                    entry.map_err(|source| ConfError::Read { path: extra.clone(), source })?;
+                paths.push(entry.path());
+            }
+        }
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+        Err(source) => return Err(ConfError::Read { path: extra, source }),
+    }
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "conf"));
+    paths.sort();
+    let found = paths.iter().map(|path| read_object(path)).collect::<Result<Vec<_>, _>>()?;
+    if let (false, Some(list)) = (found.is_empty(), document.as_object_mut()) {
+        let plugins = list.entry("plugins").or_insert_with(|| Value::Array(Vec::new()));
+        if let Some(plugins) = plugins.as_array_mut() {
+            plugins.extend(found);
+        }
+    }
+    Ok(())
+}
+
+fn parse(document: Value, path: &Path) -> Result<NetworkList, ConfError> {
+    let invalid = |what: String| ConfError::Invalid { path: path.to_owned(), what };
+    let Some(list) = document.as_object() else {
+        return Err(invalid("want a JSON object".to_owned()));
+    };
+    let version = CniVersion::of_configuration(list)
+        .map_err(|text| invalid(format!("cniVersion {text} is not supported (0.1.0 to 1.1.0)")))?;
+    let name = list.get("name").and_then(Value::as_str).unwrap_or_default();
+    if !is_name(name) {
+        return Err(invalid(format!("`{name}` is not a network name")));
+    }
+    let name = name.to_owned();
+    let entries = list.get("plugins").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if entries.is_empty() {
+        return Err(invalid("it has neither `plugins` nor a `type`".to_owned()));
+    }
+    let mut plugins = Vec::with_capacity(entries.len());
+    for (at, entry) in entries.iter().enumerate() {
+        plugins
+            .push(parse_plugin(entry).map_err(|what| invalid(format!("plugins[{at}]: {what}")))?);
+    }
+    let disable_gc = list.get("disableGC").is_some_and(is_true);
+    let built_in_only = list.get(BUILT_IN_ONLY).is_some_and(is_true);
+    Ok(NetworkList { name, version, disable_gc, built_in_only, plugins, document })
+}
+
+fn parse_plugin(entry: &Value) -> Result<PluginConf, String> {
+    let object = entry.as_object().ok_or_else(|| "want a JSON object".to_owned())?;
+    let kind = object.get("type").and_then(Value::as_str).unwrap_or_default();
+    // The type becomes a file name in the plugin directories.
+    if !is_name(kind) {
+        return Err(format!("`{kind}` is not a plugin type"));
+    }
+    let declared = object.get("capabilities").and_then(Value::as_object);
+    let capabilities = declared
+        .into_iter()
+        .flatten()
+        .filter(|(_, on)| is_true(on))
+        .map(|(name, _)| name.clone())
+        .collect();
+    Ok(PluginConf { kind: kind.to_owned(), capabilities, object: object.clone() })
+}
+
+/// Tolerates the string forms that libcni takes for booleans.
+fn is_true(value: &Value) -> bool {
+    value.as_bool().unwrap_or_else(|| value.as_str() == Some("true"))
+}
+
+/// The specification's form of names; it makes them safe as path components.
+fn is_name(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric) && text.bytes().all(inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    fn load_dir(files: &[(&str, &str)]) -> Result<NetworkList, ConfError> {
+        let dir = dir(files);
+        current(dir.path(), || built_in_list("knarr0", &["10.88.0.0/16".parse().unwrap()], true))
+    }
+
+    const LIST: &str = r#"{"cniVersion":"1.0.0","name":"a","plugins":[
+        {"type":"bridge"},{"type":"portmap","capabilities":{"portMappings":true,"x":false}}]}"#;
+
+    #[test]
+    fn the_first_file_by_name_is_the_network() {
+        let other = LIST.replace("\"a\"", "\"b\"");
+        let list = load_dir(&[("20-b.conflist", &other), ("10-a.conflist", LIST)]).unwrap();
+        assert_eq!((list.name.as_str(), list.version), ("a", CniVersion::V1_0_0));
+        assert_eq!(list.plugins[1].kind, "portmap");
+        assert_eq!(list.plugins[1].capabilities.iter().collect::<Vec<_>>(), ["portMappings"]);
+    }
+
+    #[test]
+    fn a_single_plugin_becomes_a_list() {
+        let text = r#"{"cniVersion":"0.3.1","name":"one","type":"bridge","mtu":1400}"#;
+        let list = load_dir(&[("10.conf", text)]).unwrap();
+        assert_eq!((list.name.as_str(), list.plugins.len()), ("one", 1));
+        assert_eq!(list.plugins[0].object["mtu"], 1400);
+        let again = parse_cached(list.document.to_string().as_bytes(), Path::new("c")).unwrap();
+        assert_eq!(again.plugins[0].object, list.plugins[0].object);
+    }
+
+    #[test]
+    fn no_configuration_file_means_the_built_in_network() {
+        for files in [&[][..], &[("README", "text")], &[("10.conflist.tmp", "{")]] {
+            assert_eq!(load_dir(files).unwrap().name, "knarr");
+        }
+        let absent = current(Path::new("/nonexistent/net.d"), || built_in_list("b", &[], true));
+        assert_eq!(absent.unwrap().plugins.len(), 1);
+    }
+
+    #[test]
+    fn a_broken_first_file_is_an_error_that_names_it() {
+        let broken = [
+            ("", "not valid JSON"),
+            ("{", "not valid JSON"),
+            ("[]", "want a JSON object"),
+            (r#"{"name":"a"}"#, "neither `plugins`"),
+            (r#"{"name":"a","plugins":[]}"#, "neither `plugins`"),
+            (r#"{"name":"../a","plugins":[{"type":"x"}]}"#, "`../a` is not a network name"),
+            (r#"{"name":"a","plugins":[{"type":"../../bin/sh"}]}"#, "is not a plugin type"),
+            (r#"{"name":"a","plugins":[7]}"#, "plugins[0]: want a JSON object"),
+            (r#"{"name":"a","cniVersion":"3.0","plugins":[{"type":"x"}]}"#, "cniVersion 3.0"),
+        ];
+        for (text, want) in broken {
+            let error = load_dir(&[("10.conflist", text), ("20.conflist", LIST)]).unwrap_err();
+            let message = error.to_string();
+            assert!(message.contains(want) && message.contains("10.conflist"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_directory_named_like_the_network_adds_plugins() {
+        let extra = r#"{"type":"tuning"}"#;
+        let files = [("10.conflist", LIST), ("a/20.conf", extra), ("a/10.conf", extra)];
+        assert_eq!(load_dir(&files).unwrap().plugins.len(), 4);
+        let inlined = LIST.replace("{\"cni", "{\"loadOnlyInlinedPlugins\":true,\"cni");
+        let files = [("10.conflist", inlined.as_str()), ("a/20.conf", extra)];
+        assert_eq!(load_dir(&files).unwrap().plugins.len(), 2);
+    }
+}
