@@ -24,6 +24,8 @@ pub struct Settings {
     pub plain_registries: Vec<String>,
     /// Subnet of the built-in bridge; `None`: the scratch place's.
     pub subnet: Option<String>,
+    /// Directory of CNI plugin programs; `None`: one that is empty.
+    pub cni_bin_dir: Option<PathBuf>,
     /// Lines added to the configuration file.
     pub extra_config: String,
 }
@@ -31,7 +33,13 @@ pub struct Settings {
 impl Settings {
     /// The usual, with the programs in `dist`.
     pub fn new(dist: PathBuf) -> Self {
-        Self { dist, plain_registries: Vec::new(), subnet: None, extra_config: String::new() }
+        Self {
+            dist,
+            plain_registries: Vec::new(),
+            subnet: None,
+            cni_bin_dir: None,
+            extra_config: String::new(),
+        }
     }
 }
 
@@ -155,10 +163,13 @@ impl Drop for Daemon {
 fn configuration(scratch: &Scratch, settings: &Settings) -> String {
     let own = scratch.subnet();
     let subnet = settings.subnet.as_deref().unwrap_or(&own);
+    let own_bin = scratch.dir().join("cni.bin");
+    let bin = settings.cni_bin_dir.as_deref().unwrap_or(&own_bin);
     format!(
         "[log]\nlevel = \"debug\"\n\n\
-         [cni]\nconf_dir = \"{cni}\"\nbridge = \"{bridge}\"\nsubnet = \"{subnet}\"\n\n\
+         [cni]\nconf_dir = \"{cni}\"\nbin_dirs = [\"{bin}\"]\nbridge = \"{bridge}\"\nsubnet = \"{subnet}\"\n\n\
          [registry]\nconfig_path = \"{certs}\"\n\n{extra}",
+        bin = bin.display(),
         cni = scratch.dir().join("cni.d").display(),
         bridge = scratch.mark(),
         certs = scratch.dir().join("certs.d").display(),

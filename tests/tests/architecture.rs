@@ -1,0 +1,280 @@
+//! The rules of `ARCHITECTURE.md` that a machine can check.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use cargo_metadata::{DependencyKind, MetadataCommand, Package};
+
+/// Who may use whom. What is not listed is forbidden.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("model", &[]),
+    ("cri-api", &[]),
+    ("sys", &["model"]),
+    ("shim-protocol", &["model"]),
+    ("launch", &["model", "sys"]),
+    ("oci-runtime", &["launch", "model", "sys"]),
+    ("shim", &["launch", "model", "shim-protocol", "sys"]),
+    ("layer", &["model", "sys"]),
+    ("registry", &["model"]),
+    ("store", &["model", "sys"]),
+    ("snapshot", &["layer", "model", "sys"]),
+    ("image", &["layer", "model", "registry", "snapshot", "store", "sys"]),
+    ("bundle", &["model"]),
+    ("cni", &["model", "store", "sys"]),
+    (
+        "sandbox",
+        &[
+            "bundle",
+            "cni",
+            "image",
+            "launch",
+            "model",
+            "oci-runtime",
+            "shim-protocol",
+            "snapshot",
+            "store",
+            "sys",
+        ],
+    ),
+    ("streaming", &["model", "shim-protocol", "sys"]),
+    ("cri-server", &["cni", "cri-api", "image", "model", "sandbox", "store", "streaming", "sys"]),
+    ("cli", &["cri-api", "model", "streaming"]),
+    (
+        "knarr",
+        &[
+            "cli",
+            "cni",
+            "cri-api",
+            "cri-server",
+            "image",
+            "launch",
+            "model",
+            "oci-runtime",
+            "registry",
+            "sandbox",
+            "snapshot",
+            "store",
+            "streaming",
+            "sys",
+        ],
+    ),
+    ("knarr-shim", &["shim"]),
+    ("test-support", &["cri-api"]),
+    ("tests", &["cri-api", "model", "test-support"]),
+    ("xtask", &["test-support"]),
+];
+
+/// What the shim must never carry: an async runtime, RPC, TLS, JSON, a command line.
+const NOT_IN_THE_SHIM: &[&str] = &[
+    "anyhow",
+    "aws-lc-rs",
+    "bytes",
+    "clap",
+    "cri-api",
+    "futures-util",
+    "hyper",
+    "mio",
+    "oci-spec",
+    "prost",
+    "regex",
+    "reqwest",
+    "rustls",
+    "serde",
+    "serde_json",
+    "tokio",
+    "tonic",
+    "tracing",
+];
+
+/// These compute and do nothing else.
+const PURE: &[&str] = &["crates/model/src", "crates/bundle/src", "crates/oci-runtime/src"];
+
+/// The part of `oci-runtime` that is a command line: it keeps state and drives processes.
+const NOT_PURE: &[&str] = &["crates/oci-runtime/src/cli", "crates/oci-runtime/src/state"];
+
+const IMPURE: &[&str] = &[
+    "std::fs",
+    "fs::read",
+    "fs::write",
+    "File::open",
+    "std::process",
+    "Command::new",
+    "SystemTime::now",
+    "Instant::now",
+];
+
+const MAY_BE_UNSAFE: &[&str] = &["crates/sys/", "crates/launch/"];
+
+const LONGEST_FILE: usize = 700;
+
+fn root() -> Result<PathBuf> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Ok(here.parent().context("the tests lie in the workspace")?.to_owned())
+}
+
+fn members() -> Result<Vec<Package>> {
+    let metadata = MetadataCommand::new()
+        .manifest_path(root()?.join("Cargo.toml"))
+        .no_deps()
+        .exec()
+        .context("cargo metadata")?;
+    Ok(metadata.packages)
+}
+
+/// Every Rust source of the workspace by its path from the root.
+fn sources() -> Result<BTreeMap<String, String>> {
+    let root = root()?;
+    let mut found = BTreeMap::new();
+    let mut left: Vec<PathBuf> =
+        ["bin", "crates", "tests", "xtask"].iter().map(|dir| root.join(dir)).collect();
+    while let Some(dir) = left.pop() {
+        for entry in fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
+            let path = entry?.path();
+            if path.is_dir() {
+                left.push(path);
+            } else if path.extension().is_some_and(|ext| ext == "rs") {
+                let name = path.strip_prefix(&root)?.display().to_string();
+                let text = fs::read_to_string(&path).with_context(|| name.clone())?;
+                found.insert(name, text);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn is_generated(name: &str) -> bool {
+    name.starts_with("crates/cri-api/src/generated")
+}
+
+/// The lines that are code: no comments.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines()
+        .enumerate()
+        .map(|(number, line)| (number + 1, line.split("//").next().unwrap_or_default()))
+}
+
+fn verdict(offences: &[String]) -> Result<()> {
+    ensure!(offences.is_empty(), "\n  {}", offences.join("\n  "));
+    Ok(())
+}
+
+#[test]
+fn crates_use_only_what_the_picture_draws() -> Result<()> {
+    let allowed: BTreeMap<_, _> = MAY_USE.iter().copied().collect();
+    let packages = members()?;
+    let names: BTreeSet<&str> = packages.iter().map(|package| package.name.as_str()).collect();
+    let mut offences = Vec::new();
+    for package in &packages {
+        let Some(may_use) = allowed.get(package.name.as_str()) else {
+            offences.push(format!("{} is not in the picture", package.name));
+            continue;
+        };
+        for dependency in &package.dependencies {
+            let name = dependency.name.as_str();
+            let ours = names.contains(name) && dependency.kind == DependencyKind::Normal;
+            if ours && !may_use.contains(&name) {
+                offences.push(format!("{} must not use {name}", package.name));
+            }
+        }
+    }
+    verdict(&offences)
+}
+
+#[test]
+fn the_world_is_spoken_to_by_one_crate() -> Result<()> {
+    let mut offences = Vec::new();
+    for package in members()?.iter().filter(|package| package.name != "registry") {
+        for dependency in &package.dependencies {
+            if ["reqwest", "rustls", "tokio-rustls"].contains(&dependency.name.as_str()) {
+                offences.push(format!("{} must not use {}", package.name, dependency.name));
+            }
+        }
+    }
+    verdict(&offences)
+}
+
+/// `cargo tree` and not `cargo metadata`: the latter shows features that only other members of the
+/// workspace turn on.
+#[test]
+fn the_shim_carries_no_runtime_no_rpc_and_no_json() -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(root()?)
+        .args(["tree", "--offline", "--package", "knarr-shim", "--edges", "normal,no-proc-macro"])
+        .args(["--prefix", "none"])
+        .output()
+        .context("cargo tree")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout).context("cargo tree")?;
+    let carried: BTreeSet<&str> = tree.lines().filter_map(|l| l.split(' ').next()).collect();
+    ensure!(carried.contains("shim"), "the shim's tree was not read:\n{tree}");
+    let offences: Vec<_> = NOT_IN_THE_SHIM
+        .iter()
+        .filter(|name| carried.contains(*name))
+        .map(|name| format!("knarr-shim must not carry {name}"))
+        .collect();
+    verdict(&offences)
+}
+
+#[test]
+fn unsafe_code_lives_on_its_island() -> Result<()> {
+    let mut offences = Vec::new();
+    for (name, text) in sources()? {
+        if MAY_BE_UNSAFE.iter().any(|island| name.starts_with(island)) {
+            continue;
+        }
+        for (number, line) in code(&text) {
+            let words: Vec<_> = line.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+            if words.contains(&"unsafe") && !line.contains('"') {
+                offences.push(format!("{name}:{number} says unsafe"));
+            }
+        }
+    }
+    for package in members()? {
+        for target in &package.targets {
+            let path = target.src_path.strip_prefix(root()?).unwrap_or(&target.src_path);
+            let is_root = path.as_str().contains("/src/");
+            let exempt = MAY_BE_UNSAFE.iter().any(|island| path.as_str().starts_with(island));
+            let text = fs::read_to_string(&target.src_path)?;
+            if is_root && !exempt && !text.contains("#![forbid(unsafe_code)]") {
+                offences.push(format!("{path} does not forbid unsafe code"));
+            }
+        }
+    }
+    verdict(&offences)
+}
+
+#[test]
+fn pure_crates_touch_no_file_no_process_and_no_clock() -> Result<()> {
+    let mut offences = Vec::new();
+    for (name, text) in sources()? {
+        let pure = PURE.iter().any(|dir| name.starts_with(dir))
+            && !NOT_PURE.iter().any(|dir| name.starts_with(dir));
+        if !pure {
+            continue;
+        }
+        // A file's unit tests come last and may read fixtures.
+        let text = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+        for (number, line) in code(text) {
+            for word in IMPURE.iter().filter(|word| line.contains(**word)) {
+                offences.push(format!("{name}:{number} says {word}"));
+            }
+        }
+    }
+    verdict(&offences)
+}
+
+#[test]
+fn files_stay_readable() -> Result<()> {
+    let offences: Vec<_> = sources()?
+        .iter()
+        .filter(|(name, _)| !is_generated(name))
+        .map(|(name, text)| (name, text.lines().count()))
+        .filter(|(_, lines)| *lines > LONGEST_FILE)
+        .map(|(name, lines)| format!("{name} has {lines} lines, {LONGEST_FILE} are allowed"))
+        .collect();
+    verdict(&offences)
+}

@@ -1,0 +1,20 @@
+//! Ring 2: the real daemon over its socket, on the real kernel, as kubelet would drive it.
+//!
+//! Every test has a daemon of its own and ends with a search for whatever that daemon left behind.
+//! One program, so that it is linked once and its tests run side by side.
+#![forbid(unsafe_code)]
+#![cfg(test)]
+#![allow(clippy::large_futures, reason = "a test has the stack to itself")]
+
+mod bad_input;
+mod cli;
+mod containers;
+mod exec;
+mod images;
+mod lifecycle;
+mod logs;
+mod network;
+mod pods;
+mod restart;
+mod security;
+mod stats;
