@@ -99,6 +99,20 @@ mod tests {
         }
     }
 
+    /// `docs/shim-protocol.md` shows these bytes.
+    #[test]
+    fn the_documented_frame_is_what_is_sent() {
+        let body = Body::Kill { container: "c".to_owned(), signal: 9, all: true };
+        assert_eq!(
+            encode(&Request { id: 7, body }),
+            [9, 0, 0, 0, 0x82, 7, 0x82, 3, 0x83, 0x61, b'c', 9, 0xf5]
+        );
+        assert_eq!(
+            encode(&Request { id: 1, body: Body::State }),
+            [5, 0, 0, 0, 0x82, 1, 0x82, 7, 0x80]
+        );
+    }
+
     #[test]
     fn a_frame_over_the_limit_is_refused_before_it_is_read() {
         let mut reader = FrameReader::default();

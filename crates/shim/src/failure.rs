@@ -1,0 +1,48 @@
+//! Failures as they travel: one sentence, a kind, the kernel's error.
+
+use std::error::Error;
+use std::io;
+
+use shim_protocol::{Failure, FailureKind};
+
+/// An error and its causes, joined.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        cause = source.source();
+    }
+    text
+}
+
+/// The request makes no sense.
+pub(crate) fn bad_request(message: impl Into<String>) -> Failure {
+    Failure { kind: FailureKind::BadRequest, message: message.into(), errno: None }
+}
+
+/// There is no such thing.
+pub(crate) fn not_found(message: impl Into<String>) -> Failure {
+    Failure { kind: FailureKind::NotFound, message: message.into(), errno: None }
+}
+
+/// It is there already, or not in the state this needs.
+pub(crate) fn wrong_state(message: impl Into<String>) -> Failure {
+    Failure { kind: FailureKind::WrongState, message: message.into(), errno: None }
+}
+
+/// A step of the kernel's failed.
+pub(crate) fn io_failure(
+    kind: FailureKind,
+    what: impl std::fmt::Display,
+    cause: &io::Error,
+) -> Failure {
+    Failure { kind, message: format!("{what}: {cause}"), errno: cause.raw_os_error() }
+}
+
+/// Says in a failure that taking back what had been done failed as well.
+pub(crate) fn also(failure: &mut Failure, undo: &Failure) {
+    failure.message.push_str("; undoing failed too: ");
+    failure.message.push_str(&undo.message);
+}

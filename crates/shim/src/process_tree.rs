@@ -1,0 +1,178 @@
+//! Finding and killing a process with all its descendants, among the members of one cgroup.
+//!
+//! A descendant is found through its parent or, once that has died and somebody else has
+//! adopted it, through its session: an exec'd process leads a session of its own.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::Pid;
+use shim_protocol::{Failure, FailureKind};
+
+use crate::failure::io_failure;
+
+/// What `/proc/<pid>/stat` says about where a process belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Kin {
+    pid: Pid,
+    /// Absent (0) for those from outside the PID namespace `/proc` shows.
+    parent: Option<Pid>,
+    session: Option<Pid>,
+    /// Dead already, or so good as: `Z`, `X`.
+    gone: bool,
+}
+
+/// Reads it; `None` when there is no such process.
+fn kin(pid: Pid) -> io::Result<Option<Kin>> {
+    let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
+    let file = match rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    {
+        Ok(file) => file,
+        Err(Errno::NOENT | Errno::SRCH) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    // The fields wanted come first; the name before them has at most 64 bytes.
+    let mut text = [0; 256];
+    match rustix::io::read(&file, &mut text) {
+        Ok(length) => Ok(parse(pid, &text[..length])),
+        Err(Errno::SRCH) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// `pid (name) state ppid pgrp session …`; the name may hold anything, parentheses too.
+fn parse(pid: Pid, stat: &[u8]) -> Option<Kin> {
+    let end_of_name = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(stat.get(end_of_name + 1..)?).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let gone = matches!(fields.next()?, "Z" | "X");
+    let parent = Pid::from_raw(fields.next()?.parse().ok()?);
+    let session = Pid::from_raw(fields.nth(1)?.parse().ok()?);
+    Some(Kin { pid, parent, session, gone })
+}
+
+/// `root` and everything below it.
+fn family(root: Pid, all: &[Kin]) -> HashSet<Pid> {
+    let mut found = HashSet::from([root]);
+    loop {
+        let before = found.len();
+        for kin in all {
+            let related = [kin.parent, kin.session].into_iter().flatten();
+            if related.into_iter().any(|pid| found.contains(&pid)) {
+                found.insert(kin.pid);
+            }
+        }
+        if found.len() == before {
+            return found;
+        }
+    }
+}
+
+/// Sends SIGKILL to `root` and its descendants among `members`, until no new one is found. A
+/// process with that signal pending cannot fork, so this ends. Does not wait for them to be gone.
+///
+/// # Errors
+/// The kernel's, or that of `members`.
+pub(crate) fn kill_family(
+    root: Pid,
+    mut members: impl FnMut() -> Result<Vec<Pid>, Failure>,
+) -> Result<(), Failure> {
+    let mut signalled = HashSet::new();
+    loop {
+        let mut pids = members()?;
+        pids.push(root);
+        let mut all = Vec::new();
+        for pid in pids {
+            all.extend(kin(pid).map_err(|error| failed(pid, &error))?);
+        }
+        let family = family(root, &all);
+        let is_left =
+            |kin: &&Kin| !kin.gone && family.contains(&kin.pid) && !signalled.contains(&kin.pid);
+        let left: Vec<Kin> = all.iter().filter(is_left).copied().collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        for kin in left {
+            kill_if_still(kin).map_err(|error| failed(kin.pid, &error))?;
+            signalled.insert(kin.pid);
+        }
+    }
+}
+
+fn failed(pid: Pid, error: &io::Error) -> Failure {
+    let what = format!("cannot kill process {}", pid.as_raw_nonzero());
+    io_failure(FailureKind::Internal, what, error)
+}
+
+/// The number may have gone to another process since it was looked at: hold it by a pidfd and
+/// look again.
+fn kill_if_still(seen: Kin) -> io::Result<()> {
+    let held = match sys::pidfd::open(seen.pid) {
+        Ok(held) => held,
+        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    // The parent may have died meanwhile; the session stays.
+    match kin(seen.pid)? {
+        Some(now) if now.session == seen.session => sys::pidfd::kill(held.as_fd()),
+        Some(_) | None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pid(number: i32) -> Pid {
+        Pid::from_raw(number).unwrap()
+    }
+
+    #[test]
+    fn a_name_full_of_parentheses_does_not_confuse() {
+        let kin = parse(pid(7), b"7 (a) R 1 (b) S 3 4 5 0 -1 4194304").unwrap();
+        assert_eq!(
+            kin,
+            Kin { pid: pid(7), parent: Some(pid(3)), session: Some(pid(5)), gone: false }
+        );
+        assert!(parse(pid(7), b"7 (x) Z 1 1 1").unwrap().gone);
+        assert_eq!(parse(pid(1), b"1 (init) S 0 0 0").unwrap().parent, None);
+        for torn in [&b""[..], b"7 (x", b"7 (x)", b"7 (x) S 1 1"] {
+            assert_eq!(parse(pid(7), torn), None);
+        }
+    }
+
+    #[test]
+    fn a_family_is_children_their_children_and_adopted_ones() {
+        let kin = |own, parent, session| Kin {
+            pid: pid(own),
+            parent: Some(pid(parent)),
+            session: Some(pid(session)),
+            gone: false,
+        };
+        let all = [
+            kin(30, 20, 10),
+            kin(20, 10, 10),
+            kin(10, 1, 10),
+            // Adopted by 1 after its parent died.
+            kin(40, 1, 10),
+            // Made its own session, then a child there was adopted.
+            kin(50, 20, 50),
+            kin(51, 1, 50),
+            // Strangers.
+            kin(60, 1, 1),
+            kin(61, 60, 60),
+        ];
+        assert_eq!(family(pid(10), &all), [10, 20, 30, 40, 50, 51].map(pid).into());
+    }
+
+    #[test]
+    fn the_own_process_is_found_in_proc() {
+        let own = rustix::process::getpid();
+        let kin = kin(own).unwrap().unwrap();
+        assert_eq!((kin.pid, kin.gone), (own, false));
+        assert_eq!(kin.parent, rustix::process::getppid());
+    }
+}

@@ -1,0 +1,95 @@
+//! Children that ended: containers' first processes, exec'd ones, pause, and orphans that came
+//! to the shim because it is their subreaper.
+
+use std::time::{Duration, Instant};
+
+use model::ContainerId;
+use rustix::process::{Pid, WaitOptions, WaitStatus};
+use shim_protocol::{Event, Exit};
+
+use crate::clock;
+use crate::container::{Draining, Lifecycle, Running};
+use crate::exit::exit_of;
+use crate::supervisor::Supervisor;
+
+/// How long an ended container's output is waited for when another process still holds it.
+const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+
+const SIGKILL: i32 = 9;
+
+impl Supervisor {
+    /// Reaps everything that has ended.
+    pub(crate) fn reap(&mut self) {
+        if let Err(error) = self.parts.children.clear() {
+            self.note(format_args!("cannot read child events"), &error);
+        }
+        // An error is ECHILD: no children at all.
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            self.ended(pid, status);
+        }
+    }
+
+    fn ended(&mut self, pid: Pid, status: WaitStatus) {
+        let exit = exit_of(status, clock::now());
+        if let Some(container) = self.containers.by_pid(pid) {
+            let id = container.id.clone();
+            self.container_ended(&id, exit);
+        } else if let Some(exec) = self.execs.take_by_pid(pid) {
+            let event = Event::ExecExited { exec: exec.number, exit };
+            self.peers.broadcast(&event, &self.tools.poller);
+        } else if self.pod.pause_ended(pid) {
+            self.peers.broadcast(&Event::PauseExited(exit), &self.tools.poller);
+        }
+    }
+
+    /// The first process is reaped: end the rest if it must not outlive it, then empty the pipes.
+    fn container_ended(&mut self, id: &ContainerId, mut exit: Exit) {
+        let Some(container) = self.containers.get_mut(id.as_str()) else { return };
+        let placeholder = Lifecycle::Ended(Exit::default());
+        let Running { pid, mut sink, oom_kills, .. } =
+            match std::mem::replace(&mut container.lifecycle, placeholder) {
+                Lifecycle::Running(running) => running,
+                other @ (Lifecycle::Draining(_) | Lifecycle::Ended(_)) => {
+                    container.lifecycle = other;
+                    return;
+                }
+            };
+        if container.kill_rest
+            && let Err(failure) = self.parts.runtime.kill_cgroups(&container.cgroup)
+        {
+            self.tools.journal.say(format_args!("container {}: {}", id.short(), failure.message));
+        }
+        // Its own exit by another signal or code was not the OOM killer's doing, even if that
+        // killed a child of it.
+        exit.oom_killed = exit.signal == Some(SIGKILL)
+            && self.parts.runtime.oom_kills(&container.cgroup) > oom_kills;
+        sink.drain(&mut self.tools);
+        let complete = sink.is_complete();
+        let until = Instant::now() + DRAIN_LIMIT;
+        container.lifecycle = Lifecycle::Draining(Draining { pid, exit, sink, until });
+        if complete {
+            self.finish(id);
+        }
+    }
+
+    /// The log is as complete as it will be: record the exit, then tell.
+    pub(crate) fn finish(&mut self, id: &ContainerId) {
+        let Some(container) = self.containers.get_mut(id.as_str()) else { return };
+        let placeholder = Lifecycle::Ended(Exit::default());
+        let draining = match std::mem::replace(&mut container.lifecycle, placeholder) {
+            Lifecycle::Draining(draining) => draining,
+            other @ (Lifecycle::Running(_) | Lifecycle::Ended(_)) => {
+                container.lifecycle = other;
+                return;
+            }
+        };
+        draining.sink.close(&mut self.tools);
+        let exit = draining.exit;
+        container.lifecycle = Lifecycle::Ended(exit.clone());
+        if let Err(error) = self.parts.exits.write(id, &exit) {
+            self.note(format_args!("cannot record the exit of container {}", id.short()), &error);
+        }
+        let event = Event::Exited { container: id.as_str().to_owned(), exit };
+        self.peers.broadcast(&event, &self.tools.poller);
+    }
+}

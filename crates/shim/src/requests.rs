@@ -1,0 +1,307 @@
+//! What each request does. Everything answers at once except `Shutdown`.
+
+use launch::plan::{ExecPlan, LaunchPlan};
+use model::ContainerId;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::process::getpid;
+use shim_protocol::{
+    Body, Failure, FailureKind, Hello, PodSetup, Response, StartContainer, StartExec, Started,
+    StateReport,
+};
+
+use crate::clock;
+use crate::container::{Container, Lifecycle, Running};
+use crate::exec::Exec;
+use crate::failure::{also, bad_request, chain, io_failure, not_found, wrong_state};
+use crate::log::{ContainerLog, Stream};
+use crate::peers::PeerNumber;
+use crate::process_tree::kill_family;
+use crate::runtime::{Launched, directories_only};
+use crate::stdio::{self, Sink, Stdio};
+use crate::supervisor::Supervisor;
+
+const SIGKILL: i32 = 9;
+
+/// What to do with a request's connection.
+pub(crate) enum Answer {
+    /// Send this, with a file or without.
+    Now(Response, Option<OwnedFd>),
+    /// Somebody else will.
+    Later,
+}
+
+type Done = Result<(Response, Option<OwnedFd>), Failure>;
+
+impl Supervisor {
+    /// Does what is asked. Files that came along and are not wanted close here.
+    pub(crate) fn answer(
+        &mut self,
+        peer: PeerNumber,
+        id: u64,
+        body: Body,
+        files: Vec<OwnedFd>,
+    ) -> Answer {
+        let is_hello = matches!(body, Body::Hello(_));
+        let done = if is_hello || self.peers.has_greeted(peer) {
+            match body {
+                Body::Hello(hello) => self.hello(peer, &hello),
+                Body::SetupPod(setup) => self.set_up_pod(&setup),
+                Body::Start(start) => self.start(&start),
+                Body::Kill { container, signal, all } => self.kill(&container, signal, all),
+                Body::Exec(exec) => self.exec(&exec, files),
+                Body::KillExec { exec } => self.kill_exec(exec),
+                Body::ReopenLog { container } => self.reopen_log(&container),
+                Body::State => Ok((Response::State(self.state()), None)),
+                Body::Forget { container } => self.forget(&container),
+                Body::Shutdown => {
+                    self.begin_shutdown(peer, id);
+                    return Answer::Later;
+                }
+            }
+        } else {
+            Err(bad_request("the first message of a connection must be a hello"))
+        };
+        match done {
+            Ok((response, file)) => Answer::Now(response, file),
+            Err(failure) => Answer::Now(Response::Failed(failure), None),
+        }
+    }
+
+    fn hello(&mut self, peer: PeerNumber, theirs: &Hello) -> Done {
+        // Newer daemons adapt to this shim; older than the first version there is none.
+        if theirs.version == 0 {
+            return Err(bad_request("there is no protocol version 0"));
+        }
+        self.peers.greet(peer);
+        let ours = Hello {
+            version: shim_protocol::VERSION,
+            build: self.parts.build.to_owned(),
+            pid: getpid().as_raw_nonzero().get(),
+        };
+        Ok((Response::Hello(ours), None))
+    }
+
+    fn set_up_pod(&mut self, setup: &PodSetup) -> Done {
+        self.refuse_if_ending()?;
+        let (ready, netns) = self.pod.set_up(setup, &mut self.parts.runtime)?;
+        Ok((Response::PodReady(ready), netns))
+    }
+
+    fn start(&mut self, request: &StartContainer) -> Done {
+        self.refuse_if_ending()?;
+        if !self.pod.is_ready() {
+            return Err(wrong_state("the pod has not been set up"));
+        }
+        let id = parse(&request.container)?;
+        if self.containers.get(id.as_str()).is_some() {
+            return Err(wrong_state(format!("container {} has been started already", id.short())));
+        }
+        let plan = LaunchPlan::decode(&request.plan)
+            .map_err(|error| bad_request(format!("container {}: {}", id.short(), chain(&error))))?;
+        let log = self.open_log(request.log_path.as_deref())?;
+        let cgroup = directories_only(plan.cgroup.clone());
+        let oom_kills = self.parts.runtime.oom_kills(&cgroup);
+        let mut sink = Sink::new(log);
+        let launched = match self.launch(plan, request.stdin, &mut sink) {
+            Ok(launched) => launched,
+            Err(failure) => {
+                sink.close(&mut self.tools);
+                return Err(failure);
+            }
+        };
+        let (Launched { pid, pidfd, warnings, .. }, stdin) = launched;
+        let started_at = clock::now();
+        let started = Started { pid: pid.as_raw_nonzero().get(), started_at, warnings };
+        self.containers.insert(Container {
+            id,
+            started_at,
+            cgroup,
+            kill_rest: request.kill_rest,
+            lifecycle: Lifecycle::Running(Running { pid, pidfd, stdin, sink, oom_kills }),
+        });
+        Ok((Response::Started(started), None))
+    }
+
+    fn open_log(&mut self, path: Option<&str>) -> Result<Option<ContainerLog>, Failure> {
+        let Some(path) = path else { return Ok(None) };
+        let opened = self.parts.runtime.on_host(|| ContainerLog::open(path.into()));
+        opened.map(Some).map_err(|error| {
+            io_failure(FailureKind::Internal, format!("cannot open the log {path}"), &error)
+        })
+    }
+
+    /// Launches with pipes or a terminal that `sink` reads; returns the end to write stdin to.
+    fn launch(
+        &mut self,
+        plan: LaunchPlan,
+        keep_stdin: bool,
+        sink: &mut Sink,
+    ) -> Result<(Launched, Option<OwnedFd>), Failure> {
+        let failed = |error| {
+            io_failure(FailureKind::Internal, "cannot make the container's standard files", &error)
+        };
+        if !plan.process.terminal {
+            let (ours, theirs) =
+                stdio::pipes(&self.parts.null, keep_stdin, plan.process.uid).map_err(failed)?;
+            sink.attach(Stream::Stdout, ours.stdout, &mut self.tools).map_err(failed)?;
+            sink.attach(Stream::Stderr, ours.stderr, &mut self.tools).map_err(failed)?;
+            return Ok((self.parts.runtime.start(plan, &theirs)?, ours.stdin));
+        }
+        let cgroup = directories_only(plan.cgroup.clone());
+        let mut launched = self.parts.runtime.start(plan, &Stdio::Terminal)?;
+        let attached = launched.take_console().and_then(|console| {
+            stdio::set_nonblocking(&console)?;
+            let stdin = keep_stdin.then(|| console.try_clone()).transpose()?;
+            sink.attach(Stream::Stdout, console, &mut self.tools)?;
+            Ok(stdin)
+        });
+        match attached {
+            Ok(stdin) => Ok((launched, stdin)),
+            Err(error) => {
+                let mut failure = failed(error);
+                if let Err(undo) = self.parts.runtime.abandon(&launched, &cgroup) {
+                    also(&mut failure, &undo);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    fn kill(&mut self, container: &str, signal: i32, all: bool) -> Done {
+        let found = self.containers.get(container).ok_or_else(|| unknown(container))?;
+        if !(1..=64).contains(&signal) {
+            return Err(bad_request(format!("{signal} is not a signal")));
+        }
+        let runtime = &self.parts.runtime;
+        if let Some(running) = found.running() {
+            // Success when it has ended and is to be reaped in a moment.
+            sys::pidfd::signal(running.pidfd.as_fd(), signal).map_err(|error| {
+                let what = format!("cannot send signal {signal} to container {container}");
+                io_failure(FailureKind::Internal, what, &error)
+            })?;
+        }
+        if all && signal == SIGKILL {
+            runtime.kill_cgroups(&found.cgroup)?;
+        } else if all {
+            let first = found.running().map(|running| running.pid);
+            runtime.signal_members(&found.cgroup, signal, first)?;
+        }
+        Ok((Response::Done, None))
+    }
+
+    fn exec(&mut self, request: &StartExec, files: Vec<OwnedFd>) -> Done {
+        self.refuse_if_ending()?;
+        let number = request.exec;
+        if self.execs.get(number).is_some() {
+            return Err(wrong_state(format!("exec {number} runs already")));
+        }
+        let container =
+            self.containers.get(&request.container).ok_or_else(|| unknown(&request.container))?;
+        let Some(target) = container.running() else {
+            return Err(wrong_state(format!("container {} is not running", container.id.short())));
+        };
+        let plan = ExecPlan::decode(&request.plan)
+            .map_err(|error| bad_request(format!("exec {number}: {}", chain(&error))))?;
+        let stdio = exec_stdio(number, request.terminal, files)?;
+        let mut launched = self.parts.runtime.exec(plan, target.pidfd.as_fd(), &stdio)?;
+        let console = if request.terminal {
+            let console = launched.take_console().map_err(|error| {
+                io_failure(FailureKind::Internal, format!("exec {number} has no terminal"), &error)
+            });
+            Some(console.inspect_err(|_| {
+                // The container's cgroup stays; the process is reaped with the orphans.
+                sys::pidfd::kill(launched.pidfd.as_fd()).ok();
+            })?)
+        } else {
+            None
+        };
+        let container = container.id.clone();
+        self.execs.insert(Exec { number, pid: launched.pid, container });
+        let pid = launched.pid.as_raw_nonzero().get();
+        let started = Started { pid, started_at: clock::now(), warnings: launched.warnings };
+        Ok((Response::Started(started), console))
+    }
+
+    fn kill_exec(&mut self, number: u64) -> Done {
+        let exec = self
+            .execs
+            .get(number)
+            .ok_or_else(|| not_found(format!("exec {number} is not running")))?;
+        let cgroup = self.containers.get(exec.container.as_str()).map(|found| &found.cgroup);
+        let runtime = &self.parts.runtime;
+        let members = || cgroup.map_or_else(|| Ok(Vec::new()), |cgroup| runtime.members(cgroup));
+        kill_family(exec.pid, members)?;
+        Ok((Response::Done, None))
+    }
+
+    fn reopen_log(&mut self, container: &str) -> Done {
+        let found = self.containers.get_mut(container).ok_or_else(|| unknown(container))?;
+        let short = found.id.short().to_owned();
+        let Some(sink) = found.sink() else {
+            return Err(wrong_state(format!("container {short} has ended; its log is complete")));
+        };
+        let Some(log) = sink.log() else {
+            return Err(wrong_state(format!("container {short} has no log")));
+        };
+        self.parts.runtime.on_host(|| log.reopen()).map_err(|error| {
+            let what = format!("cannot reopen the log {}", log.path().display());
+            io_failure(FailureKind::Internal, what, &error)
+        })?;
+        Ok((Response::Done, None))
+    }
+
+    fn state(&self) -> StateReport {
+        StateReport {
+            ready: self.pod.is_ready(),
+            pause_pid: self.pod.pause_pid().map(|pid| pid.as_raw_nonzero().get()),
+            containers: self.containers.iter().map(Container::snapshot).collect(),
+            execs: Some(self.execs.numbers()),
+        }
+    }
+
+    fn forget(&mut self, container: &str) -> Done {
+        let id = parse(container)?;
+        // A zombie keeps its place in a v1 cgroup until it is reaped.
+        self.reap();
+        if let Some(found) = self.containers.get(container) {
+            if !found.has_ended() {
+                return Err(wrong_state(format!("container {} has not ended", id.short())));
+            }
+            self.parts.runtime.remove_cgroups(&found.cgroup)?;
+        }
+        self.parts.exits.remove(container).map_err(|error| {
+            let what = format!("cannot remove the exit record of container {}", id.short());
+            io_failure(FailureKind::Internal, what, &error)
+        })?;
+        self.containers.remove(container);
+        Ok((Response::Done, None))
+    }
+
+    fn refuse_if_ending(&self) -> Result<(), Failure> {
+        match self.shutdown {
+            Some(_) => Err(wrong_state("the pod is being shut down")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Three files, or none and a terminal.
+fn exec_stdio(number: u64, terminal: bool, files: Vec<OwnedFd>) -> Result<Stdio, Failure> {
+    let count = files.len();
+    match (terminal, <[OwnedFd; 3]>::try_from(files)) {
+        (false, Ok([stdin, stdout, stderr])) => Ok(Stdio::Files { stdin, stdout, stderr }),
+        (true, Err(none)) if none.is_empty() => Ok(Stdio::Terminal),
+        (terminal, _) => {
+            let want = if terminal { "none" } else { "three" };
+            Err(bad_request(format!("exec {number} came with {count} files, not {want}")))
+        }
+    }
+}
+
+fn parse(container: &str) -> Result<ContainerId, Failure> {
+    ContainerId::parse(container).map_err(|error| bad_request(error.to_string()))
+}
+
+fn unknown(container: &str) -> Failure {
+    not_found(format!("container {container} is unknown to this shim"))
+}

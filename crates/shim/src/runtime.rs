@@ -1,0 +1,214 @@
+//! The only module that touches crate `launch`'s executing half: plans become processes here, and
+//! cgroups are killed, counted and removed.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use launch::plan::{CgroupPlan, ExecPlan, LaunchPlan};
+use launch::{LaunchError, Launcher, Running};
+use rustix::process::Pid;
+use shim_protocol::{Failure, FailureKind, Warning};
+
+use crate::failure::io_failure;
+use crate::stdio::Stdio;
+
+/// A process that runs its program.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) warnings: Vec<Warning>,
+    console: Option<OwnedFd>,
+}
+
+impl Launched {
+    /// The master of its terminal.
+    ///
+    /// # Errors
+    /// `NotFound` when it was launched without.
+    pub(crate) fn take_console(&mut self) -> io::Result<OwnedFd> {
+        self.console.take().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn new(running: Running) -> Self {
+        let warnings = running.warnings.into_iter();
+        Self {
+            pid: running.pid,
+            pidfd: running.pidfd,
+            warnings: warnings
+                .map(|warning| Warning { what: warning.what, why: warning.why })
+                .collect(),
+            console: running.console,
+        }
+    }
+}
+
+/// The launcher, in a mount namespace of the shim's own.
+#[derive(Debug)]
+pub(crate) struct Runtime {
+    launcher: Launcher,
+    /// For processes whose plan names no OOM score adjustment: not the shim's own.
+    oom_score_adj: Option<i32>,
+}
+
+impl Runtime {
+    /// Leaves the host's mount namespace.
+    ///
+    /// # Errors
+    /// [`LaunchError`] names the step.
+    pub(crate) fn enter(oom_score_adj: Option<i32>) -> Result<Self, LaunchError> {
+        Ok(Self { launcher: Launcher::in_private_namespace()?, oom_score_adj })
+    }
+
+    /// Works with the host's mounts in view.
+    ///
+    /// # Errors
+    /// That of the work, or the kernel's on the way there or back.
+    pub(crate) fn on_host<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.launcher.with_host(work)?
+    }
+
+    /// Starts a container's first process.
+    ///
+    /// # Errors
+    /// Step, path and cause; nothing is left.
+    pub(crate) fn start(&self, mut plan: LaunchPlan, stdio: &Stdio) -> Result<Launched, Failure> {
+        plan.process.oom_score_adj = plan.process.oom_score_adj.or(self.oom_score_adj);
+        self.launcher
+            .launch(&plan, stdio.as_io())
+            .map(Launched::new)
+            .map_err(|error| launch_failed(&error))
+    }
+
+    /// Starts a process inside a container, whose first process `target` is.
+    ///
+    /// # Errors
+    /// Step, path and cause; nothing is left.
+    pub(crate) fn exec(
+        &self,
+        mut plan: ExecPlan,
+        target: BorrowedFd<'_>,
+        stdio: &Stdio,
+    ) -> Result<Launched, Failure> {
+        plan.process.oom_score_adj = plan.process.oom_score_adj.or(self.oom_score_adj);
+        let running = self.launcher.exec(&plan, target, stdio.as_io());
+        running.map(Launched::new).map_err(|error| launch_failed(&error))
+    }
+
+    /// Starts PID 1 of the pod's PID namespace; from now on plans that say `Pod` mean that.
+    ///
+    /// # Errors
+    /// Step, path and cause; nothing is left.
+    pub(crate) fn start_pause(&mut self, plan: &LaunchPlan) -> Result<Launched, Failure> {
+        self.launcher.pause(plan).map(Launched::new).map_err(|error| launch_failed(&error))
+    }
+
+    /// Kills and reaps a process that was launched in vain, and removes its cgroups.
+    ///
+    /// # Errors
+    /// The first step that failed; the others are done.
+    pub(crate) fn abandon(&self, launched: &Launched, cgroup: &CgroupPlan) -> Result<(), Failure> {
+        // It was sent SIGKILL, so the wait is short.
+        let killed = sys::pidfd::kill(launched.pidfd.as_fd());
+        let reaped = killed.and_then(|()| sys::pidfd::wait(launched.pidfd.as_fd()));
+        let removed = self.remove_cgroups(cgroup);
+        reaped.map_err(|error| {
+            let what = format!("cannot end process {}", launched.pid.as_raw_nonzero());
+            io_failure(FailureKind::Internal, what, &error)
+        })?;
+        removed
+    }
+
+    /// Mounts the pod's `/dev/shm` in the shim's own mount namespace: the host never sees it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn mount_shm(&self, path: &str, bytes: u64) -> Result<(), Failure> {
+        self.launcher.mount_tmpfs(path, bytes).map_err(|error| launch_failed(&error))
+    }
+
+    /// Sets a kernel parameter of the shim's namespaces.
+    ///
+    /// # Errors
+    /// Names the parameter.
+    pub(crate) fn write_sysctl(&self, name: &str, value: &str) -> Result<(), Failure> {
+        launch::write_sysctl(name, value).map_err(|error| launch_failed(&error))
+    }
+
+    /// SIGKILLs everything in a container's cgroups, thawing them. On v1 blocks until all are dead,
+    /// for a bounded time.
+    ///
+    /// # Errors
+    /// Names the cgroup.
+    pub(crate) fn kill_cgroups(&self, cgroup: &CgroupPlan) -> Result<(), Failure> {
+        self.launcher.kill_all(cgroup).map_err(|error| launch_failed(&error))
+    }
+
+    /// Sends a signal to every process of a container but one.
+    ///
+    /// # Errors
+    /// Names the cgroup or the process.
+    pub(crate) fn signal_members(
+        &self,
+        cgroup: &CgroupPlan,
+        signal: i32,
+        except: Option<Pid>,
+    ) -> Result<(), Failure> {
+        let members = self.members(cgroup)?.into_iter().filter(|pid| Some(*pid) != except);
+        let held: Vec<(Pid, OwnedFd)> =
+            members.filter_map(|pid| Some((pid, sys::pidfd::open(pid).ok()?))).collect();
+        // A number may have gone to another process before it was held: those that are still
+        // members are the right ones.
+        let still = self.members(cgroup)?;
+        for (pid, process) in held.iter().filter(|(pid, _)| still.contains(pid)) {
+            sys::pidfd::signal(process.as_fd(), signal).map_err(|error| {
+                let what =
+                    format!("cannot send signal {signal} to process {}", pid.as_raw_nonzero());
+                io_failure(FailureKind::Internal, what, &error)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Removes a container's cgroups; those that are gone are success.
+    ///
+    /// # Errors
+    /// Names the cgroup.
+    pub(crate) fn remove_cgroups(&self, cgroup: &CgroupPlan) -> Result<(), Failure> {
+        self.launcher.remove_cgroups(cgroup).map_err(|error| launch_failed(&error))
+    }
+
+    /// How many processes the OOM killer has ended there; 0 when nobody counts.
+    pub(crate) fn oom_kills(&self, cgroup: &CgroupPlan) -> u64 {
+        self.launcher.oom_kills(cgroup).unwrap_or_default()
+    }
+
+    /// The processes of a container.
+    ///
+    /// # Errors
+    /// Names the cgroup.
+    pub(crate) fn members(&self, cgroup: &CgroupPlan) -> Result<Vec<Pid>, Failure> {
+        self.launcher.pids(cgroup).map_err(|error| launch_failed(&error))
+    }
+}
+
+fn launch_failed(error: &LaunchError) -> Failure {
+    let kind = match error.kind() {
+        launch::FailureKind::BadPlan => FailureKind::BadRequest,
+        launch::FailureKind::Cgroup => FailureKind::Cgroup,
+        launch::FailureKind::Mount => FailureKind::Mount,
+        launch::FailureKind::CannotExec => FailureKind::CannotExec,
+        launch::FailureKind::Internal => FailureKind::Internal,
+    };
+    Failure { kind, message: error.sentence(), errno: error.errno() }
+}
+
+/// What a container keeps of its cgroup plan: where the directories are. Their settings have been
+/// written, and would only take memory.
+pub(crate) fn directories_only(mut plan: CgroupPlan) -> CgroupPlan {
+    plan.device_program = None;
+    for group in &mut plan.groups {
+        group.settings = Vec::new();
+    }
+    plan
+}

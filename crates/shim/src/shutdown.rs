@@ -1,0 +1,121 @@
+//! `Shutdown`: everything is killed, waited for, and released; then the shim ends. When
+//! something cannot be released the shim stays, says what, and can be asked again.
+
+use std::time::{Duration, Instant};
+
+use rustix::fd::AsFd;
+use shim_protocol::{Failure, FailureKind, Response};
+
+use crate::peers::PeerNumber;
+use crate::supervisor::Supervisor;
+
+/// How long processes may take to die, and cgroups to become removable.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// How often what still lives is killed again.
+const KILL_AGAIN: Duration = Duration::from_millis(100);
+
+/// How soon a cgroup that was still busy is tried again.
+const RELEASE_AGAIN: Duration = Duration::from_millis(2);
+
+/// A shutdown under way.
+#[derive(Debug)]
+pub(crate) struct Shutdown {
+    /// Who asked, and the ids of their requests.
+    waiters: Vec<(PeerNumber, u64)>,
+    until: Instant,
+    next_try: Instant,
+}
+
+impl Shutdown {
+    /// When to go on even if nothing happens.
+    pub(crate) fn next_try(&self) -> Instant {
+        self.next_try
+    }
+}
+
+impl Supervisor {
+    pub(crate) fn begin_shutdown(&mut self, peer: PeerNumber, id: u64) {
+        let now = Instant::now();
+        let shutdown = self.shutdown.get_or_insert_with(|| Shutdown {
+            waiters: Vec::new(),
+            until: now + LIMIT,
+            next_try: now,
+        });
+        shutdown.waiters.push((peer, id));
+    }
+
+    /// Goes on with a shutdown; true when the shim has nothing left to do.
+    pub(crate) fn continue_shutdown(&mut self) -> bool {
+        if self.shutdown.is_none() {
+            return false;
+        }
+        // A zombie keeps its place in a v1 cgroup until it is reaped.
+        self.reap();
+        let Some(shutdown) = &self.shutdown else { return false };
+        let (now, until, next_try) = (Instant::now(), shutdown.until, shutdown.next_try);
+        let alive = self.alive();
+        let (failures, again) = if alive.is_empty() {
+            (self.release(), RELEASE_AGAIN)
+        } else if now < next_try {
+            return false;
+        } else {
+            self.kill_everything();
+            (alive, KILL_AGAIN)
+        };
+        if failures.is_empty() {
+            self.answer_waiters(&Response::Done);
+            return true;
+        }
+        if now >= until {
+            let message = failures.join("; ");
+            let kind = FailureKind::Internal;
+            self.answer_waiters(&Response::Failed(Failure { kind, message, errno: None }));
+            self.shutdown = None;
+        } else if let Some(shutdown) = &mut self.shutdown {
+            shutdown.next_try = (now + again).min(until);
+        }
+        false
+    }
+
+    /// What still runs, in words.
+    fn alive(&self) -> Vec<String> {
+        let containers = self.containers.iter().filter(|container| !container.has_ended());
+        let mut alive: Vec<String> = containers
+            .map(|container| format!("container {} does not end", container.id.short()))
+            .collect();
+        if self.pod.pause_pid().is_some() {
+            alive.push("the pause process does not end".to_owned());
+        }
+        alive.extend(self.execs.numbers().iter().map(|exec| format!("exec {exec} does not end")));
+        alive
+    }
+
+    /// Failures are not told yet: what survives is killed again, and named in the end.
+    fn kill_everything(&mut self) {
+        for container in self.containers.iter().filter(|container| !container.has_ended()) {
+            if let Some(running) = container.running() {
+                sys::pidfd::kill(running.pidfd.as_fd()).ok();
+            }
+            self.parts.runtime.kill_cgroups(&container.cgroup).ok();
+        }
+        self.pod.kill_pause().ok();
+    }
+
+    /// Removes what outlives a process; says what could not be.
+    fn release(&mut self) -> Vec<String> {
+        let mut failures = Vec::new();
+        for container in self.containers.iter() {
+            failures.extend(self.parts.runtime.remove_cgroups(&container.cgroup).err());
+        }
+        failures.extend(self.pod.release(&mut self.parts.runtime).err().into_iter().flatten());
+        failures.into_iter().map(|failure| failure.message).collect()
+    }
+
+    fn answer_waiters(&mut self, response: &Response) {
+        let waiters = self.shutdown.take().map(|shutdown| shutdown.waiters).unwrap_or_default();
+        for (peer, id) in waiters {
+            self.peers.reply(peer, id, (response.clone(), None), &self.tools.poller);
+        }
+    }
+}

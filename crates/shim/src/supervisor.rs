@@ -1,0 +1,154 @@
+//! The event loop and what it owns.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use rustix::fd::{AsFd, OwnedFd};
+
+use crate::container::Containers;
+use crate::exec::Execs;
+use crate::exit::ExitRecords;
+use crate::failure::chain;
+use crate::peers::{PeerNumber, Peers};
+use crate::pod::Pod;
+use crate::poll::{Ready, Token};
+use crate::requests::Answer;
+use crate::runtime::Runtime;
+use crate::shutdown::Shutdown;
+use crate::tools::Tools;
+use sys::supervise::ChildEvents;
+
+/// What start-up hands over.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) listener: OwnedFd,
+    pub(crate) children: ChildEvents,
+    pub(crate) null: OwnedFd,
+    pub(crate) exits: ExitRecords,
+    pub(crate) runtime: Runtime,
+    /// The build's version.
+    pub(crate) build: &'static str,
+}
+
+/// The shim of one pod.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    pub(crate) parts: Parts,
+    pub(crate) tools: Tools,
+    pub(crate) peers: Peers,
+    pub(crate) pod: Pod,
+    pub(crate) containers: Containers,
+    pub(crate) execs: Execs,
+    pub(crate) shutdown: Option<Shutdown>,
+}
+
+impl Supervisor {
+    pub(crate) fn new(parts: Parts, tools: Tools) -> rustix::io::Result<Self> {
+        tools.poller.add(&parts.listener, Token::Listener)?;
+        tools.poller.add(&parts.children, Token::Children)?;
+        Ok(Self {
+            parts,
+            peers: Peers::new(tools.journal.clone()),
+            tools,
+            pod: Pod::Bare,
+            containers: Containers::default(),
+            execs: Execs::default(),
+            shutdown: None,
+        })
+    }
+
+    /// Works until a `Shutdown` has been done.
+    ///
+    /// # Errors
+    /// Only when the kernel no longer lets it wait.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        let mut ready = Vec::new();
+        loop {
+            self.tools.poller.wait(self.next_deadline(), &mut ready)?;
+            for event in &ready {
+                self.handle(*event);
+            }
+            self.expire();
+            if self.continue_shutdown() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Ready) {
+        match event.token {
+            Token::Listener => {
+                self.peers.accept(self.parts.listener.as_fd(), &mut self.tools.poller);
+            }
+            Token::Children => self.reap(),
+            Token::Output(number) => self.read_output(number),
+            Token::Connection(number) => {
+                if event.writable {
+                    self.peers.flush(number, &self.tools.poller);
+                }
+                if event.readable {
+                    self.serve(number);
+                }
+            }
+        }
+    }
+
+    /// Reads once from a connection and answers what has arrived whole.
+    fn serve(&mut self, number: PeerNumber) {
+        self.peers.receive(number, &mut self.tools.buffer[..], &self.tools.poller);
+        while let Some((request, files)) = self.peers.next_request(number, &self.tools.poller) {
+            match self.answer(number, request.id, request.body, files) {
+                Answer::Now(response, file) => {
+                    let answer = (response, file);
+                    self.peers.reply(number, request.id, answer, &self.tools.poller);
+                }
+                Answer::Later => {}
+            }
+        }
+    }
+
+    fn read_output(&mut self, number: u64) {
+        let Some(container) = self.containers.by_output(number) else { return };
+        let id = container.id.clone();
+        let mut complete = false;
+        if let Some(sink) = container.sink() {
+            sink.turn(number, &mut self.tools);
+            complete = sink.is_complete();
+        }
+        if complete && container.running().is_none() {
+            self.finish(&id);
+        }
+    }
+
+    /// How long the loop may sleep.
+    fn next_deadline(&self) -> Option<Duration> {
+        let drains = self.containers.iter().filter_map(|container| container.drains_until());
+        let shutdown = self.shutdown.iter().map(Shutdown::next_try);
+        let next = drains.chain(shutdown).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Ends what has waited long enough.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let due = |until: Instant| until <= now;
+        let late: Vec<_> = self
+            .containers
+            .iter()
+            .filter(|container| container.drains_until().is_some_and(due))
+            .map(|container| container.id.clone())
+            .collect();
+        for id in late {
+            self.tools.journal.say(format_args!(
+                "container {}: another process holds its output; its log ends here",
+                id.short()
+            ));
+            self.finish(&id);
+        }
+    }
+
+    /// Logs a failure that nobody asked to hear about.
+    pub(crate) fn note(&self, what: std::fmt::Arguments<'_>, error: &dyn std::error::Error) {
+        self.tools.journal.say(format_args!("{what}: {}", chain(error)));
+    }
+}
