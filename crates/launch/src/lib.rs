@@ -5,5 +5,28 @@
 //!
 //! Never here: JSON, async, the OCI spec, the CRI. The executing side must be single-threaded
 //! (the shim, `knarr oci`): the child half runs between `clone3` and `execve`.
+//!
+//! Main types: [`plan::LaunchPlan`] and [`plan::ExecPlan`] say what, [`Launcher`] does it,
+//! [`Prepared`] is a child that waits and [`Running`] one that runs, [`LaunchError`] names the step
+//! that failed. After an error nothing is left: the child is reaped and new cgroups are removed.
+//!
+//! How a launch goes: the *parent half* makes the cgroups, then every mount that needs the host's
+//! view, detached (`host`); it clones; the *child half* (`child`) joins the cgroups, puts the
+//! mounts together, pivots, takes on its identity and executes. They talk over a socket pair whose
+//! child end closes at exec (`report`).
 
+mod cgroup;
+mod child;
+mod error;
+mod host;
+mod launcher;
+mod pause;
 pub mod plan;
+mod prepared;
+mod report;
+mod sysctl;
+
+pub use error::{FailureKind, LaunchError, Step, Warning};
+pub use launcher::{Io, Launcher};
+pub use prepared::{Prepared, Running};
+pub use sysctl::write_sysctl;

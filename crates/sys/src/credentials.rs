@@ -61,6 +61,11 @@ pub fn bounding() -> u64 {
     bounding_bits().filter(|(_, present)| *present).fold(0, |mask, (bit, _)| mask | 1 << bit)
 }
 
+/// Every capability this kernel knows, as a bit mask.
+pub fn known() -> u64 {
+    bounding_bits().fold(0, |mask, (bit, _)| mask | 1 << bit)
+}
+
 /// Drops every capability not in `keep` from the bounding set. Those already absent stay so.
 ///
 /// # Errors

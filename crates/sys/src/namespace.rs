@@ -48,7 +48,8 @@ impl Kind {
         }
     }
 
-    fn file(self) -> &'static str {
+    /// Its file below `/proc/<pid>/ns`.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Mount => "mnt",
             Self::Pid => "pid",
@@ -69,7 +70,7 @@ fn bits(kinds: &[Kind]) -> u32 {
 /// # Errors
 /// What `open(2)` refuses with.
 pub fn own(kind: Kind) -> io::Result<OwnedFd> {
-    open_link(&format!("/proc/thread-self/ns/{}", kind.file()))
+    open_link(&format!("/proc/thread-self/ns/{}", kind.name()))
 }
 
 /// Opens the namespace of a process, through `/proc`.
@@ -77,7 +78,7 @@ pub fn own(kind: Kind) -> io::Result<OwnedFd> {
 /// # Errors
 /// What `open(2)` refuses with.
 pub fn of_process(pid: rustix::process::Pid, kind: Kind) -> io::Result<OwnedFd> {
-    open_link(&format!("/proc/{}/ns/{}", pid.as_raw_nonzero(), kind.file()))
+    open_link(&format!("/proc/{}/ns/{}", pid.as_raw_nonzero(), kind.name()))
 }
 
 fn open_link(path: &str) -> io::Result<OwnedFd> {

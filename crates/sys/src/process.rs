@@ -192,6 +192,55 @@ pub fn new_session_keyring() -> io::Result<()> {
     }
 }
 
+/// The calling process's soft and hard limit; `u64::MAX` is none.
+///
+/// # Errors
+/// `EINVAL` for a resource this kernel does not know.
+pub fn limit(resource: u32) -> io::Result<(u64, u64)> {
+    let mut now = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: no new limit is given, and `now` outlives the call.
+    checked(unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            std::ptr::null::<libc::rlimit64>(),
+            std::ptr::from_mut(&mut now),
+        )
+    })?;
+    Ok((now.rlim_cur, now.rlim_max))
+}
+
+/// Sets the calling process's soft and hard limit; `u64::MAX` is none.
+///
+/// # Errors
+/// `EPERM` for raising the hard limit without `CAP_SYS_RESOURCE`, `EINVAL` for a resource this
+/// kernel does not know or a soft limit above the hard one.
+pub fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let new = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `new` outlives the call, and the old limit is not asked for.
+    checked(unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            std::ptr::from_ref(&new),
+            std::ptr::null_mut::<libc::rlimit64>(),
+        )
+    })
+}
+
+/// How many threads the calling process has. Reads `/proc`.
+///
+/// # Errors
+/// What `stat(2)` refuses with.
+pub fn thread_count() -> io::Result<u64> {
+    // The task directory has one link per thread, besides the usual two.
+    let stat = rustix::fs::stat(c"/proc/self/task")?;
+    #[allow(clippy::useless_conversion, reason = "the link count's type differs by architecture")]
+    Ok(u64::from(stat.st_nlink).saturating_sub(2))
+}
+
 /// When a process started, in clock ticks after boot: with the pid, a name that is never reused.
 ///
 /// Reads `/proc`, which must show the caller's PID namespace.

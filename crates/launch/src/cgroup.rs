@@ -1,0 +1,209 @@
+//! The parent half's cgroup work: make, set, attach the device filter, open what the child joins
+//! by; later kill, count, remove. All paths are the host's.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::Pid;
+use sys::cgroup::{Cgroup, CgroupError, Version};
+
+use crate::error::{At, LaunchError, Step, Warning};
+use crate::plan::{CgroupDir, CgroupPlan, Hierarchy};
+
+/// The cgroups of one launch.
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    opened: Vec<Cgroup>,
+    /// The unified one, for `CLONE_INTO_CGROUP`.
+    pub(crate) unified: Option<OwnedFd>,
+    /// `tasks` files to write first, with their paths.
+    pub(crate) early: Vec<(String, OwnedFd)>,
+    /// `tasks` files to write just before exec.
+    pub(crate) late: Vec<(String, OwnedFd)>,
+}
+
+impl Groups {
+    /// Opens the cgroups of a plan, making them when missing, and writes their settings.
+    pub(crate) fn make(
+        plan: &CgroupPlan,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Self, LaunchError> {
+        let mut groups = Self::default();
+        match groups.fill(plan, warnings) {
+            Ok(()) => Ok(groups),
+            Err(error) => {
+                groups.undo();
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(&mut self, plan: &CgroupPlan, warnings: &mut Vec<Warning>) -> Result<(), LaunchError> {
+        for group in &plan.groups {
+            let cgroup = sys::cgroup::make(version(group), &group.mountpoint, &group.path)
+                .map_err(make_failed)?;
+            self.opened.push(cgroup);
+            let Some(cgroup) = self.opened.last() else { continue };
+            write_settings(group, cgroup, warnings)?;
+            match group.hierarchy {
+                Hierarchy::V2 => {
+                    let dir = cgroup.dir();
+                    if let Some(program) = &plan.device_program {
+                        attach_filter(dir, program).at(Step::DeviceFilter, &group.path)?;
+                    }
+                    let dir = dir.try_clone_to_owned().at(Step::CgroupMake, &group.path)?;
+                    self.unified = Some(dir);
+                }
+                Hierarchy::V1(_) => {
+                    let tasks = open_tasks(cgroup).at(Step::CgroupJoin, &group.path)?;
+                    let list = if group.join_late { &mut self.late } else { &mut self.early };
+                    list.push((group.path.clone(), tasks));
+                }
+            }
+        }
+        if plan.device_program.is_some() && self.unified.is_none() {
+            return Err(LaunchError::bad_plan("a device program without a unified cgroup"));
+        }
+        Ok(())
+    }
+
+    /// Opens the cgroups of a running container, to join them.
+    pub(crate) fn open(plan: &CgroupPlan) -> Result<Self, LaunchError> {
+        let mut groups = Self::default();
+        for group in &plan.groups {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let dir = rustix::fs::open(group.path.as_str(), flags, Mode::empty())
+                .at(Step::CgroupJoin, &group.path)?;
+            match group.hierarchy {
+                Hierarchy::V2 => groups.unified = Some(dir),
+                Hierarchy::V1(_) => {
+                    let tasks = open_tasks_of(&dir).at(Step::CgroupJoin, &group.path)?;
+                    let list = if group.join_late { &mut groups.late } else { &mut groups.early };
+                    list.push((group.path.clone(), tasks));
+                }
+            }
+        }
+        Ok(groups)
+    }
+
+    /// Hands over the duty to remove what was made.
+    pub(crate) fn take_made(&mut self) -> Made {
+        Made(std::mem::take(&mut self.opened))
+    }
+
+    fn undo(&mut self) {
+        self.early.clear();
+        self.late.clear();
+        self.unified = None;
+        self.take_made().undo();
+    }
+}
+
+/// Cgroups that go again unless the launch succeeds.
+#[derive(Debug, Default)]
+pub(crate) struct Made(Vec<Cgroup>);
+
+impl Made {
+    /// Removes what was made. The error that made this necessary is the one to report; a directory
+    /// that stays is found again by `remove`.
+    pub(crate) fn undo(&mut self) {
+        for cgroup in self.0.drain(..).rev() {
+            cgroup.undo().ok();
+        }
+    }
+
+    /// Keeps everything.
+    pub(crate) fn keep(&mut self) {
+        self.0.clear();
+    }
+}
+
+fn make_failed(error: CgroupError) -> LaunchError {
+    LaunchError::new(Step::CgroupMake, error.path, error.source)
+}
+
+fn attach_filter(dir: impl AsFd, program: &[u8]) -> io::Result<()> {
+    let program = sys::bpf::load_device_program(program)?;
+    sys::bpf::attach_device_program(dir.as_fd(), program.as_fd())
+}
+
+fn open_tasks(cgroup: &Cgroup) -> io::Result<OwnedFd> {
+    open_tasks_of(&cgroup.dir())
+}
+
+/// `tasks`, not `cgroup.procs`: moving a whole process takes a lock that waits for an RCU grace
+/// period, moving the only thread of it by itself does not.
+fn open_tasks_of(dir: &impl AsFd) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(dir, c"tasks", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn write_settings(
+    group: &CgroupDir,
+    cgroup: &Cgroup,
+    warnings: &mut Vec<Warning>,
+) -> Result<(), LaunchError> {
+    for setting in &group.settings {
+        if setting.file.contains('/') {
+            return Err(LaunchError::bad_plan(format!("cgroup file {}", setting.file)));
+        }
+        let written =
+            sys::fs::write_value(cgroup.dir(), setting.file.as_str(), setting.value.as_bytes());
+        let Err(error) = written else { continue };
+        if setting.required {
+            let subject = format!("{}/{} to {}", group.path, setting.file, setting.value);
+            return Err(LaunchError::new(Step::CgroupSet, subject, error));
+        }
+        let what = format!("{} {}", setting.file, setting.value);
+        warnings.push(Warning { what, why: format!("{} refused it: {error}", group.path) });
+    }
+    Ok(())
+}
+
+fn version(group: &CgroupDir) -> Version {
+    match &group.hierarchy {
+        Hierarchy::V2 => Version::V2,
+        Hierarchy::V1(controllers) => Version::V1 { cpuset: holds(controllers, "cpuset") },
+    }
+}
+
+fn holds(controllers: &[String], controller: &str) -> bool {
+    controllers.iter().any(|c| c == controller)
+}
+
+/// SIGKILLs every process of the cgroups.
+pub(crate) fn kill_all(plan: &CgroupPlan) -> Result<(), LaunchError> {
+    // One hierarchy is enough, as a process is in all of them: the unified one kills in one write,
+    // the freezer stops a fork bomb first, any other does.
+    let rank = |group: &&CgroupDir| match &group.hierarchy {
+        Hierarchy::V2 => 0,
+        Hierarchy::V1(controllers) if holds(controllers, "freezer") => 1,
+        Hierarchy::V1(_) => 2,
+    };
+    let Some(group) = plan.groups.iter().min_by_key(rank) else { return Ok(()) };
+    let freezer = rank(&group) == 1;
+    sys::cgroup::kill_all(version(group), &group.path, freezer).map_err(cgroup_failed)
+}
+
+fn cgroup_failed(error: CgroupError) -> LaunchError {
+    LaunchError::new(Step::CgroupSet, error.path, error.source)
+}
+
+/// Removes every cgroup of the plan; goes on after failures and returns the first.
+pub(crate) fn remove(plan: &CgroupPlan) -> Result<(), LaunchError> {
+    plan.groups
+        .iter()
+        .map(|group| sys::cgroup::remove(&group.path).map_err(make_failed))
+        .fold(Ok(()), Result::and)
+}
+
+pub(crate) fn oom_kills(plan: &CgroupPlan) -> Option<u64> {
+    plan.groups.iter().find_map(|group| sys::cgroup::oom_kills(version(group), &group.path))
+}
+
+pub(crate) fn pids(plan: &CgroupPlan) -> Result<Vec<Pid>, LaunchError> {
+    match plan.groups.first() {
+        Some(group) => sys::cgroup::pids(&group.path).map_err(cgroup_failed),
+        None => Ok(Vec::new()),
+    }
+}

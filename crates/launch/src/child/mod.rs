@@ -1,0 +1,189 @@
+//! The child half: what happens between `clone3` and `execve`, in the child.
+//!
+//! The order, and why:
+//! 1. join cgroups (so that everything after is accounted for), `oom_score_adj`, and open the files
+//!    of `/proc/self` needed later, all through the launcher's `/proc`: a container cannot forge it;
+//! 2. namespaces, host name, kernel parameters;
+//! 3. mounts, devices, terminal, masks, `pivot_root`;
+//! 4. session, streams, limits, working directory, and finding the program;
+//! 5. say "ready" and wait;
+//! 6. join what starves (`cpu`, `cpuset`);
+//! 7. identity: bounding set, groups, ids, capabilities, `no_new_privs`, seccomp last;
+//! 8. execute.
+//!
+//! The launcher has one thread, so this is ordinary code on a copy of its memory. It must not come
+//! back: [`Job::run`] returns the exit status of a child that could not execute.
+
+mod copy_up;
+mod device;
+mod exec;
+mod identity;
+mod protect;
+mod rootfs;
+mod session;
+mod target;
+mod terminal;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use sys::namespace::{self, Kind};
+
+use crate::cgroup::Groups;
+use crate::error::{At, LaunchError, Step};
+use crate::host::Tree;
+use crate::launcher::{Io, Launcher};
+use crate::plan::{LaunchPlan, Namespace, ProcessPlan};
+use crate::prepared::Words;
+use crate::report::Reporter;
+
+/// Exit status of a child that could not execute; nobody but the parent half sees it.
+const EXIT_FAILED: i32 = 1;
+
+/// Everything a child needs, borrowed from the parent's memory.
+#[derive(Debug)]
+pub(crate) struct Job<'a> {
+    pub(crate) launcher: &'a Launcher,
+    pub(crate) process: &'a ProcessPlan,
+    pub(crate) words: &'a Words,
+    pub(crate) program: Program<'a>,
+    pub(crate) io: Io<'a>,
+    pub(crate) groups: &'a Groups,
+    pub(crate) reporter: Reporter<'a>,
+    pub(crate) start: Start,
+    pub(crate) place: Place<'a>,
+}
+
+/// What is executed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Program<'a> {
+    /// The first argument, looked up in the container's `PATH`.
+    InPath,
+    /// An open file.
+    File(BorrowedFd<'a>),
+}
+
+/// When the program is executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// As soon as everything is set up.
+    AtOnce,
+    /// When the parent says so.
+    WhenTold,
+}
+
+/// Where the program runs.
+#[derive(Debug)]
+pub(crate) enum Place<'a> {
+    /// In a container to be made.
+    New(New<'a>),
+    /// In a running container.
+    Inside(Inside<'a>),
+}
+
+#[derive(Debug)]
+pub(crate) struct New<'a> {
+    pub(crate) plan: &'a LaunchPlan,
+    pub(crate) tree: &'a Tree,
+    pub(crate) joins: &'a [(Kind, OwnedFd)],
+}
+
+#[derive(Debug)]
+pub(crate) struct Inside<'a> {
+    pub(crate) target: BorrowedFd<'a>,
+}
+
+impl Job<'_> {
+    /// Does it all; returns an exit status only when it failed, after having said why.
+    pub(crate) fn run(&self) -> i32 {
+        let Err(error) = self.steps();
+        self.reporter.failed(&error);
+        EXIT_FAILED
+    }
+
+    fn steps(&self) -> Result<std::convert::Infallible, LaunchError> {
+        join(&self.groups.early)?;
+        // Modes are meant as they are written until the program's own mask is set.
+        let inherited_mask = rustix::process::umask(Mode::empty());
+        session::adjust_oom_score(self.process, self.reporter)?;
+        let label = identity::Label::open(self.process)?;
+        let root = match &self.place {
+            Place::New(new) => self.enter_new(new)?,
+            Place::Inside(inside) => self.enter_running(inside)?,
+        };
+        session::apply_limits(self.process, self.reporter)?;
+        session::clean_slate()?;
+        let cwd = exec::enter_cwd(root.as_fd(), &self.process.cwd)?;
+        let program = exec::Found::find(self)?;
+        if self.start == Start::WhenTold {
+            self.reporter.wait_for_go().at(Step::Channel, "")?;
+        }
+        join(&self.groups.late)?;
+        if let Place::New(new) = &self.place
+            && !self.groups.late.is_empty()
+        {
+            enter_cgroup_namespace(new)?;
+        }
+        sys::process::close_on_exec_from(3).at(Step::CloseFiles, "")?;
+        rustix::process::umask(self.process.umask.map_or(inherited_mask, Mode::from_raw_mode));
+        identity::assume(self.process, label, self.reporter, || cwd.settle(root.as_fd()))?;
+        Err(program.execute(self))
+    }
+
+    fn enter_new(&self, new: &New<'_>) -> Result<OwnedFd, LaunchError> {
+        for (kind, namespace) in new.joins {
+            namespace::enter(namespace.as_fd(), *kind).at(Step::Namespace, kind.name())?;
+        }
+        // The namespace's root is where the process is in every hierarchy at this moment, so with
+        // late joins it has to wait.
+        if self.groups.late.is_empty() {
+            enter_cgroup_namespace(new)?;
+        }
+        if let Some(name) = &new.plan.hostname {
+            rustix::system::sethostname(name.as_bytes()).at(Step::Hostname, name)?;
+        }
+        for sysctl in &new.plan.sysctls {
+            crate::sysctl::write_sysctl(&sysctl.name, &sysctl.value)?;
+        }
+        rootfs::Builder::new(self, new)?.build()
+    }
+
+    fn enter_running(&self, inside: &Inside<'_>) -> Result<OwnedFd, LaunchError> {
+        const KINDS: [Kind; 5] = [Kind::Mount, Kind::Net, Kind::Ipc, Kind::Uts, Kind::Cgroup];
+        namespace::enter_of(inside.target, &KINDS).at(Step::Namespace, "the container's")?;
+        let root = sys::fs::open_dir(c"/").at(Step::Cwd, "/")?;
+        session::begin()?;
+        match self.io {
+            Io::Files { stdin, stdout, stderr } => {
+                session::use_files([stdin, stdout, stderr], self.process.uid)?
+            }
+            Io::Terminal => {
+                let devpts = terminal::find_devpts(root.as_fd())?;
+                let terminal = terminal::Terminal::open(devpts.as_fd())?;
+                terminal.take_over(self)?;
+            }
+        }
+        Ok(root)
+    }
+}
+
+fn enter_cgroup_namespace(new: &New<'_>) -> Result<(), LaunchError> {
+    if new.plan.namespaces.cgroup == Namespace::New {
+        namespace::unshare(&[Kind::Cgroup]).at(Step::Namespace, "cgroup")?;
+    }
+    Ok(())
+}
+
+/// Moves this process, which has one thread, by writing "0".
+fn join(tasks: &[(String, OwnedFd)]) -> Result<(), LaunchError> {
+    for (path, tasks) in tasks {
+        sys::fs::write_once(tasks.as_fd(), b"0").at(Step::CgroupJoin, path)?;
+    }
+    Ok(())
+}
+
+/// Opens a file of the process's own directory in the launcher's `/proc`.
+fn open_own(name: &str) -> std::io::Result<OwnedFd> {
+    let path = format!("/proc/thread-self/{name}");
+    Ok(rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?)
+}

@@ -1,0 +1,234 @@
+//! The new root: mounts in the plan's order, devices, terminal, masks, then `pivot_root`.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use sys::mount::{
+    ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, Change, FsContext, Propagation,
+};
+
+use super::terminal::{self, Terminal};
+use super::{Job, New, copy_up, device, protect, session, target};
+use crate::error::{At, LaunchError, Step};
+use crate::host::{self, Detached, HierarchyView};
+use crate::launcher::Io;
+use crate::plan::{self, FsOption, MountPlan, MountSource, RootSource};
+
+/// Puts a root together.
+#[derive(Debug)]
+pub(super) struct Builder<'a> {
+    job: &'a Job<'a>,
+    new: &'a New<'a>,
+    root: BorrowedFd<'a>,
+    /// The container's own `devpts`, if the plan has one.
+    devpts: Option<OwnedFd>,
+}
+
+impl<'a> Builder<'a> {
+    /// Mounts the root on the staging directory, in this process's own mount namespace.
+    pub(super) fn new(job: &'a Job<'a>, new: &'a New<'a>) -> Result<Self, LaunchError> {
+        let private = Change { propagation: Some(Propagation::Private), ..Change::default() };
+        sys::mount::change_at(c"/", true, private).at(Step::MountAttributes, "/")?;
+        let staging = job.launcher.staging.as_path();
+        sys::mount::attach_at(new.tree.root.as_fd(), staging)
+            .at(Step::Root, &staging.to_string_lossy())?;
+        Ok(Self { job, new, root: new.tree.root.as_fd(), devpts: None })
+    }
+
+    /// Builds it all and makes it this process's root; returns a handle on that.
+    pub(super) fn build(mut self) -> Result<OwnedFd, LaunchError> {
+        let New { plan, tree, .. } = self.new;
+        for (mount, detached) in plan.mounts.iter().zip(&tree.mounts) {
+            self.mount(mount, detached)?;
+        }
+        self.make_devices()?;
+        self.connect()?;
+        self.make_cwd();
+        for path in &plan.readonly_paths {
+            protect::make_read_only(self.root, path).at(Step::ReadOnly, path)?;
+        }
+        let mut masks = protect::Masks::new(tree.null.as_ref());
+        for path in &plan.masked_paths {
+            masks.mask(self.root, path).at(Step::Mask, path)?;
+        }
+        self.enter()
+    }
+
+    fn mount(&mut self, mount: &MountPlan, detached: &Detached) -> Result<(), LaunchError> {
+        match detached {
+            Detached::Ready(source) => self.attach(mount, source),
+            Detached::Hierarchies(views) => self.attach_hierarchies(mount, views),
+            Detached::InChild => match &mount.source {
+                MountSource::New { fstype, source, options, copy_up } => {
+                    self.mount_new(mount, fstype, source, options, *copy_up)
+                }
+                MountSource::Cgroup => self.mount_new(mount, "cgroup2", "cgroup", &[], false),
+                MountSource::Bind { .. } | MountSource::Launcher { .. } => {
+                    Err(LaunchError::bad_plan(format!("nothing to mount at {}", mount.target)))
+                }
+            },
+        }
+    }
+
+    fn attach(&self, mount: &MountPlan, source: &OwnedFd) -> Result<(), LaunchError> {
+        let attach = || {
+            let directory = sys::fs::is_dir(source.as_fd())?;
+            let target = target::resolve(self.root, &mount.target, directory)?;
+            sys::mount::attach(source.as_fd(), target.as_fd())
+        };
+        attach().at(Step::MountTarget, &mount.target)
+    }
+
+    fn mount_new(
+        &mut self,
+        mount: &MountPlan,
+        fstype: &str,
+        source: &str,
+        options: &[FsOption],
+        copy_up: bool,
+    ) -> Result<(), LaunchError> {
+        let real = matches!(fstype, "proc" | "sysfs");
+        let target = if real {
+            target::resolve_real(self.root, &mount.target)
+        } else {
+            target::resolve(self.root, &mount.target, true)
+        }
+        .at(Step::MountTarget, &mount.target)?;
+        // A copy has to be written before the mount becomes read-only.
+        let held_back = if copy_up { mount.attr_set & ATTR_RDONLY } else { 0 };
+        let made = make(fstype, source, options, mount.attr_set & !held_back, &mount.target)?;
+        if copy_up {
+            copy_up::copy(target.as_fd(), made.as_fd()).at(Step::CopyUp, &mount.target)?;
+            let change = Change { set: held_back, ..Change::default() };
+            sys::mount::change(&made, false, change).at(Step::MountAttributes, &mount.target)?;
+        }
+        if mount.propagation != plan::Propagation::Private {
+            let propagation = Some(host::propagation(mount.propagation));
+            let change = Change { propagation, ..Change::default() };
+            sys::mount::change(&made, true, change).at(Step::MountAttributes, &mount.target)?;
+        }
+        sys::mount::attach(made.as_fd(), target.as_fd()).at(Step::MountNew, &mount.target)?;
+        if fstype == "devpts" {
+            self.devpts = Some(made);
+        }
+        Ok(())
+    }
+
+    /// The v1 view: a small tmpfs with one directory per hierarchy, as hosts have it.
+    fn attach_hierarchies(
+        &self,
+        mount: &MountPlan,
+        views: &[HierarchyView],
+    ) -> Result<(), LaunchError> {
+        let attach = || {
+            let context = FsContext::open("tmpfs")?;
+            context.set("mode", "755")?;
+            let top = context.mount(ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC)?;
+            let target = target::resolve(self.root, &mount.target, true)?;
+            sys::mount::attach(top.as_fd(), target.as_fd())?;
+            for view in views {
+                let dir = sys::fs::mkdir_all_in_root(top.as_fd(), &view.name)?;
+                sys::mount::attach(view.mount.as_fd(), dir.as_fd())?;
+                for link in &view.links {
+                    rustix::fs::symlinkat(view.name.as_str(), &top, link.as_str())?;
+                }
+            }
+            let change = Change { set: mount.attr_set & ATTR_RDONLY, ..Change::default() };
+            sys::mount::change(&top, false, change)
+        };
+        attach().at(Step::MountNew, &mount.target)
+    }
+
+    /// A plan that binds a `/dev` of its own takes it as it is; an empty root has none.
+    fn make_devices(&self) -> Result<(), LaunchError> {
+        let plan = self.new.plan;
+        let dev = plan.mounts.iter().rev().find(|m| m.target.trim_end_matches('/') == "/dev");
+        let bound = dev.is_some_and(|mount| match mount.source {
+            MountSource::Bind { .. } | MountSource::Launcher { .. } => true,
+            MountSource::New { .. } | MountSource::Cgroup => false,
+        });
+        if !bound && plan.root.source != RootSource::Empty {
+            let dev = sys::fs::mkdir_all_in_root(self.root, "/dev").at(Step::Device, "/dev")?;
+            device::standard(self.job.launcher, dev.as_fd())?;
+        }
+        for node in &plan.devices {
+            device::extra(self.job.launcher, self.root, node)?;
+        }
+        Ok(())
+    }
+
+    /// Session and standard streams; here because a terminal needs `/dev` writable.
+    fn connect(&mut self) -> Result<(), LaunchError> {
+        session::begin()?;
+        let uid = self.job.process.uid;
+        match self.job.io {
+            Io::Files { stdin, stdout, stderr } => session::use_files([stdin, stdout, stderr], uid),
+            Io::Terminal => {
+                let devpts = match self.devpts.take() {
+                    Some(devpts) => devpts,
+                    None => terminal::find_devpts(self.root)?,
+                };
+                let terminal = Terminal::open(devpts.as_fd())?;
+                self.show_console(&terminal, devpts.as_fd()).at(Step::Terminal, "/dev/console")?;
+                terminal.take_over(self.job)
+            }
+        }
+    }
+
+    fn show_console(&self, terminal: &Terminal, devpts: BorrowedFd<'_>) -> io::Result<()> {
+        let slave = terminal.clone_slave(devpts)?;
+        let target = target::resolve(self.root, "/dev/console", false)?;
+        sys::mount::attach(slave.as_fd(), target.as_fd())
+    }
+
+    /// Makes the working directory while the root may still be written. Entering it later says what
+    /// is wrong if this fails.
+    fn make_cwd(&self) {
+        sys::fs::mkdir_all_in_root(self.root, &self.job.process.cwd).ok();
+    }
+
+    fn enter(self) -> Result<OwnedFd, LaunchError> {
+        let plan = &self.new.plan.root;
+        let subject = "the container's";
+        if plan.readonly || plan.source == RootSource::Empty {
+            let change = Change { set: ATTR_RDONLY, ..Change::default() };
+            sys::mount::change(self.root, false, change).at(Step::ReadOnly, "/")?;
+        }
+        rustix::process::fchdir(self.root).at(Step::Pivot, subject)?;
+        sys::mount::pivot_to_current_dir().at(Step::Pivot, subject)?;
+        // Shared only now: pivot_root refuses a shared root.
+        if matches!(plan.propagation, plan::Propagation::Shared | plan::Propagation::Unbindable) {
+            let propagation = Some(host::propagation(plan.propagation));
+            let change = Change { propagation, ..Change::default() };
+            sys::mount::change(self.root, false, change).at(Step::MountAttributes, "/")?;
+        }
+        self.root.try_clone_to_owned().at(Step::Pivot, subject)
+    }
+}
+
+fn make(
+    fstype: &str,
+    source: &str,
+    options: &[FsOption],
+    attributes: u64,
+    target: &str,
+) -> Result<OwnedFd, LaunchError> {
+    let context = FsContext::open(fstype)
+        .at(Step::MountNew, &format!("{target} (file system type {fstype})"))?;
+    let set = |option: &FsOption| {
+        let option_set = match &option.value {
+            Some(value) => context.set(&option.key, value),
+            None => context.flag(&option.key),
+        };
+        option_set.at(Step::MountNew, &format!("{target} (option {})", option.key))
+    };
+    context.set("source", source).at(Step::MountNew, target)?;
+    options.iter().try_for_each(set)?;
+    context.mount(attributes).map_err(|error| {
+        let subject = match context.complaint() {
+            Some(complaint) => format!("{target} ({complaint})"),
+            None => target.to_owned(),
+        };
+        LaunchError::new(Step::MountNew, subject, error)
+    })
+}

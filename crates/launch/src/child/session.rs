@@ -1,0 +1,99 @@
+//! Session, standard streams, limits, signals.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{FileType, Gid, Uid};
+
+use crate::error::{At, LaunchError, Step};
+use crate::plan::{ProcessPlan, Rlimit};
+use crate::report::Reporter;
+
+/// Sets the OOM adjustment. Only `CAP_SYS_RESOURCE` may lower it: without it the inherited value
+/// stays, with a warning.
+pub(super) fn adjust_oom_score(
+    process: &ProcessPlan,
+    reporter: Reporter<'_>,
+) -> Result<(), LaunchError> {
+    const FILE: &str = "/proc/thread-self/oom_score_adj";
+    let Some(wanted) = process.oom_score_adj else { return Ok(()) };
+    let file = super::open_own("oom_score_adj").at(Step::OomScore, &wanted.to_string())?;
+    match sys::fs::write_once(file.as_fd(), wanted.to_string().as_bytes()) {
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
+            let kept = std::fs::read_to_string(FILE).unwrap_or_default();
+            let why = format!("lowering it needs CAP_SYS_RESOURCE; it stays {}", kept.trim());
+            reporter.warn(&format!("oom_score_adj {wanted}"), &why);
+            Ok(())
+        }
+        result => result.at(Step::OomScore, &wanted.to_string()),
+    }
+}
+
+/// Sets resource limits. Only `CAP_SYS_RESOURCE` may raise a hard one: without it the limit is
+/// what is allowed, with a warning.
+pub(super) fn apply_limits(
+    process: &ProcessPlan,
+    reporter: Reporter<'_>,
+) -> Result<(), LaunchError> {
+    for limit in &process.rlimits {
+        apply_limit(limit, reporter).at(Step::Rlimit, &limit.resource.to_string())?;
+    }
+    Ok(())
+}
+
+fn apply_limit(limit: &Rlimit, reporter: Reporter<'_>) -> io::Result<()> {
+    let Rlimit { resource, soft, hard } = *limit;
+    match sys::process::set_limit(resource, soft, hard) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            let (_, allowed) = sys::process::limit(resource)?;
+            let hard_now = hard.min(allowed);
+            let soft_now = soft.min(hard_now);
+            sys::process::set_limit(resource, soft_now, hard_now)?;
+            let what = format!("resource limit {resource} of {soft}:{hard}");
+            let why =
+                format!("raising it needs CAP_SYS_RESOURCE; it is {soft_now}:{hard_now} instead");
+            reporter.warn(&what, &why);
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+/// Leaves nothing of the launcher's to the program: signal dispositions and mask, keyring.
+pub(super) fn clean_slate() -> Result<(), LaunchError> {
+    sys::signal::reset_all().at(Step::Session, "signals")?;
+    sys::process::new_session_keyring().at(Step::Session, "keyring")
+}
+
+/// Starts a session of its own, without a controlling terminal.
+pub(super) fn begin() -> Result<(), LaunchError> {
+    rustix::process::setsid().at(Step::Session, "setsid")?;
+    Ok(())
+}
+
+/// Makes these the standard streams.
+pub(super) fn use_files(files: [BorrowedFd<'_>; 3], uid: u32) -> Result<(), LaunchError> {
+    // One of them may itself have a number below 3, so all are moved out of the way first.
+    let copies = files.map(|file| rustix::io::fcntl_dupfd_cloexec(file, 3));
+    let [stdin, stdout, stderr] = copies;
+    let stdin = stdin.at(Step::Stdio, "stdin")?;
+    let stdout = stdout.at(Step::Stdio, "stdout")?;
+    let stderr = stderr.at(Step::Stdio, "stderr")?;
+    rustix::stdio::dup2_stdin(&stdin).at(Step::Stdio, "stdin")?;
+    rustix::stdio::dup2_stdout(&stdout).at(Step::Stdio, "stdout")?;
+    rustix::stdio::dup2_stderr(&stderr).at(Step::Stdio, "stderr")?;
+    for (file, name) in [(stdin, "stdin"), (stdout, "stdout"), (stderr, "stderr")] {
+        give_pipe(&file, uid).at(Step::Stdio, name)?;
+    }
+    Ok(())
+}
+
+/// `/dev/stdout` opens the pipe anew, with the permissions of its inode: it has to belong to the
+/// user the program runs as.
+fn give_pipe(file: &OwnedFd, uid: u32) -> io::Result<()> {
+    let stat = rustix::fs::fstat(file)?;
+    if stat.st_uid == uid || !FileType::from_raw_mode(stat.st_mode).is_fifo() {
+        return Ok(());
+    }
+    Ok(rustix::fs::fchown(file, Some(Uid::from_raw(uid)), None::<Gid>)?)
+}

@@ -1,0 +1,250 @@
+//! The mounts that need the host's view, made detached before the clone: the root, binds, the v1
+//! cgroup directories, `/dev/null` for masks. They are in nobody's mount table until the child puts
+//! them into its own, and gone when it is.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use sys::mount::{Change, FsContext, Propagation};
+
+use crate::error::{At, LaunchError, Step};
+use crate::launcher::Launcher;
+use crate::plan::{self, CgroupPlan, Hierarchy, LaunchPlan, MountPlan, MountSource, RootSource};
+
+/// Every mount made before the clone.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    pub(crate) root: OwnedFd,
+    /// One per mount of the plan, in its order.
+    pub(crate) mounts: Vec<Detached>,
+    /// The host's `/dev/null`, when the plan masks something.
+    pub(crate) null: Option<OwnedFd>,
+}
+
+/// One mount of the plan.
+#[derive(Debug)]
+pub(crate) enum Detached {
+    /// Ready to be attached.
+    Ready(OwnedFd),
+    /// v1 hierarchies, to be attached below a tmpfs.
+    Hierarchies(Vec<HierarchyView>),
+    /// The child makes it: it depends on the namespaces the child is in.
+    InChild,
+}
+
+/// A container's own directory of one v1 (or named, or hybrid unified) hierarchy.
+#[derive(Debug)]
+pub(crate) struct HierarchyView {
+    /// Directory name, as on the host: `cpu,cpuacct`.
+    pub(crate) name: String,
+    /// Controllers that get a symlink of their own.
+    pub(crate) links: Vec<String>,
+    pub(crate) mount: OwnedFd,
+}
+
+impl Tree {
+    /// Makes what needs the host's mount namespace; call it there, after the cgroups exist.
+    pub(crate) fn assemble(plan: &LaunchPlan) -> Result<Self, LaunchError> {
+        let root = root(&plan.root)?;
+        let cgroupns = plan.namespaces.cgroup == plan::Namespace::New;
+        let mounts = plan
+            .mounts
+            .iter()
+            .map(|mount| detached(mount, &plan.cgroup, cgroupns))
+            .collect::<Result<_, _>>()?;
+        let null = if plan.masked_paths.is_empty() { None } else { Some(null()?) };
+        Ok(Self { root, mounts, null })
+    }
+
+    /// Makes what lies in the launcher's own mount namespace; call it there.
+    pub(crate) fn add_own(&mut self, plan: &LaunchPlan) -> Result<(), LaunchError> {
+        for (mount, slot) in plan.mounts.iter().zip(&mut self.mounts) {
+            if let MountSource::Launcher { path } = &mount.source {
+                let copy =
+                    sys::mount::clone_path(path.as_str(), false).at(Step::BindSource, path)?;
+                apply(&copy, mount).at(Step::MountAttributes, &mount.target)?;
+                *slot = Detached::Ready(copy);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn detached(
+    mount: &MountPlan,
+    cgroup: &CgroupPlan,
+    cgroupns: bool,
+) -> Result<Detached, LaunchError> {
+    match &mount.source {
+        MountSource::Bind { path, recursive } => {
+            let copy =
+                sys::mount::clone_path(path.as_str(), *recursive).at(Step::BindSource, path)?;
+            apply(&copy, mount).at(Step::MountAttributes, &mount.target)?;
+            Ok(Detached::Ready(copy))
+        }
+        MountSource::Cgroup => cgroup_view(mount, cgroup, cgroupns),
+        // `Launcher` follows in `add_own`.
+        MountSource::New { .. } | MountSource::Launcher { .. } => Ok(Detached::InChild),
+    }
+}
+
+fn cgroup_view(
+    mount: &MountPlan,
+    cgroup: &CgroupPlan,
+    cgroupns: bool,
+) -> Result<Detached, LaunchError> {
+    match cgroup.groups.as_slice() {
+        [] => Err(LaunchError::bad_plan("a cgroup mount without cgroups")),
+        [only] if only.hierarchy == Hierarchy::V2 => {
+            if cgroupns {
+                return Ok(Detached::InChild);
+            }
+            // Mounting cgroup2 anew in the host's cgroup namespace would reset the options
+            // (nsdelegate, …) of the only instance there is: show the host's mount instead.
+            let copy = sys::mount::clone_path(only.mountpoint.as_str(), false)
+                .at(Step::BindSource, &only.mountpoint)?;
+            apply(&copy, mount).at(Step::MountAttributes, &mount.target)?;
+            Ok(Detached::Ready(copy))
+        }
+        groups => {
+            let views = groups.iter().map(|group| {
+                let copy = sys::mount::clone_path(group.path.as_str(), false)
+                    .at(Step::BindSource, &group.path)?;
+                apply(&copy, mount).at(Step::MountAttributes, &group.path)?;
+                let name = group.mountpoint.rsplit('/').next().unwrap_or_default().to_owned();
+                let links = match &group.hierarchy {
+                    Hierarchy::V2 => Vec::new(),
+                    Hierarchy::V1(controllers) => {
+                        let other = |c: &&String| **c != name && !c.starts_with("name=");
+                        controllers.iter().filter(other).cloned().collect()
+                    }
+                };
+                Ok(HierarchyView { name, links, mount: copy })
+            });
+            views.collect::<Result<_, _>>().map(Detached::Hierarchies)
+        }
+    }
+}
+
+/// Attributes first on the top, propagation on everything.
+fn apply(copy: &OwnedFd, mount: &MountPlan) -> io::Result<()> {
+    let attributes = Change { set: mount.attr_set, clear: mount.attr_clear, propagation: None };
+    sys::mount::change(copy, mount.attr_recursive, attributes)?;
+    let propagation = Some(propagation(mount.propagation));
+    sys::mount::change(copy, true, Change { propagation, ..Change::default() })
+}
+
+/// In the kernel's words.
+pub(crate) fn propagation(propagation: plan::Propagation) -> Propagation {
+    match propagation {
+        plan::Propagation::Private => Propagation::Private,
+        plan::Propagation::Slave => Propagation::Slave,
+        plan::Propagation::Shared => Propagation::Shared,
+        plan::Propagation::Unbindable => Propagation::Unbindable,
+    }
+}
+
+fn root(plan: &plan::RootPlan) -> Result<OwnedFd, LaunchError> {
+    match &plan.source {
+        RootSource::Overlay { lower, upper, .. } if lower.is_empty() => directory(upper, plan),
+        RootSource::Overlay { lower, upper, work } => overlay(lower, upper, work),
+        RootSource::Directory(path) => directory(path, plan),
+        RootSource::Empty => {
+            let make = || {
+                let context = FsContext::open("tmpfs")?;
+                context.set("mode", "755")?;
+                context.mount(sys::mount::ATTR_NOSUID | sys::mount::ATTR_NODEV)
+            };
+            make().at(Step::Root, "(empty)")
+        }
+    }
+}
+
+fn directory(path: &str, plan: &plan::RootPlan) -> Result<OwnedFd, LaunchError> {
+    let copy = sys::mount::clone_path(path, true).at(Step::Root, path)?;
+    // Shared is set after pivot_root, which refuses a shared root; slave only means something
+    // while the copy is still a peer of the host's mount.
+    let propagation = match plan.propagation {
+        plan::Propagation::Slave => Propagation::Slave,
+        plan::Propagation::Private | plan::Propagation::Shared | plan::Propagation::Unbindable => {
+            Propagation::Private
+        }
+    };
+    let change = Change { propagation: Some(propagation), ..Change::default() };
+    sys::mount::change(&copy, true, change).at(Step::Root, path)?;
+    Ok(copy)
+}
+
+fn overlay(lower: &[String], upper: &str, work: &str) -> Result<OwnedFd, LaunchError> {
+    let (context, made) = match overlay_by_layer(lower, upper, work) {
+        // `lowerdir+` came with 6.5.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            overlay_by_string(lower, upper, work)
+        }
+        result => result,
+    }
+    .at(Step::Root, upper)?;
+    made.map_err(|error| {
+        let subject = match context.complaint() {
+            Some(complaint) => format!("{upper} ({complaint})"),
+            None => upper.to_owned(),
+        };
+        LaunchError::new(Step::Root, subject, error)
+    })
+}
+
+type Attempt = io::Result<(FsContext, io::Result<OwnedFd>)>;
+
+fn overlay_by_layer(lower: &[String], upper: &str, work: &str) -> Attempt {
+    let context = FsContext::open("overlay")?;
+    for layer in lower {
+        context.set("lowerdir+", layer)?;
+    }
+    finish_overlay(context, upper, work)
+}
+
+/// One string for all layers is cut at a page by older kernels and gives `:` and `,` a meaning, so
+/// the layers are named by descriptor.
+fn overlay_by_string(lower: &[String], upper: &str, work: &str) -> Attempt {
+    let layers = lower
+        .iter()
+        .map(|layer| sys::fs::open_dir(layer.as_str()))
+        .collect::<io::Result<Vec<_>>>()?;
+    let names: Vec<String> = layers
+        .iter()
+        .map(|fd| format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd())))
+        .collect();
+    let context = FsContext::open("overlay")?;
+    context.set("lowerdir", &names.join(":"))?;
+    // The descriptors must live until the file system is made, which this does.
+    finish_overlay(context, upper, work)
+}
+
+fn finish_overlay(context: FsContext, upper: &str, work: &str) -> Attempt {
+    context.set("upperdir", upper)?;
+    context.set("workdir", work)?;
+    context.set("index", "off")?;
+    // Unmounting would sync the disk inside the dying container otherwise; the upper directory
+    // does not outlive it.
+    context.flag("volatile")?;
+    context.set("source", "overlay")?;
+    let made = context.mount(0);
+    Ok((context, made))
+}
+
+fn null() -> Result<OwnedFd, LaunchError> {
+    let null = sys::mount::clone_path(c"/dev/null", false).at(Step::BindSource, "/dev/null")?;
+    let stat = rustix::fs::fstat(&null).at(Step::BindSource, "/dev/null")?;
+    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+    if !kind.is_char_device() || stat.st_rdev != rustix::fs::makedev(1, 3) {
+        let cause = io::Error::from_raw_os_error(libc::ENODEV);
+        return Err(LaunchError::new(Step::BindSource, "/dev/null", cause));
+    }
+    Ok(null)
+}
+
+/// What the child needs to reach the host's mounts after the clone, for the rare bind that only
+/// turns out to be needed there.
+pub(crate) fn clone_from_host(launcher: &Launcher, path: &str) -> io::Result<OwnedFd> {
+    launcher.in_host_from_child(|| sys::mount::clone_path(path, false))?
+}

@@ -1,0 +1,241 @@
+//! Where the launcher stands: its mount namespace, the host's, the PID namespaces.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+use rustix::process::Pid;
+use sys::mount::{
+    ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, Change, FsContext, Propagation,
+};
+use sys::namespace::{self, Kind};
+
+use crate::cgroup;
+use crate::error::{At, LaunchError, Step};
+use crate::plan::CgroupPlan;
+
+/// Where new roots are put together in a private namespace.
+const STAGING: &str = "/root";
+
+/// What the program gets as standard input, output and error.
+#[derive(Debug, Clone, Copy)]
+pub enum Io<'a> {
+    /// These files.
+    Files {
+        /// 0.
+        stdin: BorrowedFd<'a>,
+        /// 1.
+        stdout: BorrowedFd<'a>,
+        /// 2.
+        stderr: BorrowedFd<'a>,
+    },
+    /// A new terminal of the container's own `devpts`; its master comes back as `console`.
+    Terminal,
+}
+
+/// The host's mount namespace, left for a private one.
+#[derive(Debug)]
+struct Left {
+    host: OwnedFd,
+    own: OwnedFd,
+}
+
+/// Executes plans. The process that holds one has a single thread.
+#[derive(Debug)]
+pub struct Launcher {
+    left: Option<Left>,
+    own_pidns: OwnedFd,
+    pub(crate) pod_pidns: Option<OwnedFd>,
+    pub(crate) staging: PathBuf,
+}
+
+impl Launcher {
+    /// Leaves the host's mount namespace for a private one: an empty read-only tmpfs with `/proc`
+    /// (the host's), an empty directory for putting roots together, and `/shm`, made to be mounted
+    /// on by [`Self::mount_tmpfs`]. Mounting in it costs the same however many mounts the host has,
+    /// and nothing of it is ever in the host's table.
+    ///
+    /// The working directory becomes `/`; open files stay as they are. Blocks for as long as the
+    /// kernel takes to copy the host's mount table once.
+    ///
+    /// # Errors
+    /// [`Step::PrivateNamespace`]; the process may then be in a half-made namespace and should end.
+    pub fn in_private_namespace() -> Result<Self, LaunchError> {
+        let host = namespace::own(Kind::Mount).at(Step::PrivateNamespace, "open the host's")?;
+        let proc = sys::mount::clone_path(c"/proc", false).at(Step::PrivateNamespace, "/proc")?;
+        let root = private_root().at(Step::PrivateNamespace, "tmpfs")?;
+        namespace::unshare(&[Kind::Mount]).at(Step::PrivateNamespace, "unshare")?;
+        enter_private(&root, &proc).at(Step::PrivateNamespace, "set up")?;
+        let own = namespace::own(Kind::Mount).at(Step::PrivateNamespace, "open the new one")?;
+        Self::new(Some(Left { host, own }), PathBuf::from(STAGING))
+    }
+
+    /// Stays in the mount namespace the process is in, taken to be the host's. `staging` is an
+    /// empty directory there; it is mounted on in containers' own namespaces only.
+    ///
+    /// # Errors
+    /// [`Step::NamespaceOpen`] when `/proc` is not there.
+    pub fn in_host_namespace(staging: &Path) -> Result<Self, LaunchError> {
+        Self::new(None, staging.to_owned())
+    }
+
+    fn new(left: Option<Left>, staging: PathBuf) -> Result<Self, LaunchError> {
+        let own_pidns = namespace::own(Kind::Pid).at(Step::NamespaceOpen, "pid")?;
+        Ok(Self { left, own_pidns, pod_pidns: None, staging })
+    }
+
+    /// Runs `f` with the host's mount namespace, whose root is the working directory meanwhile.
+    ///
+    /// # Errors
+    /// When the host's namespace cannot be entered; `f` has not run then. A process that cannot get
+    /// back out of it ends at once: what it did next would happen on the host.
+    pub fn with_host<T>(&self, f: impl FnOnce() -> T) -> io::Result<T> {
+        let Some(Left { host, own }) = &self.left else { return Ok(f()) };
+        within(host.as_fd(), own.as_fd(), Kind::Mount, f)
+    }
+
+    /// As [`Self::with_host`], in a cloned child that has a mount namespace of its own by now.
+    pub(crate) fn in_host_from_child<T>(&self, f: impl FnOnce() -> T) -> io::Result<T> {
+        let Some(Left { host, .. }) = &self.left else { return Ok(f()) };
+        let own = namespace::own(Kind::Mount)?;
+        within(host.as_fd(), own.as_fd(), Kind::Mount, f)
+    }
+
+    /// Runs `f` so that processes it makes are born into `pidns`.
+    pub(crate) fn with_children_in<T>(
+        &self,
+        pidns: BorrowedFd<'_>,
+        f: impl FnOnce() -> T,
+    ) -> io::Result<T> {
+        within(pidns, self.own_pidns.as_fd(), Kind::Pid, f)
+    }
+
+    /// As [`Self::with_children_in`], for the PID namespace of a process.
+    pub(crate) fn with_children_beside<T>(
+        &self,
+        process: BorrowedFd<'_>,
+        f: impl FnOnce() -> T,
+    ) -> io::Result<T> {
+        namespace::enter_of(process, &[Kind::Pid])?;
+        let result = f();
+        return_to(self.own_pidns.as_fd(), Kind::Pid);
+        Ok(result)
+    }
+
+    /// Names the PID namespace that [`crate::plan::PidNamespace::Pod`] means.
+    pub fn set_pod_pid_namespace(&mut self, pidns: OwnedFd) {
+        self.pod_pidns = Some(pidns);
+    }
+
+    /// Mounts a tmpfs of `bytes` (mode 1777, as for `/dev/shm`) at an absolute path in the private
+    /// namespace, for plans to name as [`crate::plan::MountSource::Launcher`]. It lives as long as
+    /// the namespace.
+    ///
+    /// # Errors
+    /// [`Step::MountNew`].
+    pub fn mount_tmpfs(&self, path: &str, bytes: u64) -> Result<(), LaunchError> {
+        let mount = || {
+            let context = FsContext::open("tmpfs")?;
+            context.set("mode", "1777")?;
+            context.set("size", &bytes.to_string())?;
+            context.set("source", "shm")?;
+            let mount = context.mount(ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC)?;
+            let root = sys::fs::open_dir(c"/")?;
+            let writable = Change { clear: ATTR_RDONLY, ..Change::default() };
+            let read_only = Change { set: ATTR_RDONLY, ..Change::default() };
+            let private = self.left.is_some();
+            if private {
+                sys::mount::change(&root, false, writable)?;
+            }
+            let target = sys::fs::mkdir_all_in_root(root.as_fd(), path);
+            if private {
+                sys::mount::change(&root, false, read_only)?;
+            }
+            sys::mount::attach(mount.as_fd(), target?.as_fd())
+        };
+        mount().at(Step::MountNew, path)
+    }
+
+    /// SIGKILLs every process of a plan's cgroups, those they fork meanwhile too. Cgroups that are
+    /// gone are success. On v1 blocks until all are dead, for a bounded time.
+    ///
+    /// # Errors
+    /// Of kind [`crate::FailureKind::Cgroup`].
+    pub fn kill_all(&self, plan: &CgroupPlan) -> Result<(), LaunchError> {
+        self.on_host(|| cgroup::kill_all(plan))
+    }
+
+    /// Removes a plan's cgroups and what containers made below them, waiting a bounded time for
+    /// dying processes. Cgroups that are gone are success.
+    ///
+    /// # Errors
+    /// Of kind [`crate::FailureKind::Cgroup`]; the others are removed nevertheless.
+    pub fn remove_cgroups(&self, plan: &CgroupPlan) -> Result<(), LaunchError> {
+        self.on_host(|| cgroup::remove(plan))
+    }
+
+    /// How many of its processes the OOM killer ended; none without a memory controller.
+    pub fn oom_kills(&self, plan: &CgroupPlan) -> Option<u64> {
+        self.with_host(|| cgroup::oom_kills(plan)).ok().flatten()
+    }
+
+    /// The processes in a plan's cgroups.
+    ///
+    /// # Errors
+    /// Of kind [`crate::FailureKind::Cgroup`].
+    pub fn pids(&self, plan: &CgroupPlan) -> Result<Vec<Pid>, LaunchError> {
+        self.on_host(|| cgroup::pids(plan))
+    }
+
+    pub(crate) fn on_host<T>(
+        &self,
+        f: impl FnOnce() -> Result<T, LaunchError>,
+    ) -> Result<T, LaunchError> {
+        self.with_host(f).at(Step::HostNamespace, "")?
+    }
+}
+
+fn within<T>(
+    there: BorrowedFd<'_>,
+    back: BorrowedFd<'_>,
+    kind: Kind,
+    f: impl FnOnce() -> T,
+) -> io::Result<T> {
+    namespace::enter(there, kind)?;
+    let result = f();
+    return_to(back, kind);
+    Ok(result)
+}
+
+/// A launcher in the wrong namespace would mount and kill in the wrong place from then on: there is
+/// no safe way to go on.
+fn return_to(namespace: BorrowedFd<'_>, kind: Kind) {
+    if namespace::enter(namespace, kind).is_err() {
+        std::process::abort();
+    }
+}
+
+/// A tmpfs with the few directories a private namespace needs, detached.
+fn private_root() -> io::Result<OwnedFd> {
+    let context = FsContext::open("tmpfs")?;
+    context.set("mode", "755")?;
+    context.set("size", "64k")?;
+    context.set("source", "knarr")?;
+    let root = context.mount(ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC)?;
+    for dir in ["proc", STAGING.trim_start_matches('/'), "shm"] {
+        rustix::fs::mkdirat(&root, dir, Mode::from_raw_mode(0o755))?;
+    }
+    Ok(root)
+}
+
+fn enter_private(root: &OwnedFd, proc: &OwnedFd) -> io::Result<()> {
+    let private = Change { propagation: Some(Propagation::Private), ..Change::default() };
+    sys::mount::change_at(c"/", true, private)?;
+    sys::mount::attach(root.as_fd(), sys::fs::open_dir(c"/")?.as_fd())?;
+    rustix::process::fchdir(root)?;
+    let proc_dir = sys::fs::find_in_root(root.as_fd(), c"proc")?;
+    sys::mount::attach(proc.as_fd(), proc_dir.as_fd())?;
+    sys::mount::change(root, false, Change { set: ATTR_RDONLY, ..Change::default() })?;
+    sys::mount::pivot_to_current_dir()
+}

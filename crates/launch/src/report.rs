@@ -1,0 +1,142 @@
+//! What child and parent say to each other while a launch goes on.
+//!
+//! One packet per message over a socket pair. The child's end closes at exec, so the end of the
+//! stream means that the program runs (or that the child died without a word, which its status
+//! tells).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::error::{LaunchError, Step, Warning};
+
+const WARNING: u8 = 0;
+const FAILED: u8 = 1;
+const READY: u8 = 2;
+const CONSOLE: u8 = 3;
+const GO: u8 = 4;
+
+/// Subjects are paths: a longer one is cut.
+const MAX_TEXT: usize = 8192;
+const MAX_PACKET: usize = MAX_TEXT * 2 + 16;
+
+/// From child to parent.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Something was narrowed.
+    Warning(Warning),
+    /// It is over; the child exits.
+    Failed(LaunchError),
+    /// Everything is set up; the child waits for [`go`].
+    Ready,
+    /// The master of the new terminal.
+    Console(OwnedFd),
+    /// The stream has ended.
+    End,
+}
+
+/// The child's end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reporter<'a>(pub(crate) BorrowedFd<'a>);
+
+impl Reporter<'_> {
+    /// A parent that does not listen any more cannot be told, and nothing else is to be done.
+    fn send(self, packet: &[u8]) {
+        sys::fdpass::send(self.0, packet, None).ok();
+    }
+
+    pub(crate) fn warn(self, what: &str, why: &str) {
+        let mut packet = vec![WARNING];
+        packet.extend_from_slice(cut(what));
+        packet.push(0);
+        packet.extend_from_slice(cut(why));
+        self.send(&packet);
+    }
+
+    pub(crate) fn failed(self, error: &LaunchError) {
+        let errno =
+            error.cause.as_ref().map_or(0, |cause| cause.raw_os_error().unwrap_or(libc::EIO));
+        let mut packet = vec![FAILED, error.step.number()];
+        packet.extend_from_slice(&errno.to_ne_bytes());
+        packet.extend_from_slice(cut(&error.subject));
+        self.send(&packet);
+    }
+
+    pub(crate) fn console(self, master: BorrowedFd<'_>) -> io::Result<()> {
+        sys::fdpass::send(self.0, &[CONSOLE], Some(master))
+    }
+
+    /// Says that all is set up and waits for the word to go on.
+    pub(crate) fn wait_for_go(self) -> io::Result<()> {
+        sys::fdpass::send(self.0, &[READY], None)?;
+        let packet = sys::fdpass::receive(self.0, 1)?;
+        if packet.bytes == [GO] { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+    }
+}
+
+fn cut(text: &str) -> &[u8] {
+    let bytes = text.as_bytes();
+    bytes.get(..MAX_TEXT).unwrap_or(bytes)
+}
+
+/// Lets a child that is ready go on.
+pub(crate) fn go(channel: impl AsFd) -> io::Result<()> {
+    sys::fdpass::send(channel.as_fd(), &[GO], None)
+}
+
+/// Waits for the child's next message.
+pub(crate) fn receive(channel: impl AsFd) -> io::Result<Message> {
+    let packet = sys::fdpass::receive(channel, MAX_PACKET)?;
+    let malformed = || io::Error::from(io::ErrorKind::InvalidData);
+    match (packet.bytes.as_slice(), packet.file) {
+        ([], _) => Ok(Message::End),
+        ([READY], _) => Ok(Message::Ready),
+        ([CONSOLE], Some(master)) => Ok(Message::Console(master)),
+        ([WARNING, text @ ..], _) => {
+            let text = String::from_utf8_lossy(text);
+            let (what, why) = text.split_once('\0').ok_or_else(malformed)?;
+            Ok(Message::Warning(Warning { what: what.to_owned(), why: why.to_owned() }))
+        }
+        ([FAILED, step, a, b, c, d, subject @ ..], _) => {
+            let errno = i32::from_ne_bytes([*a, *b, *c, *d]);
+            Ok(Message::Failed(LaunchError {
+                step: Step::from_number(*step).ok_or_else(malformed)?,
+                subject: String::from_utf8_lossy(subject).into_owned(),
+                cause: (errno != 0).then(|| io::Error::from_raw_os_error(errno)),
+            }))
+        }
+        _ => Err(malformed()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_arrives_as_it_was_sent() {
+        let (here, there) = sys::fdpass::packet_pair().unwrap();
+        let sent = LaunchError::new(Step::Exec, "/x", io::Error::from_raw_os_error(libc::ENOENT));
+        Reporter(here.as_fd()).failed(&sent);
+        let Message::Failed(got) = receive(&there).unwrap() else { panic!("not a failure") };
+        assert_eq!(got.sentence(), sent.sentence());
+    }
+
+    #[test]
+    fn a_failure_without_a_cause_stays_without() {
+        let (here, there) = sys::fdpass::packet_pair().unwrap();
+        let sent = LaunchError { step: Step::NotInPath, subject: "sh".to_owned(), cause: None };
+        Reporter(here.as_fd()).failed(&sent);
+        let Message::Failed(got) = receive(&there).unwrap() else { panic!("not a failure") };
+        assert_eq!(got.sentence(), "exec: \"sh\": executable file not found in $PATH");
+    }
+
+    #[test]
+    fn warnings_and_the_end_arrive() {
+        let (here, there) = sys::fdpass::packet_pair().unwrap();
+        Reporter(here.as_fd()).warn("RLIMIT_NOFILE 9", &"x".repeat(MAX_TEXT * 2));
+        drop(here);
+        let Message::Warning(got) = receive(&there).unwrap() else { panic!("not a warning") };
+        assert_eq!((got.what.as_str(), got.why.len()), ("RLIMIT_NOFILE 9", MAX_TEXT));
+        assert!(matches!(receive(&there).unwrap(), Message::End));
+    }
+}
