@@ -1,2 +1,30 @@
-//! CRI configuration to OCI runtime spec.
+//! CRI configuration and image configuration to an OCI runtime spec.
+//!
+//! Pure functions over values: the caller reads files, resolves host paths and asks the kernel;
+//! here is decided what they mean. Never here: files, clocks, processes, launching.
+//!
+//! Main types: [`ContainerInput`] in, [`oci_spec::runtime::Spec`] out, [`SpecError`];
+//! [`HostFacts`] is what must be known about the host. Entry points: [`container_spec`],
+//! [`resolve_user`], [`image_volumes`], [`withheld_capabilities`].
+//!
+//! What cannot be honoured is an error that names it, never left out.
 #![forbid(unsafe_code)]
+
+mod capability;
+mod error;
+mod input;
+mod path;
+mod spec;
+mod user;
+
+pub use error::SpecError;
+pub use input::{
+    AnonymousVolume, AppArmorFacts, ContainerInput, DeviceKind, HostDevice, HostFacts,
+    NamespacePaths, PodFiles, ResolvedDevice, ResolvedMount,
+};
+pub use spec::{
+    container_spec, environment, image_volumes, process_args, seccomp::default_profile,
+};
+pub use user::{UserError, resolve_user};
+
+pub use capability::{CapabilityMasks, capabilities, withheld_capabilities};

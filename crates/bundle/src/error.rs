@@ -1,0 +1,91 @@
+//! Why a request makes no spec.
+
+/// Why a container's configuration cannot become a spec.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// Privileged containers need a privileged pod.
+    #[error("no privileged container allowed in sandbox")]
+    PrivilegedContainer,
+    /// Neither the request nor the image says what to run.
+    #[error("no command specified")]
+    NoCommand,
+    /// knarr cannot do this yet.
+    #[error("{what} is not supported")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// A value nothing can be made of.
+    #[error("`{field}` is `{value}`: want {want}")]
+    Invalid {
+        /// Field of the CRI request.
+        field: &'static str,
+        /// The refused value.
+        value: String,
+        /// What would be right.
+        want: &'static str,
+    },
+    /// A fact the caller must give for this request.
+    #[error("the {what} is not known")]
+    Missing {
+        /// Which.
+        what: &'static str,
+    },
+    /// A capability name the kernel's list does not have.
+    #[error("`{name}` is not a capability")]
+    UnknownCapability {
+        /// As given.
+        name: String,
+    },
+    /// Recursive read-only mounts were asked for where they cannot be had.
+    #[error("RROUnsupported: mount on `{destination}` asks for recursive read-only: {reason}")]
+    RecursiveReadOnly {
+        /// Path in the container.
+        destination: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The source of a mount does not propagate as asked.
+    #[error("mount on `{destination}`: `{source_path}` is on a mount that is not {want}")]
+    Propagation {
+        /// Path in the container.
+        destination: String,
+        /// Path on the host.
+        source_path: String,
+        /// `shared`, or `shared or slave`.
+        want: &'static str,
+    },
+    /// The AppArmor profile is not loaded on this host.
+    #[error("AppArmor profile `{profile}` is not loaded")]
+    AppArmorProfile {
+        /// Its name.
+        profile: String,
+    },
+    /// A Localhost seccomp profile that is not a profile.
+    #[error("seccomp profile `{profile}` is not an OCI seccomp profile")]
+    SeccompProfile {
+        /// Path on the host.
+        profile: String,
+        /// The parser's complaint.
+        source: serde_json::Error,
+    },
+    /// A profile in Docker's own format, whose conditions the OCI format would silently lose.
+    #[error("seccomp profile `{profile}` uses `{key}`, which the OCI format does not have")]
+    SeccompFormat {
+        /// Path on the host.
+        profile: String,
+        /// The offending key.
+        key: &'static str,
+    },
+    /// The OCI type refused its own parts.
+    #[error("an OCI type could not be built")]
+    Build(#[from] oci_spec::OciSpecError),
+}
+
+impl SpecError {
+    #[allow(clippy::needless_pass_by_value, reason = "numbers and texts read better at the callers")]
+    pub(crate) fn invalid(field: &'static str, value: impl ToString, want: &'static str) -> Self {
+        let value = value.to_string();
+        Self::Invalid { field, value, want }
+    }
+}

@@ -1,0 +1,58 @@
+//! The spec as a whole; each part in a module of its own.
+
+mod annotations;
+mod devices;
+mod linux;
+mod mounts;
+mod process;
+mod resources;
+pub(crate) mod seccomp;
+mod security;
+
+#[cfg(test)]
+mod tests;
+
+use oci_spec::runtime::{Mount, Root, Spec};
+
+use crate::{ContainerInput, SpecError, capability};
+
+pub use mounts::image_volumes;
+pub use process::{environment, process_args};
+
+/// Builds the spec of one container.
+///
+/// # Errors
+/// [`SpecError`] names what cannot be honoured.
+pub fn container_spec(input: &ContainerInput<'_>) -> Result<Spec, SpecError> {
+    security::admit(input)?;
+    let requested = &input.config.security.capabilities;
+    let capabilities =
+        capability::capabilities(requested, input.privileged(), input.host.bounding_caps)?;
+    let mounts = mounts::mounts(input)?;
+    let version = version(input, &mounts);
+
+    let mut root = Root::default();
+    root.set_path(input.root_path.into());
+    root.set_readonly(Some(input.config.security.readonly_rootfs));
+
+    // The type's default is a sample configuration: every field is set here.
+    let mut spec = Spec::default();
+    spec.set_version(version.to_owned())
+        .set_root(Some(root))
+        .set_process(Some(process::process(input, capabilities)?))
+        .set_hostname(None)
+        .set_mounts(Some(mounts))
+        .set_annotations(Some(annotations::annotations(input)))
+        .set_linux(Some(linux::linux(input, capabilities)?));
+    Ok(spec)
+}
+
+/// The oldest version of the specification that knows everything the spec uses: older runtimes
+/// refuse a spec that says it is newer than they are.
+fn version(input: &ContainerInput<'_>, mounts: &[Mount]) -> &'static str {
+    let recursive = mounts
+        .iter()
+        .flat_map(|mount| mount.options().iter().flatten())
+        .any(|option| option == "rro");
+    if recursive || !input.config.resources.unified.is_empty() { "1.1.0" } else { "1.0.2" }
+}

@@ -1,0 +1,190 @@
+//! `mounts`: the default set, the pod's files, the image's volumes, the requested ones.
+
+use model::{
+    CgroupLayout, ContainerConfig, ImageConfig, MountPropagation, MountRequest, MountSource,
+};
+use oci_spec::runtime::Mount;
+
+use crate::{ContainerInput, ResolvedMount, SpecError, path};
+
+/// All mounts, parents before what is mounted below them.
+pub(super) fn mounts(input: &ContainerInput<'_>) -> Result<Vec<Mount>, SpecError> {
+    let mut mounts = defaults(input);
+    mounts.extend(pod_files(input));
+    for volume in input.volumes {
+        mounts.push(bind(&volume.container_path, &volume.host_path, &["rbind", "rprivate", "rw"]));
+    }
+    mounts.retain(|mount| !is_replaced(&mount.destination().to_string_lossy(), input.config));
+    if input.mounts.len() != input.config.mounts.len() {
+        return Err(SpecError::Missing { what: "source of every mount" });
+    }
+    for (request, facts) in input.config.mounts.iter().zip(input.mounts) {
+        mounts.push(requested(request, facts, input)?);
+    }
+    mounts.sort_by_cached_key(|mount| path::depth(&mount.destination().to_string_lossy()));
+    Ok(mounts)
+}
+
+/// Destinations of the image's volumes that no requested mount takes: the caller makes a
+/// directory for each (with what the image holds there) and names it in `volumes`.
+pub fn image_volumes(config: &ContainerConfig, image: &ImageConfig) -> Vec<String> {
+    let mut volumes: Vec<String> = image.volumes.iter().map(|volume| path::clean(volume)).collect();
+    volumes.retain(|volume| volume != "/" && !is_replaced(volume, config));
+    volumes.sort();
+    volumes.dedup();
+    volumes
+}
+
+/// Whether a requested mount takes this place: the same destination, or all of `/dev`.
+fn is_replaced(destination: &str, config: &ContainerConfig) -> bool {
+    config.mounts.iter().map(|request| path::clean(&request.container_path)).any(|requested| {
+        requested == destination || requested == "/dev" && destination.starts_with("/dev/")
+    })
+}
+
+fn mount(destination: &str, fstype: &str, source: &str, options: &[&str]) -> Mount {
+    let mut mount = Mount::default();
+    mount
+        .set_destination(destination.into())
+        .set_typ(Some(fstype.into()))
+        .set_source(Some(source.into()))
+        .set_options(Some(options.iter().map(|option| (*option).to_owned()).collect()));
+    mount
+}
+
+fn bind(destination: &str, source: &str, options: &[&str]) -> Mount {
+    mount(&path::clean(destination), "bind", source, options)
+}
+
+fn defaults(input: &ContainerInput<'_>) -> Vec<Mount> {
+    let access = if input.privileged() { "rw" } else { "ro" };
+    vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
+        cgroup(input, access),
+    ]
+}
+
+/// Without a cgroup namespace a new cgroup2 mount would put its own options (none) onto the one
+/// superblock, and the host's `nsdelegate` would be gone: the host's mount is bound instead.
+fn cgroup(input: &ContainerInput<'_>, access: &str) -> Mount {
+    const PLACE: &str = "/sys/fs/cgroup";
+    match &input.host.cgroup {
+        CgroupLayout::V2(unified) if input.privileged() => {
+            let options = ["rbind", "rprivate", "nosuid", "noexec", "nodev", "relatime", access];
+            bind(PLACE, &unified.mountpoint, &options)
+        }
+        CgroupLayout::V2(_) | CgroupLayout::V1 { .. } => {
+            mount(PLACE, "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access])
+        }
+    }
+}
+
+fn pod_files(input: &ContainerInput<'_>) -> [Mount; 4] {
+    let access = if input.config.security.readonly_rootfs { "ro" } else { "rw" };
+    let options = ["rbind", "rprivate", access];
+    let files = input.files;
+    [
+        bind("/etc/hostname", &files.hostname, &options),
+        bind("/etc/hosts", &files.hosts, &options),
+        bind("/etc/resolv.conf", &files.resolv_conf, &options),
+        bind("/dev/shm", &files.shm, &options),
+    ]
+}
+
+fn requested(
+    request: &MountRequest,
+    facts: &ResolvedMount,
+    input: &ContainerInput<'_>,
+) -> Result<Mount, SpecError> {
+    let destination = path::clean(&request.container_path);
+    if destination == "/" {
+        let want = "a path below the root";
+        return Err(SpecError::invalid("mounts.container_path", &request.container_path, want));
+    }
+    for (present, what) in [
+        (matches!(request.source, MountSource::Image { .. }), "an image volume"),
+        (!request.uid_mappings.is_empty(), "an id-mapped mount"),
+        (!request.gid_mappings.is_empty(), "an id-mapped mount"),
+        (
+            request.selinux_relabel && input.host.selinux,
+            "an SELinux relabel on a host with SELinux enabled",
+        ),
+    ] {
+        if present {
+            return Err(SpecError::Unsupported { what });
+        }
+    }
+    let mut options = vec!["rbind", propagation(request, facts, &destination)?];
+    options.push(access(request, &destination, input.host.recursive_read_only)?);
+    for option in &request.options {
+        match option.as_str() {
+            known @ ("noexec" | "nodev" | "nosuid") => options.push(known),
+            other => {
+                let want = "noexec, nodev or nosuid";
+                return Err(SpecError::invalid("mounts.mount_options", other, want));
+            }
+        }
+    }
+    Ok(bind(&destination, &facts.host_path, &options))
+}
+
+fn propagation(
+    request: &MountRequest,
+    facts: &ResolvedMount,
+    destination: &str,
+) -> Result<&'static str, SpecError> {
+    let refuse = |want| SpecError::Propagation {
+        destination: destination.to_owned(),
+        source_path: facts.host_path.clone(),
+        want,
+    };
+    match request.propagation {
+        MountPropagation::Private => Ok("rprivate"),
+        MountPropagation::HostToContainer if facts.shared || facts.slave => Ok("rslave"),
+        MountPropagation::HostToContainer => Err(refuse("shared or slave")),
+        MountPropagation::Bidirectional if facts.shared => Ok("rshared"),
+        MountPropagation::Bidirectional => Err(refuse("shared")),
+    }
+}
+
+fn access(
+    request: &MountRequest,
+    destination: &str,
+    supported: bool,
+) -> Result<&'static str, SpecError> {
+    if !request.recursive_read_only {
+        return Ok(if request.readonly { "ro" } else { "rw" });
+    }
+    let refuse =
+        |reason| Err(SpecError::RecursiveReadOnly { destination: destination.to_owned(), reason });
+    if !request.readonly {
+        refuse("the mount is not read-only")
+    } else if request.propagation != MountPropagation::Private {
+        refuse("the mount propagates")
+    } else if !supported {
+        refuse("this kernel cannot do it")
+    } else {
+        Ok("rro")
+    }
+}
+
+/// As strong as the strongest mount needs; nothing when all are private.
+pub(super) fn rootfs_propagation(requests: &[MountRequest]) -> Option<String> {
+    let asks = |wanted| requests.iter().any(|request| request.propagation == wanted);
+    if asks(MountPropagation::Bidirectional) {
+        Some("rshared".into())
+    } else if asks(MountPropagation::HostToContainer) {
+        Some("rslave".into())
+    } else {
+        None
+    }
+}

@@ -1,0 +1,82 @@
+//! Who may ask for what, and the profiles of the security modules.
+
+use std::collections::BTreeMap;
+
+use model::{NamespaceMode, SecurityProfile};
+use oci_spec::runtime::LinuxSeccomp;
+
+use super::seccomp;
+use crate::{ContainerInput, SpecError};
+
+/// Refuses what knarr cannot honour, before anything is built.
+pub(super) fn admit(input: &ContainerInput<'_>) -> Result<(), SpecError> {
+    let security = &input.config.security;
+    if security.privileged && !input.pod.security.privileged {
+        return Err(SpecError::PrivilegedContainer);
+    }
+    let both = [&security.namespaces, &input.pod.security.namespaces];
+    let own_users =
+        both.iter().filter_map(|n| n.userns.as_ref()).any(|u| u.mode != NamespaceMode::Node);
+    let annotated = |prefix: &str| {
+        let starts = |map: &BTreeMap<String, String>| map.keys().any(|key| key.starts_with(prefix));
+        starts(&input.config.annotations) || starts(&input.pod.annotations)
+    };
+    // SELinux would have to label the process and everything mounted for it.
+    let labels = input.host.selinux && !security.privileged;
+    for (present, what) in [
+        (own_users, "a user namespace"),
+        (!input.config.cdi_devices.is_empty(), "a CDI device"),
+        (annotated("cdi.k8s.io/"), "a CDI device (annotation cdi.k8s.io)"),
+        (annotated("io.kubernetes.cri.rdt-class"), "an RDT class"),
+        (annotated("rdt.resources.beta.kubernetes.io/"), "an RDT class"),
+        (annotated("io.kubernetes.cri.blockio-class"), "a block IO class"),
+        (annotated("blockio.resources.beta.kubernetes.io/"), "a block IO class"),
+        (labels, "an SELinux label on a host with SELinux enabled"),
+    ] {
+        if present {
+            return Err(SpecError::Unsupported { what });
+        }
+    }
+    Ok(())
+}
+
+/// The AppArmor profile to run in; `None` is unconfined.
+pub(super) fn apparmor(input: &ContainerInput<'_>) -> Result<Option<String>, SpecError> {
+    let asked = input.config.security.apparmor.as_ref();
+    match (asked, &input.host.apparmor) {
+        (Some(SecurityProfile::Localhost(profile)), None) => {
+            Err(SpecError::AppArmorProfile { profile: profile.clone() })
+        }
+        (Some(SecurityProfile::Localhost(profile)), Some(facts)) => {
+            if facts.loaded.contains(profile) {
+                Ok(Some(profile.clone()))
+            } else {
+                Err(SpecError::AppArmorProfile { profile: profile.clone() })
+            }
+        }
+        (Some(SecurityProfile::Unconfined), _) | (_, None) => Ok(None),
+        (Some(SecurityProfile::RuntimeDefault) | None, Some(_)) if input.privileged() => Ok(None),
+        (Some(SecurityProfile::RuntimeDefault) | None, Some(facts)) => {
+            Ok(Some(facts.default_profile.clone()))
+        }
+    }
+}
+
+/// The seccomp profile; `None` is unconfined, which a privileged container always is.
+pub(super) fn seccomp(
+    input: &ContainerInput<'_>,
+    bounding: u64,
+) -> Result<Option<LinuxSeccomp>, SpecError> {
+    match &input.config.security.seccomp {
+        _ if input.privileged() => Ok(None),
+        None | Some(SecurityProfile::Unconfined) => Ok(None),
+        Some(SecurityProfile::RuntimeDefault) => {
+            seccomp::default_profile(bounding, input.host.kernel).map(Some)
+        }
+        Some(SecurityProfile::Localhost(profile)) => {
+            let what = "text of the Localhost seccomp profile";
+            let text = input.localhost_seccomp.ok_or(SpecError::Missing { what })?;
+            seccomp::parse(profile, text).map(Some)
+        }
+    }
+}
