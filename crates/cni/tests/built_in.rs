@@ -1,0 +1,294 @@
+//! The network that is built in, against the real kernel.
+
+mod support;
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+
+use cni::{NetworkStatus, PluginError};
+use serde_json::json;
+use support::{Node, Pod, chain, connect, is_root};
+use sys::netlink::{NewBridge, NewRoute, NewVeth, Rtnetlink, netns};
+
+#[test]
+fn pods_reach_the_host_and_each_other_in_both_families() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let (first, second) = (Pod::new(1), Pod::new(2));
+    let one = node.add(&first).unwrap();
+    let two = node.add(&second).unwrap();
+    assert_eq!(one.ips.len(), 2, "{one:?}");
+    assert!(one.ips[0].is_ipv4() && one.ips[1].is_ipv6());
+    assert_ne!(one.ips[0], two.ips[0]);
+    for at in 0..2 {
+        let listener = first.listen(one.ips[at]);
+        node.on_host(|| connect(&listener));
+        assert_eq!(second.inside(|| connect(&listener)), two.ips[at]);
+    }
+    let routes = first.routes();
+    let v4_default = routes.lines().any(|l| l.starts_with("eth0\t00000000\t0100580A"));
+    let v6_default = routes.lines().any(|l| {
+        l.starts_with(&format!("{:032} 00 ", 0)) && l.contains("fd6b6e61727200000000000000000001")
+    });
+    assert!(v4_default && v6_default, "{routes}");
+}
+
+#[test]
+fn the_result_describes_the_interfaces() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let pod = Pod::new(7);
+    let raw = node.add(&pod).unwrap().raw;
+    assert_eq!(raw["cniVersion"], "1.1.0");
+    assert_eq!(raw["interfaces"][0]["name"], "knarr0");
+    assert_eq!(raw["interfaces"][1]["name"], "veth07070707");
+    assert_eq!(raw["interfaces"][2]["name"], "eth0");
+    assert_eq!(raw["interfaces"][2]["sandbox"], json!(pod.attachment.netns_path));
+    assert_eq!(raw["ips"][0]["gateway"], "10.88.0.1");
+    assert_eq!(raw["routes"][0], json!({"dst": "0.0.0.0/0", "gw": "10.88.0.1"}));
+}
+
+#[test]
+fn del_releases_the_address_and_may_be_repeated() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let pod = Pod::new(1);
+    let ips = node.add(&pod).unwrap().ips;
+    assert_eq!(node.reserved("knarr"), ips.iter().map(IpAddr::to_string).collect::<Vec<_>>());
+    assert_eq!(node.cached(), 1);
+    for _ in 0..2 {
+        node.del(&pod).unwrap();
+        assert!(node.reserved("knarr").is_empty());
+        assert_eq!(node.cached(), 0);
+    }
+}
+
+#[test]
+fn del_works_when_the_namespace_is_gone() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let mut pod = Pod::new(1);
+    node.add(&pod).unwrap();
+    pod.lose_netns();
+    node.del(&pod).unwrap();
+    assert!(node.reserved("knarr").is_empty());
+}
+
+#[test]
+fn del_of_a_pod_that_was_never_added_is_success() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.del(&Pod::new(1)).unwrap();
+    node.configure(&json!({"name": "a", "plugins": [{"type": "nosuch"}]}));
+    node.del(&Pod::new(1)).unwrap();
+}
+
+#[test]
+fn an_exhausted_range_is_named() {
+    if !is_root() {
+        return;
+    }
+    let mut node = Node::new();
+    node.config.default_subnets = vec!["10.7.0.0/30".parse().unwrap()];
+    let (first, second) = (Pod::new(1), Pod::new(2));
+    assert_eq!(node.add(&first).unwrap().ips, ["10.7.0.2".parse::<IpAddr>().unwrap()]);
+    let error = node.add(&second).unwrap_err();
+    let text = chain(&error);
+    let want = "network `knarr` has no free address in 10.7.0.1-10.7.0.2: 1 are taken";
+    assert!(text.contains(want), "{text}");
+    assert!(!second.has_link("eth0"));
+    node.del(&first).unwrap();
+    node.add(&second).unwrap();
+}
+
+#[test]
+fn twenty_pods_at_once_get_distinct_addresses() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let pods: Vec<Pod> = (1..=20).map(Pod::new).collect();
+    let ips: HashSet<IpAddr> = std::thread::scope(|scope| {
+        let node = &node;
+        let add = |pod| scope.spawn(move || node.add(pod).unwrap().ips);
+        let threads: Vec<_> = pods.iter().map(add).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(ips.len(), 40);
+    assert_eq!(node.reserved("knarr").len(), 40);
+    std::thread::scope(|scope| {
+        for pod in &pods {
+            scope.spawn(|| node.del(pod).unwrap());
+        }
+    });
+    assert!(node.reserved("knarr").is_empty());
+}
+
+#[test]
+fn a_failed_add_leaves_nothing_and_can_be_repeated() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let pod = Pod::new(1);
+    let bridge = NewBridge { name: "eth0", mac: [2, 0, 0, 0, 0, 9], mtu: None };
+    pod.inside(|| Rtnetlink::open().unwrap().create_bridge(&bridge).unwrap());
+    let text = chain(&node.add(&pod).unwrap_err());
+    assert!(text.contains("cannot make veth veth01010101 with its peer eth0"), "{text}");
+    assert!(node.reserved("knarr").is_empty());
+    assert_eq!(node.cached(), 0);
+    pod.inside(|| Rtnetlink::open().unwrap().delete_link("eth0").unwrap());
+    node.add(&pod).unwrap();
+}
+
+#[test]
+fn a_missing_namespace_is_an_error_that_names_the_path() {
+    let node = Node::new();
+    let mut pod = Pod::new(1);
+    pod.lose_netns();
+    let text = node.add(&pod).unwrap_err().to_string();
+    assert!(text.contains("no network namespace at /nonexistent/netns"), "{text}");
+}
+
+#[test]
+fn traffic_that_leaves_the_node_is_masqueraded_and_other_traffic_is_not() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let pod = Pod::new(1);
+    node.add(&pod).unwrap();
+    let outside = Pod::new(99);
+    node.on_host(|| link_outside(&outside));
+    let listener = outside.listen("192.0.2.2".parse().unwrap());
+    let seen = pod.inside(|| connect(&listener));
+    assert_eq!(seen.to_string(), "192.0.2.1");
+}
+
+/// Puts `outside` behind a second bridge of the host: 192.0.2.0/24.
+fn link_outside(outside: &Pod) {
+    let mut host = Rtnetlink::open().unwrap();
+    let bridge = NewBridge { name: "out0", mac: [2, 0, 0, 0, 0, 1], mtu: None };
+    host.create_bridge(&bridge).unwrap();
+    let master = host.link("out0").unwrap().unwrap().index;
+    host.add_address(master, "192.0.2.1/24".parse().unwrap()).unwrap();
+    let netns = netns::open(&outside.attachment.netns_path).unwrap().unwrap();
+    host.create_veth(&NewVeth {
+        host_name: "vethout",
+        host_mac: [2, 0, 0, 0, 0, 2],
+        master,
+        hairpin: false,
+        peer_name: "eth0",
+        peer_mac: [2, 0, 0, 0, 0, 3],
+        peer_netns: netns.as_fd(),
+        mtu: None,
+    })
+    .unwrap();
+    outside.inside(|| {
+        let mut route = Rtnetlink::open().unwrap();
+        let index = route.index("eth0").unwrap();
+        let back = NewRoute {
+            destination: "10.88.0.0/16".parse().unwrap(),
+            gateway: Some("192.0.2.1".parse().unwrap()),
+            priority: None,
+            mtu: None,
+        };
+        route.configure(index, &["192.0.2.2/24".parse().unwrap()], &[back]).unwrap();
+    });
+}
+
+#[test]
+fn gc_forgets_pods_that_are_gone_and_nobody_elses() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let (kept, lost) = (Pod::new(1), Pod::new(2));
+    let ips = node.add(&kept).unwrap().ips;
+    node.add(&lost).unwrap();
+    let results = node.config.cache_dir.join("results");
+    let foreign = json!({"kind": "cniCacheV1", "containerId": "c", "config": "e30=",
+        "ifName": "eth0", "networkName": "n", "result": {}});
+    std::fs::write(results.join("n-c-eth0"), foreign.to_string()).unwrap();
+    // Reserved by an ADD that the daemon did not survive.
+    std::fs::write(node.config.data_dir.join("knarr/10.88.0.77"), "").unwrap();
+    let live = HashSet::from([kept.attachment.sandbox.clone()]);
+    let report = node.on_host(|| node.engine().gc(&live).unwrap());
+    assert_eq!((report.detached, report.released), (1, 1), "{report:?}");
+    assert!(report.failures.is_empty(), "{report:?}");
+    assert_eq!(node.reserved("knarr"), ips.iter().map(IpAddr::to_string).collect::<Vec<_>>());
+    assert_eq!(node.cached(), 2);
+}
+
+#[test]
+fn a_configuration_that_names_missing_binaries_uses_the_built_in_ones() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let data = node.path("own-data");
+    node.configure(&json!({
+        "cniVersion": "0.4.0",
+        "name": "pods",
+        "plugins": [
+            {"type": "loopback"},
+            {
+                "type": "bridge", "bridge": "br1", "isGateway": true, "mtu": 1400,
+                "ipam": {
+                    "type": "host-local", "dataDir": data, "subnet": "10.9.0.0/24",
+                    "rangeStart": "10.9.0.50", "rangeEnd": "10.9.0.60", "gateway": "10.9.0.254",
+                    "routes": [{"dst": "0.0.0.0/0"}, {"dst": "10.200.0.0/16", "gw": "10.9.0.253"}],
+                },
+            },
+        ],
+    }));
+    assert_eq!(node.engine().status(), NetworkStatus::Ready);
+    let pod = Pod::new(1);
+    let result = node.add(&pod).unwrap();
+    assert_eq!(result.ips, ["10.9.0.50".parse::<IpAddr>().unwrap()]);
+    assert_eq!(result.raw["ips"][0]["version"], "4");
+    assert!(data.join("pods/10.9.0.50").exists());
+    let mtu =
+        |fd: &Pod| fd.inside(|| Rtnetlink::open().unwrap().link("eth0").unwrap().unwrap().mtu);
+    assert_eq!(mtu(&pod), 1400);
+    let routes = pod.routes();
+    assert!(routes.contains("eth0\t00000000\tFE00090A"), "{routes}");
+    assert!(routes.contains("eth0\t0000C80A\tFD00090A"), "{routes}");
+    node.del(&pod).unwrap();
+    assert!(!data.join("pods/10.9.0.50").exists());
+}
+
+#[test]
+fn a_link_in_the_place_of_the_bridge_is_an_error() {
+    if !is_root() {
+        return;
+    }
+    let mut node = Node::new();
+    node.config.bridge_name = "lo".to_owned();
+    let text = chain(&node.add(&Pod::new(1)).unwrap_err());
+    assert!(text.contains("link lo is a ``, not a bridge"), "{text}");
+    assert!(node.reserved("knarr").is_empty());
+}
+
+#[test]
+fn options_that_are_not_built_in_are_refused() {
+    let node = Node::new();
+    node.configure(&json!({"cniVersion": "1.0.0", "name": "a",
+        "plugins": [{"type": "bridge", "vlan": 7}]}));
+    let error = node.add(&Pod::new(1)).unwrap_err();
+    let text = chain(&error);
+    assert!(text.contains("`vlan` needs the reference bridge plugin"), "{text}");
+    let cni::AddError::Plugin { source, .. } = error else { panic!("{error:?}") };
+    assert!(matches!(*source, PluginError::BuiltIn { plugin: "bridge", .. }));
+}
