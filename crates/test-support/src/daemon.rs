@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -90,6 +91,8 @@ impl Daemon {
             .arg(scratch.socket())
             .env("NOTIFY_SOCKET", &address)
             .env("RUST_BACKTRACE", "1")
+            // Ctrl-C is for us: what we started is ended in its turn.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("clone the log")?)
             .stderr(log)

@@ -1,9 +1,23 @@
-//! A blocking HTTP/1.1 client for plain loopback servers: one request per connection.
+//! A blocking HTTP/1.1 client for plain servers nearby: one request per connection.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail, ensure};
+
+/// How long a server may take to accept or to say something.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Fetches a page: its status and body.
+///
+/// # Errors
+/// The server cannot be reached or does not speak HTTP.
+pub fn get(server: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let reply = request(server, "GET", path, &[], &[])?;
+    Ok((reply.status, String::from_utf8_lossy(&reply.body).into_owned()))
+}
 
 /// What came back.
 #[derive(Debug)]
@@ -32,7 +46,8 @@ pub(crate) fn request(
     body: &[u8],
 ) -> Result<Reply> {
     let what = || format!("{method} http://{server}{target}");
-    let mut stream = TcpStream::connect(server).with_context(what)?;
+    let mut stream = TcpStream::connect_timeout(&server, PATIENCE).with_context(what)?;
+    stream.set_read_timeout(Some(PATIENCE)).with_context(what)?;
     let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n");
     head.push_str(&format!("Content-Length: {}\r\n", body.len()));
     for (name, value) in headers {

@@ -12,7 +12,7 @@
 
 pub mod daemon;
 pub mod files;
-mod http;
+pub mod http;
 pub mod images;
 pub mod leaks;
 pub mod packages;
@@ -26,3 +26,11 @@ pub mod cri;
 pub mod node;
 #[cfg(feature = "cri")]
 pub mod pods;
+
+/// Says that a test is skipped, and why. Past the test harness, which would keep it to itself.
+pub fn skip(why: &str) {
+    use std::io::Write;
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("a test");
+    writeln!(std::io::stderr(), "{name}: skipped: {why}").ok();
+}

@@ -61,7 +61,7 @@ pub fn on_a_node_with(
     let dist = match dist() {
         Ok(dist) => dist,
         Err(why) => {
-            eprintln!("skipped: {why}");
+            crate::skip(&why);
             return Ok(());
         }
     };

@@ -7,7 +7,7 @@ use test_support::node::{Node, dist, on_a_node};
 
 fn knarr(args: &[&str]) -> Result<Option<Output>> {
     let Ok(dist) = dist() else {
-        eprintln!("skipped: run `cargo xtask test` as root");
+        test_support::skip("run `cargo xtask test` as root");
         return Ok(None);
     };
     let output = Command::new(dist.join("knarr")).args(args).output().context("run knarr")?;

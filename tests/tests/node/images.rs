@@ -330,7 +330,7 @@ fn images_survive_a_restart_and_a_half_pulled_one_does_not_show() -> Result<()> 
 #[test]
 fn debians_registry_serves_the_demos_images() -> Result<()> {
     if test_support::node::dist().is_err() {
-        eprintln!("skipped: run `cargo xtask test` as root");
+        test_support::skip("run `cargo xtask test` as root");
         return Ok(());
     }
     let dir = tempfile::tempdir()?;

@@ -1,24 +1,16 @@
 //! Pod networks: addresses, reachability, published ports, exhaustion, release.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cri_api::v1;
-use test_support::node::{PATIENCE, on_a_node, on_a_node_with};
+use test_support::http;
+use test_support::node::{on_a_node, on_a_node_with};
 
-/// Fetches a page over plain HTTP: head and body.
+/// Fetches a page from `host:port`: its body.
 pub(crate) fn get(host: &str, path: &str) -> Result<String> {
     let address = host.parse().with_context(|| host.to_owned())?;
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))
-        .with_context(|| format!("connect to {host}"))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).with_context(|| format!("read from {host}"))?;
-    Ok(answer)
+    Ok(http::get(address, path)?.1)
 }
 
 /// Serves one line on TCP port 8080, again and again, once `up` is logged.
@@ -137,7 +129,7 @@ fn runtime_and_network_are_ready() -> Result<()> {
 fn a_configured_network_of_real_plugins_is_used() -> Result<()> {
     const PLUGINS: &str = "/usr/lib/cni";
     if !std::path::Path::new(PLUGINS).join("bridge").exists() {
-        eprintln!("skipped: containernetworking-plugins is not installed");
+        test_support::skip("containernetworking-plugins is not installed");
         return Ok(());
     }
     on_a_node_with(

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -33,6 +34,8 @@ impl DebianRegistry {
         let mut child = Command::new("docker-registry")
             .arg("serve")
             .arg(&config)
+            // Ctrl-C is for us: what we started is ended in its turn.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -148,7 +151,7 @@ mod tests {
     fn a_pushed_image_can_be_fetched_by_tag_and_by_digest() {
         for program in ["/usr/bin/docker-registry", "/usr/sbin/nginx", "/bin/busybox"] {
             if !Path::new(program).exists() {
-                eprintln!("skipped: {program} is not installed");
+                crate::skip(&format!("{program} is not installed"));
                 return;
             }
         }
