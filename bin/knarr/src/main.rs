@@ -1,2 +1,126 @@
-//! The knarr daemon and command line.
-fn main() {}
+//! The knarr daemon and command line. Parses what was asked, builds the parts, runs them.
+
+mod config;
+mod help;
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+/// A container runtime for Kubernetes, and the command line that drives it
+#[derive(Debug, Parser)]
+#[command(name = "knarr", version, arg_required_else_help = true, max_term_width = 100)]
+struct Arguments {
+    #[command(flatten)]
+    connection: cli::Connection,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(ServeArguments),
+    #[command(subcommand)]
+    Config(config::ConfigVerb),
+    #[command(flatten)]
+    Client(Box<cli::Verb>),
+}
+
+/// Run the daemon: serve the CRI until told to stop
+///
+/// Containers do not depend on the daemon: they run on when it stops, and it finds them again
+/// when it starts.
+#[derive(Debug, clap::Args)]
+struct ServeArguments {
+    /// Configuration file; its conf.d is read too [default: /etc/knarr/config.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory of images, layers and records; survives a reboot
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/knarr")]
+    root: PathBuf,
+    /// Directory of sockets and run-time files; empty after a reboot
+    #[arg(long, value_name = "DIR", default_value = "/run/knarr")]
+    state: PathBuf,
+    /// Socket to serve the CRI on [default: knarr.sock in the state directory]
+    #[arg(long, value_name = "SOCKET")]
+    listen: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let parsed = help::grouped(Arguments::command())
+        .try_get_matches()
+        .and_then(|matches| Arguments::from_arg_matches(&matches));
+    let arguments = match parsed {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let usage = if error.use_stderr() { 2 } else { 0 };
+            // Help that nobody reads any more is no failure.
+            return error.print().map_or(ExitCode::FAILURE, |()| ExitCode::from(usage));
+        }
+    };
+    match run(arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            let told = writeln!(io::stderr(), "knarr: {error:#}");
+            debug_assert!(told.is_ok(), "stderr is gone");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<u8> {
+    match arguments.command {
+        Command::Serve(serve) => self::serve(serve),
+        Command::Config(verb) => verb.run(&mut io::stdout().lock()).map(|()| 0),
+        Command::Client(verb) => {
+            let width = cli::terminal_width();
+            let progress = width.is_some() && io::stderr().is_terminal();
+            let (mut out, mut err) = (io::stdout(), io::stderr());
+            let mut io = cli::Io { out: &mut out, err: &mut err, width, progress };
+            Ok(cli::run(&arguments.connection, *verb, &mut io)?)
+        }
+    }
+}
+
+fn serve(arguments: ServeArguments) -> anyhow::Result<u8> {
+    let loaded = config::load(arguments.config.as_deref())?;
+    // The daemon's paths reach shims, plugins and records: they must not depend on where it was
+    // started.
+    let root = std::path::absolute(&arguments.root)?;
+    let state = std::path::absolute(&arguments.state)?;
+    let listen = match arguments.listen {
+        Some(listen) => std::path::absolute(listen)?,
+        None => state.join("knarr.sock"),
+    };
+    serve::run(loaded.config, serve::Paths { root, state, listen })?;
+    Ok(0)
+}
+
+/// Holds the daemon's place until it is assembled here.
+mod serve {
+    use std::path::PathBuf;
+
+    use crate::config::Config;
+
+    /// Where the daemon keeps its things; all absolute.
+    #[derive(Debug)]
+    pub(crate) struct Paths {
+        /// Images, layers, records.
+        pub(crate) root: PathBuf,
+        /// Sockets and run-time files.
+        pub(crate) state: PathBuf,
+        /// The CRI socket.
+        pub(crate) listen: PathBuf,
+    }
+
+    /// Serves until told to stop.
+    pub(crate) fn run(config: Config, paths: Paths) -> anyhow::Result<()> {
+        anyhow::bail!(
+            "the daemon is not part of this build (configuration {config:?}, paths {paths:?})"
+        )
+    }
+}

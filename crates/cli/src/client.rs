@@ -197,7 +197,7 @@ impl Client {
         request: impl Future<Output = Result<Response<T>, Status>> + Send + 'a,
     ) -> Pin<Box<dyn Future<Output = Result<T, RpcError>> + Send + 'a>> {
         let doing = doing.into();
-        let limit = self.limit.or(match limit {
+        let limit = self.limit.or_else(|| match limit {
             Limit::Standard => Some(STANDARD_LIMIT),
             Limit::After(wait) => Some(STANDARD_LIMIT.saturating_add(wait)),
             Limit::None => None,

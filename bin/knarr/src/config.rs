@@ -1,0 +1,321 @@
+//! The daemon's configuration: `config.toml`, then `conf.d/*.toml` beside it in the order of
+//! their names; later settings win one by one. A key that does not exist, or a value that cannot
+//! be, is refused with its file and line: a misspelt limit must not silently be none.
+
+mod file;
+mod print;
+mod schema;
+mod verbs;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+pub(crate) use schema::Subnet;
+pub(crate) use verbs::ConfigVerb;
+
+use file::{Setting, Settings};
+
+/// Where the configuration is looked for.
+pub(crate) const DEFAULT_FILE: &str = "/etc/knarr/config.toml";
+/// The name of the built-in handler.
+pub(crate) const BUILT_IN: &str = "knarr";
+/// Read instead of the default registry directory where only containerd's exists.
+const CONTAINERD_REGISTRY: &str = "/etc/containerd/certs.d";
+
+/// Everything that can be configured, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Config {
+    /// Registries.
+    pub(crate) registry: Registry,
+    /// Pod networks.
+    pub(crate) cni: Cni,
+    /// Who makes cgroups.
+    pub(crate) cgroup_driver: CgroupDriver,
+    /// OCI runtimes by the name a RuntimeClass gives; the built-in one is always among them.
+    pub(crate) handlers: BTreeMap<String, Handler>,
+    /// The handler of pods that name none.
+    pub(crate) default_handler: String,
+    /// Where exec, attach and port-forward are served; port 0: any free one.
+    pub(crate) streaming_address: SocketAddr,
+    /// The daemon's own log.
+    pub(crate) log: Log,
+}
+
+/// `[registry]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Registry {
+    /// Directory of `HOST/hosts.toml` files.
+    pub(crate) config_path: PathBuf,
+}
+
+/// `[cni]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cni {
+    /// Where network configurations are.
+    pub(crate) conf_dir: PathBuf,
+    /// Where plugins are looked for, in this order.
+    pub(crate) bin_dirs: Vec<PathBuf>,
+    /// Bridge of the network that is used when there is no configuration.
+    pub(crate) bridge_name: String,
+    /// Subnets of that network: one, or one of each address family.
+    pub(crate) subnets: Vec<Subnet>,
+}
+
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CgroupDriver {
+    /// Systemd where it runs the host, else the file system.
+    Auto,
+    /// Directories in the cgroup file system.
+    Cgroupfs,
+    /// Slices and scopes asked of systemd.
+    Systemd,
+}
+
+/// An OCI runtime.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Handler {
+    /// Knarr's own.
+    BuiltIn,
+    /// A binary with runc's command line.
+    Binary(PathBuf),
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Log {
+    /// A level, and levels of single parts: `info,registry=debug`.
+    pub(crate) level: String,
+    /// Form.
+    pub(crate) format: LogFormat,
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Where a setting was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// The file.
+    pub(crate) file: PathBuf,
+    /// The line, from 1.
+    pub(crate) line: usize,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
+}
+
+/// One thing that is wrong with the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// Where.
+    pub(crate) origin: Origin,
+    /// What.
+    pub(crate) text: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.origin, self.text)
+    }
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// A file cannot be read.
+    #[error("cannot read the configuration {}", path.display())]
+    Read {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The files say something that cannot be.
+    #[error("the configuration is not accepted:\n  {}", lines(problems))]
+    Invalid {
+        /// All that is wrong.
+        problems: Vec<Problem>,
+    },
+}
+
+fn lines(problems: &[Problem]) -> String {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    lines.join("\n  ")
+}
+
+/// A configuration with the files it came from.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// What holds.
+    pub(crate) config: Config,
+    /// The files that were read, in order.
+    pub(crate) files: Vec<PathBuf>,
+    settings: Settings,
+}
+
+/// Reads the configuration: from `file` and its `conf.d`, or from the default place, where a
+/// missing file means defaults. Blocks.
+///
+/// # Errors
+/// [`ConfigError`] with everything that is wrong.
+pub(crate) fn load(file: Option<&Path>) -> Result<Loaded, ConfigError> {
+    let main = file.unwrap_or(Path::new(DEFAULT_FILE));
+    let mut files = Vec::new();
+    match fs::read_to_string(main) {
+        Ok(text) => files.push((main.to_owned(), text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && file.is_none() => {}
+        Err(source) => return Err(ConfigError::Read { path: main.to_owned(), source }),
+    }
+    for path in drop_ins(main)? {
+        let text = fs::read_to_string(&path)
+            .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+        files.push((path, text));
+    }
+    merge(files)
+}
+
+/// `conf.d/*.toml` beside the main file, sorted by name.
+fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let dir = main.with_file_name("conf.d");
+    let failed = |source| ConfigError::Read { path: dir.clone(), source };
+    let entries = match fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Reads the texts of files and lets later settings win.
+fn merge(texts: Vec<(PathBuf, String)>) -> Result<Loaded, ConfigError> {
+    let mut settings = Settings::new();
+    let mut problems = Vec::new();
+    let mut files = Vec::new();
+    for (path, text) in texts {
+        settings.extend(file::read(&path, &text, &mut problems));
+        files.push(path);
+    }
+    let config = build(&settings, &mut problems);
+    match config {
+        Some(config) if problems.is_empty() => Ok(Loaded { config, files, settings }),
+        _ => Err(ConfigError::Invalid { problems }),
+    }
+}
+
+/// The configuration the settings make over the defaults. `None` if some value cannot be read;
+/// the problem is then among `problems`.
+fn build(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {
+    let values = Values { settings };
+    let handlers = handlers(settings, problems);
+    let default_handler = values.text("default_handler");
+    if !handlers.contains_key(&default_handler)
+        && let Some(setting) = settings.get("default_handler")
+    {
+        let known: Vec<&str> = handlers.keys().map(String::as_str).collect();
+        let text = format!(
+            "default_handler `{default_handler}` is not configured; there is {}",
+            known.join(", ")
+        );
+        problems.push(Problem { origin: setting.origin.clone(), text });
+    }
+    Some(Config {
+        registry: Registry { config_path: registry_path(&values) },
+        cni: Cni {
+            conf_dir: values.text("cni.conf_dir").into(),
+            bin_dirs: values.list("cni.bin_dirs").into_iter().map(PathBuf::from).collect(),
+            bridge_name: values.text("cni.bridge_name"),
+            subnets: values
+                .list("cni.subnets")
+                .iter()
+                .map(|subnet| subnet.parse().ok())
+                .collect::<Option<_>>()?,
+        },
+        cgroup_driver: match values.text("cgroup.driver").as_str() {
+            "cgroupfs" => CgroupDriver::Cgroupfs,
+            "systemd" => CgroupDriver::Systemd,
+            _ => CgroupDriver::Auto,
+        },
+        handlers,
+        default_handler,
+        streaming_address: values.text("streaming.address").parse().ok()?,
+        log: Log {
+            level: values.text("log.level"),
+            format: match values.text("log.format").as_str() {
+                "json" => LogFormat::Json,
+                _ => LogFormat::Text,
+            },
+        },
+    })
+}
+
+/// Settings over defaults, by key.
+struct Values<'s> {
+    settings: &'s Settings,
+}
+
+impl Values<'_> {
+    fn list(&self, key: &str) -> Vec<String> {
+        match self.settings.get(key) {
+            Some(setting) => setting.value.clone(),
+            None => schema::default_of(key),
+        }
+    }
+
+    fn text(&self, key: &str) -> String {
+        self.list(key).into_iter().next().unwrap_or_default()
+    }
+}
+
+/// A node that came from containerd keeps its registry configuration without a word.
+fn registry_path(values: &Values<'_>) -> PathBuf {
+    let path = PathBuf::from(values.text("registry.config_path"));
+    let fallback = Path::new(CONTAINERD_REGISTRY);
+    let is_default = !values.settings.contains_key("registry.config_path");
+    if is_default && !path.is_dir() && fallback.is_dir() { fallback.to_owned() } else { path }
+}
+
+fn handlers(settings: &Settings, problems: &mut Vec<Problem>) -> BTreeMap<String, Handler> {
+    let mut handlers = BTreeMap::from([(BUILT_IN.to_owned(), Handler::BuiltIn)]);
+    for (key, setting) in settings {
+        let name = key.strip_prefix("handlers.").and_then(|rest| rest.strip_suffix(".path"));
+        let (Some(name), Setting { value, origin }) = (name, setting) else { continue };
+        let path = value.first().map_or("", String::as_str);
+        if name == BUILT_IN && !path.is_empty() {
+            let text = format!("handler `{BUILT_IN}` is the built-in one and has no path");
+            problems.push(Problem { origin: origin.clone(), text });
+        }
+        let handler = if path.is_empty() { Handler::BuiltIn } else { Handler::Binary(path.into()) };
+        handlers.insert(name.to_owned(), handler);
+    }
+    handlers
+}

@@ -1,0 +1,212 @@
+//! Every key with its type, default and meaning. Reading, checking, printing and the tests of
+//! the documentation all go by this table.
+
+use std::{fmt, net::IpAddr, net::SocketAddr, path::Path, str::FromStr};
+
+/// One key.
+#[derive(Debug)]
+pub(crate) struct Key {
+    /// Dotted path; `*` stands for a name the operator chooses.
+    pub(crate) path: &'static str,
+    /// Whether it holds a list.
+    pub(crate) list: bool,
+    /// The default's texts.
+    pub(crate) default: &'static [&'static str],
+    /// What it means, for the commented default file.
+    pub(crate) help: &'static str,
+    /// Says what is wrong with one of its texts.
+    pub(crate) check: fn(&str) -> Result<(), String>,
+}
+
+/// All keys, in the order in which they are printed.
+pub(crate) const KEYS: &[Key] = &[
+    Key {
+        path: "default_handler",
+        list: false,
+        default: &["knarr"],
+        help: "Handler of pods that name none.",
+        check: handler_name,
+    },
+    Key {
+        path: "registry.config_path",
+        list: false,
+        default: &["/etc/knarr/certs.d"],
+        help: "Directory of HOST/hosts.toml files, as containerd reads them.\n\
+               If this is not set and only /etc/containerd/certs.d exists, that is read.",
+        check: absolute,
+    },
+    Key {
+        path: "cni.conf_dir",
+        list: false,
+        default: &["/etc/cni/net.d"],
+        help: "Directory of network configurations; the first by name is used.",
+        check: absolute,
+    },
+    Key {
+        path: "cni.bin_dirs",
+        list: true,
+        default: &["/opt/cni/bin"],
+        help: "Directories of plugins, searched in this order.",
+        check: absolute,
+    },
+    Key {
+        path: "cni.bridge_name",
+        list: false,
+        default: &["knarr0"],
+        help: "Bridge of the built-in network, used where there is no configuration.",
+        check: interface,
+    },
+    Key {
+        path: "cni.subnets",
+        list: true,
+        default: &["10.88.0.0/16"],
+        help: "Subnets of the built-in network: one, or one of each address family.",
+        check: subnet,
+    },
+    Key {
+        path: "cgroup.driver",
+        list: false,
+        default: &["auto"],
+        help: "Who makes cgroups: \"auto\", \"cgroupfs\" or \"systemd\". It must be kubelet's.",
+        check: |text| one_of(text, &["auto", "cgroupfs", "systemd"]),
+    },
+    Key {
+        path: "streaming.address",
+        list: false,
+        default: &["127.0.0.1:0"],
+        help: "Where exec, attach and port-forward are served; port 0 takes any free one.",
+        check: |text| match text.parse::<SocketAddr>() {
+            Ok(_) => Ok(()),
+            Err(_) => Err("is not an address and port such as \"127.0.0.1:0\"".to_owned()),
+        },
+    },
+    Key {
+        path: "log.level",
+        list: false,
+        default: &["info"],
+        help: "error, warn, info, debug or trace; single parts by name: \"info,registry=debug\".",
+        check: log_level,
+    },
+    Key {
+        path: "log.format",
+        list: false,
+        default: &["text"],
+        help: "\"text\" or \"json\".",
+        check: |text| one_of(text, &["text", "json"]),
+    },
+    Key {
+        path: "handlers.*.path",
+        list: false,
+        default: &[""],
+        help: "OCI runtime binary of a handler; empty means the built-in runtime.",
+        check: |text| if text.is_empty() { Ok(()) } else { absolute(text) },
+    },
+];
+
+/// The default of a key that is in the table.
+pub(crate) fn default_of(path: &str) -> Vec<String> {
+    let key = KEYS.iter().find(|key| key.path == path);
+    key.map_or(&[] as &[&str], |key| key.default).iter().map(|&text| text.to_owned()).collect()
+}
+
+/// A subnet by its network address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Subnet {
+    /// First address; no bit beyond the prefix is set.
+    pub(crate) address: IpAddr,
+    /// Length of the prefix, bits.
+    pub(crate) prefix: u8,
+}
+
+impl FromStr for Subnet {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "is not a subnet such as \"10.88.0.0/16\"".to_owned();
+        let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let prefix: u8 = prefix.parse().map_err(|_| wrong())?;
+        // Room for the gateway and one pod at least.
+        let (bits, set) = match address {
+            IpAddr::V4(v4) => (32, u128::from(v4.to_bits()) << 96),
+            IpAddr::V6(v6) => (128, v6.to_bits()),
+        };
+        if prefix == 0 || prefix > bits - 2 {
+            return Err(format!("has a prefix that is not between 1 and {}", bits - 2));
+        }
+        if set << prefix != 0 {
+            return Err("has address bits beyond its prefix".to_owned());
+        }
+        Ok(Self { address, prefix })
+    }
+}
+
+impl fmt::Display for Subnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// What is wrong with a list as a whole.
+pub(crate) fn check_list(key: &Key, values: &[String]) -> Result<(), String> {
+    if values.is_empty() {
+        return Err("must not be empty".to_owned());
+    }
+    if key.path == "cni.subnets" {
+        let subnets = values.iter().filter_map(|value| value.parse::<Subnet>().ok());
+        let (v4, v6): (Vec<_>, Vec<_>) = subnets.partition(|subnet| subnet.address.is_ipv4());
+        if v4.len() > 1 || v6.len() > 1 {
+            return Err("has two subnets of one address family".to_owned());
+        }
+    }
+    Ok(())
+}
+
+fn subnet(text: &str) -> Result<(), String> {
+    text.parse::<Subnet>().map(drop)
+}
+
+fn absolute(text: &str) -> Result<(), String> {
+    if Path::new(text).is_absolute() { Ok(()) } else { Err("is not an absolute path".to_owned()) }
+}
+
+fn one_of(text: &str, words: &[&str]) -> Result<(), String> {
+    if words.contains(&text) {
+        return Ok(());
+    }
+    let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+    Err(format!("is none of {}", quoted.join(", ")))
+}
+
+/// A handler's name comes from a RuntimeClass, where it is a DNS label.
+pub(crate) fn handler_name(text: &str) -> Result<(), String> {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if (1..=63).contains(&text.len()) && text.bytes().all(fits) {
+        Ok(())
+    } else {
+        Err("is not a handler's name: lower-case letters, digits and `-`".to_owned())
+    }
+}
+
+/// The kernel's rule for names of network interfaces.
+fn interface(text: &str) -> Result<(), String> {
+    let fits = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
+    if (1..=15).contains(&text.len()) && text.bytes().all(fits) && text != "." && text != ".." {
+        Ok(())
+    } else {
+        Err("is not an interface's name of at most 15 characters".to_owned())
+    }
+}
+
+fn log_level(text: &str) -> Result<(), String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let known = |part: &str| {
+        let level = part.split_once('=').map_or(part, |(_, level)| level);
+        LEVELS.contains(&level)
+    };
+    if text.split(',').all(known) {
+        Ok(())
+    } else {
+        Err(format!("is not a level ({}) or PART=LEVEL, with commas between", LEVELS.join(", ")))
+    }
+}

@@ -1,0 +1,175 @@
+//! What is accepted, what is refused, and in which words.
+
+use std::{fs, path::PathBuf};
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config, String> {
+    let file = PathBuf::from("config.toml");
+    merge(vec![(file, text.to_owned())])
+        .map(|loaded| loaded.config)
+        .map_err(|error| error.to_string())
+}
+
+#[test]
+fn nothing_configured_means_defaults() {
+    let config = parse("").unwrap();
+    assert_eq!(config.cni.conf_dir, PathBuf::from("/etc/cni/net.d"));
+    assert_eq!(config.cni.bin_dirs, [PathBuf::from("/opt/cni/bin")]);
+    assert_eq!(config.cni.bridge_name, "knarr0");
+    assert_eq!(config.cni.subnets, ["10.88.0.0/16".parse().unwrap()]);
+    assert_eq!(config.cgroup_driver, CgroupDriver::Auto);
+    assert_eq!(config.default_handler, "knarr");
+    assert_eq!(config.handlers, BTreeMap::from([("knarr".to_owned(), Handler::BuiltIn)]));
+    assert_eq!(config.streaming_address, "127.0.0.1:0".parse().unwrap());
+    assert_eq!(config.log, Log { level: "info".into(), format: LogFormat::Text });
+}
+
+#[test]
+fn every_key_is_honoured() {
+    let config = parse(
+        r#"
+        default_handler = "runc"
+        [registry]
+        config_path = "/r"
+        [cni]
+        conf_dir = "/c"
+        bin_dirs = ["/a", "/b"]
+        bridge_name = "br9"
+        subnets = ["10.1.0.0/24", "fd00::/64"]
+        [cgroup]
+        driver = "systemd"
+        [streaming]
+        address = "[::1]:10010"
+        [log]
+        level = "warn,registry=trace"
+        format = "json"
+        [handlers.runc]
+        path = "/usr/bin/runc"
+        [handlers.plain]
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.registry.config_path, PathBuf::from("/r"));
+    assert_eq!(config.cni.bin_dirs, [PathBuf::from("/a"), PathBuf::from("/b")]);
+    assert_eq!(config.cni.subnets.len(), 2);
+    assert_eq!(config.cni.bridge_name, "br9");
+    assert_eq!(config.cgroup_driver, CgroupDriver::Systemd);
+    assert_eq!(config.handlers["runc"], Handler::Binary("/usr/bin/runc".into()));
+    assert_eq!(config.handlers["plain"], Handler::BuiltIn);
+    assert_eq!(config.default_handler, "runc");
+    assert_eq!(config.streaming_address.port(), 10010);
+    assert_eq!(config.log.format, LogFormat::Json);
+}
+
+#[test]
+fn mistakes_are_named_with_their_line() {
+    for (text, expected) in [
+        ("\n\n[regsitry]\n", "config.toml:3: unknown key `regsitry` — did you mean `registry`?"),
+        (
+            "[cni]\nbin_dir = []\n",
+            "config.toml:2: unknown key `bin_dir` in [cni] — did you mean `bin_dirs`?",
+        ),
+        (
+            "[log]\ncolour = true\n",
+            "config.toml:2: unknown key `colour` in [log]; there is level, format",
+        ),
+        (
+            "[handlers.runc]\npaht = \"/x\"\n",
+            "config.toml:2: unknown key `paht` in [handlers.runc] — did you mean `path`?",
+        ),
+        ("cni = 3\n", "config.toml:1: `cni` must be a table, not a number"),
+        ("cni.conf_dir = 3\n", "`cni.conf_dir`: must be a text, not a number"),
+        ("cni.bin_dirs = \"/x\"\n", "`cni.bin_dirs`: must be a list of texts, not a text"),
+        ("cni.bin_dirs = [\"/x\", 1]\n", "`cni.bin_dirs`: must hold only texts, not a number"),
+        ("cni.bin_dirs = []\n", "`cni.bin_dirs`: must not be empty"),
+        ("cni.conf_dir = \"x\"\n", "`cni.conf_dir`: \"x\" is not an absolute path"),
+        ("cni.subnets = [\"10.0.0.1/8\"]\n", "has address bits beyond its prefix"),
+        ("cni.subnets = [\"10.0.0.0\"]\n", "is not a subnet"),
+        ("cni.subnets = [\"10.0.0.0/31\"]\n", "not between 1 and 30"),
+        ("cni.subnets = [\"10.0.0.0/8\", \"11.0.0.0/8\"]\n", "two subnets of one address family"),
+        ("cni.bridge_name = \"a-name-that-is-too-long\"\n", "at most 15 characters"),
+        (
+            "cgroup.driver = \"sytemd\"\n",
+            "\"sytemd\" is none of \"auto\", \"cgroupfs\", \"systemd\"",
+        ),
+        ("streaming.address = \"localhost\"\n", "is not an address and port"),
+        ("log.level = \"debg\"\n", "\"debg\" is not a level"),
+        ("log.format = \"xml\"\n", "is none of \"text\", \"json\""),
+        ("default_handler = \"crun\"\n", "`crun` is not configured; there is knarr"),
+        ("[handlers.knarr]\npath = \"/x\"\n", "is the built-in one and has no path"),
+        ("[handlers.Runc]\npath = \"/x\"\n", "`Runc` is not a handler's name"),
+        ("[cni\n", "config.toml:1: this is not TOML"),
+        ("log.level = \"info\"\nlog.level = \"warn\"\n", "config.toml:2: this is not TOML"),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.contains(expected), "{text:?} gives\n{error}\nnot\n{expected}");
+    }
+}
+
+#[test]
+fn all_mistakes_are_named_at_once() {
+    let error = parse("a = 1\n[cni]\nb = 2\nconf_dir = 3\n").unwrap_err();
+    assert_eq!(error.lines().count(), 4, "{error}");
+}
+
+#[test]
+fn drop_ins_win_in_the_order_of_their_names_key_by_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let main = dir.path().join("config.toml");
+    let drop_ins = dir.path().join("conf.d");
+    fs::create_dir(&drop_ins).unwrap();
+    fs::write(&main, "[log]\nlevel = \"warn\"\nformat = \"json\"\n").unwrap();
+    fs::write(drop_ins.join("20-b.toml"), "[log]\nlevel = \"trace\"\n").unwrap();
+    fs::write(drop_ins.join("10-a.toml"), "log.level = \"debug\"\ncni.bin_dirs = [\"/z\"]\n")
+        .unwrap();
+    fs::write(drop_ins.join("note.txt"), "not read").unwrap();
+    let loaded = load(Some(&main)).unwrap();
+    assert_eq!(loaded.config.log, Log { level: "trace".into(), format: LogFormat::Json });
+    assert_eq!(loaded.config.cni.bin_dirs, [PathBuf::from("/z")]);
+    assert_eq!(loaded.files.len(), 3);
+    let shown = print::effective(&loaded);
+    assert!(shown.contains("20-b.toml:2"), "{shown}");
+    assert!(shown.contains("bridge_name = \"knarr0\" # default"), "{shown}");
+}
+
+#[test]
+fn a_file_that_was_named_must_exist() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("none.toml");
+    assert!(matches!(load(Some(&missing)), Err(ConfigError::Read { .. })));
+}
+
+#[test]
+fn the_printed_defaults_are_the_defaults() {
+    let text = print::default_file();
+    let uncommented: String = text
+        .lines()
+        .map(|line| line.strip_prefix("# ").filter(|line| line.contains(" = ")).unwrap_or(line))
+        .filter(|line| !line.contains("/usr/bin/runc"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert_eq!(parse(&uncommented), parse(""), "{uncommented}");
+    assert_eq!(parse(&text), parse(""));
+}
+
+#[test]
+fn what_is_shown_can_be_read_back() {
+    let text = "default_handler = \"runc\"\n[handlers.runc]\npath = \"/usr/bin/runc\"\n\
+                [handlers.crun]\npath = \"/usr/bin/crun\"\n";
+    let loaded = merge(vec![("x.toml".into(), text.to_owned())]).unwrap();
+    let shown = print::effective(&loaded);
+    assert_eq!(parse(&shown), Ok(loaded.config), "{shown}");
+}
+
+#[test]
+fn every_key_is_documented() {
+    let page = include_str!("../../../../docs/operate/configuration.md");
+    for key in schema::KEYS {
+        let path = key.path.replace('*', "NAME");
+        assert!(page.contains(&format!("`{path}`")), "{path} is missing in configuration.md");
+        for default in key.default.iter().filter(|default| !default.is_empty()) {
+            assert!(page.contains(default), "the default {default} of {path} is missing");
+        }
+    }
+}

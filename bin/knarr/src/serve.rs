@@ -1,0 +1,199 @@
+//! `knarr serve`: builds the parts, takes over what an earlier daemon left, serves, drains.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use cri_server::{CgroupDriver, Server};
+use sandbox::{Handlers, Parts, Paths, Sandboxes};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::UnixListenerStream;
+
+use crate::config::{CgroupDriverKey, Config};
+
+/// What `Version` reports.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// How long requests in progress may take to finish after SIGTERM.
+const DRAIN_WITHIN: Duration = Duration::from_secs(30);
+
+/// Where this daemon keeps its things.
+#[derive(Debug)]
+pub(crate) struct Places {
+    /// Durable root.
+    pub(crate) root: PathBuf,
+    /// Volatile state.
+    pub(crate) state: PathBuf,
+    /// CRI socket.
+    pub(crate) listen: PathBuf,
+}
+
+/// Runs the daemon until SIGTERM or SIGINT.
+pub(crate) fn run(config: &Config, places: &Places) -> Result<()> {
+    tokio::runtime::Builder::new_multi_thread()
+        // Mounts, syncs and plugins run on blocking threads; what is left needs few workers.
+        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).min(4))
+        .thread_keep_alive(Duration::from_secs(5))
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?
+        .block_on(serve(config, places))
+}
+
+async fn serve(config: &Config, places: &Places) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+    make_dir(&places.root, 0o700)?;
+    make_dir(&places.state, 0o711)?;
+    // Held until the end: two daemons on one root would fight over every pod.
+    let _lock = lock(&places.root)?;
+    let server = build(config, places).await?;
+    let listener = listen(&places.listen)?;
+    tracing::info!(
+        version = VERSION, root = %places.root.display(), socket = %places.listen.display(),
+        "serving the CRI"
+    );
+    notify(&[sd_notify::NotifyState::Ready]);
+    let sandboxes = server.sandboxes.clone();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = tonic::transport::Server::builder()
+        .add_service(server.runtime_service())
+        .add_service(server.image_service())
+        .add_service(server.progress_service())
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+            // The sender only ever goes away by being dropped.
+            stopped.await.unwrap_or_default();
+        });
+    tokio::pin!(serving);
+    tokio::select! {
+        result = &mut serving => result.context("the CRI server ended")?,
+        _signal = terminate.recv() => {}
+        _signal = interrupt.recv() => {}
+    }
+    tracing::info!("draining: requests in progress finish, containers run on");
+    notify(&[sd_notify::NotifyState::Stopping]);
+    drop(stop);
+    let drained = tokio::time::timeout(DRAIN_WITHIN, async {
+        let served = serving.await;
+        sandboxes.drain().await;
+        served
+    });
+    match drained.await {
+        Ok(served) => served.context("the CRI server failed while draining")?,
+        Err(_elapsed) => tracing::warn!("requests still in progress were cut off"),
+    }
+    remove_socket(&places.listen)
+}
+
+async fn build(config: &Config, places: &Places) -> Result<Server> {
+    let paths = Paths::new(places.root.clone(), places.state.clone());
+    let shim = find_shim()?;
+    let host = sandbox::host_facts().context("cannot learn about this host")?;
+    let cgroup_driver = cgroup_driver(config)?;
+    let root = places.root.clone();
+    let registry = config.registry();
+    let (layers, images) = tokio::task::spawn_blocking(move || -> Result<_> {
+        let layers = Arc::new(snapshot::Layers::open(&root).context("cannot open the layer store")?);
+        let images = image::Images::open(&root, registry, Arc::clone(&layers))
+            .context("cannot open the image store")?;
+        Ok((layers, images))
+    })
+    .await
+    .context("opening the stores panicked")??;
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .context("cannot read the boot id")?;
+    let sandboxes = Sandboxes::open(Parts {
+        network: cni::Engine::new(config.network(&places.root)),
+        handlers: Handlers {
+            default: config.default_handler.clone(),
+            known: config.handlers(),
+        },
+        paths,
+        shim,
+        images: images.clone(),
+        layers,
+        host,
+        boot_id: boot_id.trim().to_owned(),
+        disk: Box::new(store::RealDisk),
+    })
+    .await;
+    Ok(Server { sandboxes, images, version: VERSION, cgroup_driver })
+}
+
+fn cgroup_driver(config: &Config) -> Result<CgroupDriver> {
+    match config.cgroup.driver {
+        CgroupDriverKey::Auto | CgroupDriverKey::Cgroupfs => Ok(CgroupDriver::Cgroupfs),
+        CgroupDriverKey::Systemd => bail!(
+            "cgroup.driver = \"systemd\" is not supported by this version: use \"cgroupfs\", \
+             and set kubelet's cgroupDriver to the same"
+        ),
+    }
+}
+
+/// The shim is installed beside this program.
+fn find_shim() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find this program's own file")?;
+    let shim = own.with_file_name("knarr-shim");
+    if !shim.is_file() {
+        bail!("{} is missing: knarr-shim must be installed beside knarr", shim.display());
+    }
+    Ok(shim)
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .with_context(|| format!("cannot create directory {}", path.display()))
+}
+
+fn lock(root: &Path) -> Result<File> {
+    let path = root.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            bail!("another knarr serves {}: stop it, or use another --root", root.display())
+        }
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+/// Root and its group only: whoever speaks CRI can become root.
+fn listen(path: &Path) -> Result<UnixListener> {
+    if let Some(dir) = path.parent() {
+        make_dir(dir, 0o711)?;
+    }
+    remove_socket(path)?;
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
+        .with_context(|| format!("cannot set the mode of {}", path.display()))?;
+    Ok(listener)
+}
+
+/// A socket that an earlier daemon left. The lock on the root says that it is not in use;
+/// anything but a socket is not ours to remove.
+fn remove_socket(path: &Path) -> Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.file_type().is_socket() => std::fs::remove_file(path)
+            .with_context(|| format!("cannot remove the old socket {}", path.display())),
+        Ok(_) => bail!("{} exists and is not a socket", path.display()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot look at {}", path.display())),
+    }
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "cannot notify the service manager");
+    }
+}
