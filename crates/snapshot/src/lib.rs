@@ -1,2 +1,34 @@
-//! Overlay snapshotter.
+//! The layers of images and the writable roots of containers, as directories that overlayfs stacks.
+//!
+//! A layer is unpacked into an [`Ingest`] and becomes visible by [`Layers::commit`], whole and
+//! durable, under its diff id. Images share layers; each is stored once. After a power cut a layer
+//! is there with all its content or not at all.
+//!
+//! Never here: the container's overlay mount (`launch` makes it inside the container's own mount
+//! namespace), anything in the host's mount table, networks, async. Every call may block on the
+//! disk except [`Layers::contains`], [`Layers::usage`] and [`Layers::list`], which answer from
+//! memory.
+//!
+//! ```text
+//! <root>/layers/<diff id, hex>/fs/      the unpacked layer
+//! <root>/layers/<diff id, hex>/sealed   says that fs/ is complete, and what it takes
+//! <root>/ingest/<n>/fs/                 being unpacked, or on its way out
+//! ```
+//!
+//! Main types: [`Layers`], [`Ingest`], [`ContainerRoot`], [`read_file_in`].
 #![forbid(unsafe_code)]
+
+mod container;
+mod ingest;
+mod layers;
+mod read;
+mod sealed;
+mod usage;
+mod view;
+
+pub use container::{ContainerRoot, RootError};
+pub use ingest::{Ingest, IngestError};
+pub use layers::{CommitError, Layers, MissingLayer, OpenError, RemoveError};
+pub use read::{ReadError, read_file_in};
+pub use sealed::LayerUsage;
+pub use view::ViewError;

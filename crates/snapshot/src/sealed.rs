@@ -1,0 +1,100 @@
+//! The `sealed` file: its presence says that a layer is complete. Text, for operators.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
+
+use model::Digest;
+use rustix::fs::{Mode, OFlags};
+
+pub(crate) const NAME: &str = "sealed";
+const VERSION: &str = "knarr-layer 1";
+/// No seal is near this long.
+const MAX_BYTES: u64 = 4096;
+
+/// What a layer takes on disk, as counted while it was unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LayerUsage {
+    /// Content bytes of its files; holes and filesystem overhead are not counted.
+    pub bytes: u64,
+    pub inodes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seal {
+    pub(crate) diff_id: Digest,
+    pub(crate) usage: LayerUsage,
+    pub(crate) entries: u64,
+}
+
+impl Seal {
+    fn text(&self) -> String {
+        let Self { diff_id, usage: LayerUsage { bytes, inodes }, entries } = self;
+        format!(
+            "{VERSION}\ndiff-id {diff_id}\nbytes {bytes}\ninodes {inodes}\nentries {entries}\nend\n"
+        )
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.strip_suffix("\nend\n")?.split('\n');
+        if lines.next()? != VERSION {
+            return None;
+        }
+        let mut value = |key: &str| lines.next()?.strip_prefix(key)?.strip_prefix(' ');
+        let seal = Self {
+            diff_id: Digest::parse(value("diff-id")?).ok()?,
+            usage: LayerUsage {
+                bytes: value("bytes")?.parse().ok()?,
+                inodes: value("inodes")?.parse().ok()?,
+            },
+            entries: value("entries")?.parse().ok()?,
+        };
+        lines.next().is_none().then_some(seal)
+    }
+
+    /// Writes and fsyncs the file in the layer's directory.
+    pub(crate) fn write(&self, dir: BorrowedFd<'_>) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mut file = File::from(rustix::fs::openat(dir, NAME, flags, Mode::RUSR | Mode::WUSR)?);
+        file.write_all(self.text().as_bytes())?;
+        file.sync_all()
+    }
+
+    /// The seal in a layer's directory; `None` if there is none or it is not one.
+    pub(crate) fn read(dir: BorrowedFd<'_>) -> Option<Self> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::openat(dir, NAME, flags, Mode::empty()).ok()?);
+        let mut text = String::new();
+        file.take(MAX_BYTES).read_to_string(&mut text).ok()?;
+        Self::parse(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seal() -> Seal {
+        Seal {
+            diff_id: Digest::from_sha256([0xab; 32]),
+            usage: LayerUsage { bytes: 12, inodes: 3 },
+            entries: 4,
+        }
+    }
+
+    #[test]
+    fn a_seal_is_read_as_it_was_written() {
+        assert_eq!(Seal::parse(&seal().text()), Some(seal()));
+    }
+
+    #[test]
+    fn a_torn_or_altered_seal_is_none() {
+        let text = seal().text();
+        for length in 0..text.len() {
+            assert_eq!(Seal::parse(&text[..length]), None, "{length}");
+        }
+        assert_eq!(Seal::parse(&text.replace("bytes 12", "bytes -12")), None);
+        assert_eq!(Seal::parse(&text.replace("layer 1", "layer 2")), None);
+        assert_eq!(Seal::parse(&text.replace("end", "extra 1\nend")), None);
+    }
+}
