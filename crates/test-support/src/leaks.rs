@@ -195,18 +195,18 @@ impl<'a> Leaks<'a> {
             || fs::read_to_string(reservation).is_ok_and(|text| self.concerns(&text))
     }
 
+    /// Elements that name one address: the subnet as a whole belongs to the masquerading set.
     fn packet_filter(&self) -> Vec<Leak> {
         let Ok(output) = Command::new("nft").args(["list", "ruleset"]).output() else {
             return Vec::new();
         };
-        let rules = String::from_utf8_lossy(&output.stdout).into_owned();
         let prefix = self.scratch.subnet_prefix();
-        rules
+        String::from_utf8_lossy(&output.stdout)
             .split(['\n', ',', '{', '}'])
             .map(str::trim)
             .filter(|text| {
-                let network = self.scratch.subnet();
-                self.concerns(text) || text.replace(&network, "").contains(&prefix)
+                let mut words = text.split_whitespace();
+                words.any(|word| word.starts_with(&prefix) && word.parse::<IpAddr>().is_ok())
             })
             .map(|text| Leak::Nft(text.to_owned()))
             .collect()
@@ -223,6 +223,8 @@ pub(crate) fn sweep(scratch: &Scratch) {
     if Path::new("/sys/class/net").join(&bridge).exists() {
         quietly(Command::new("ip").args(["link", "delete", &bridge]));
     }
+    let element = format!("{{ {} }}", scratch.subnet());
+    quietly(Command::new("nft").args(["delete", "element", "ip", "knarr", "pods", &element]));
     for root in cgroup_roots() {
         fs::remove_dir(root.join(&bridge)).ok();
     }
