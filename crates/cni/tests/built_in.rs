@@ -1,4 +1,5 @@
 //! The network that is built in, against the real kernel.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! How the engine calls plugins, and what it makes of those that misbehave.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The reference plugins (Debian: containernetworking-plugins) through the engine.
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "helpers of tests")]
 
 mod support;
 

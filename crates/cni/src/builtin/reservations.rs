@@ -169,7 +169,11 @@ impl Reservations {
 
 fn fill(mut file: File, text: &str, cursor: &Path, address: IpAddr) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
-    std::fs::write(cursor, address.to_string())
+    let text = address.to_string();
+    // Overwritten, then cut: a file that is emptied first makes ext4 write it out at once.
+    let mut cursor = OpenOptions::new().write(true).create(true).truncate(false).open(cursor)?;
+    cursor.write_all(text.as_bytes())?;
+    cursor.set_len(u64::try_from(text.len()).unwrap_or(u64::MAX))
 }
 
 /// Who holds a reservation.

@@ -3,6 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::print_stdout,
     dead_code,
     reason = "test support: a failure here is a failed test, and no test uses everything"
 )]
