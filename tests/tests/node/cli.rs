@@ -17,7 +17,7 @@ fn knarr(args: &[&str]) -> Result<Option<Output>> {
 /// Runs `knarr` against the node's daemon; its standard output.
 fn on(node: &Node, args: &[&str]) -> Result<String> {
     let output = Command::new(node.daemon.program())
-        .arg("--endpoint")
+        .arg("--address")
         .arg(node.scratch.socket())
         .args(args)
         .output()
@@ -53,7 +53,7 @@ fn a_configuration_that_cannot_be_read_stops_the_start() -> Result<()> {
 
 #[test]
 fn no_daemon_is_said_in_one_sentence() -> Result<()> {
-    let Some(output) = knarr(&["--endpoint", "/nowhere/knarr.sock", "pods"])? else {
+    let Some(output) = knarr(&["--address", "/nowhere/knarr.sock", "pods"])? else {
         return Ok(());
     };
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
