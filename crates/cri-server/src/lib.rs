@@ -1,2 +1,66 @@
-//! The CRI gRPC services.
+//! The CRI gRPC services: convert, call, convert. The only crate of the daemon that names CRI
+//! protobuf types.
+//!
+//! Never here: decisions about pods, containers or images. One file per RPC in `rpc/`, every
+//! error's gRPC code in `status`.
+//!
+//! Main types: [`Server`] (what the RPCs work on) and the three services it turns into.
 #![forbid(unsafe_code)]
+
+mod convert;
+mod rpc;
+mod service;
+mod status;
+
+use cri_api::knarr::progress_server::ProgressServer;
+use cri_api::v1::image_service_server::ImageServiceServer;
+use cri_api::v1::runtime_service_server::RuntimeServiceServer;
+use image::Images;
+use sandbox::Sandboxes;
+
+/// CRI clients accept and send up to this; gRPC's own default of 4 MiB is too small for a full
+/// node's lists.
+const MAX_MESSAGE: usize = 16 << 20;
+
+/// What the RPCs work on. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Pods and containers.
+    pub sandboxes: Sandboxes,
+    /// Images.
+    pub images: Images,
+    /// What `Version` reports; semver.
+    pub version: &'static str,
+    /// What `RuntimeConfig` reports.
+    pub cgroup_driver: CgroupDriver,
+}
+
+/// Who makes control groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupDriver {
+    /// knarr itself.
+    Cgroupfs,
+    /// systemd, on knarr's request.
+    Systemd,
+}
+
+impl Server {
+    /// The runtime service.
+    pub fn runtime_service(&self) -> RuntimeServiceServer<Self> {
+        RuntimeServiceServer::new(self.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    /// The image service.
+    pub fn image_service(&self) -> ImageServiceServer<Self> {
+        ImageServiceServer::new(self.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    /// knarr's own progress service.
+    pub fn progress_service(&self) -> ProgressServer<Self> {
+        ProgressServer::new(self.clone())
+    }
+}

@@ -1,2 +1,51 @@
-//! Pod and container state machines.
+//! Pods and containers: their lifecycles, the owner task of each pod, the link to its shim, and
+//! what a restarted daemon makes of all that.
+//!
+//! Never here: protobuf, mounts, namespaces (the shim's), image formats.
+//!
+//! Main types: [`Sandboxes`] (what the CRI calls), [`Index`] (what List and Status read),
+//! [`PodRecord`] and [`ContainerRecord`] (what is stored).
 #![forbid(unsafe_code)]
+
+mod admission;
+mod blocking;
+mod cgroups;
+mod context;
+mod error;
+mod exec;
+mod files;
+mod handles;
+mod host;
+mod link;
+mod manager;
+mod mounts;
+mod paths;
+mod plan;
+mod pod;
+mod record;
+mod spawn;
+mod stats;
+mod usage;
+mod validate;
+mod view;
+
+pub use admission::Refusal;
+pub use context::{Handlers, Parts, now as clock};
+pub use error::{
+    ContainerError, CreateError, ExecError, RunError, StartError, StepError, StopPodError,
+    TeardownError, chain,
+};
+pub use exec::ExecOutput;
+pub use files::FileError;
+pub use host::host_facts;
+pub use link::LinkError;
+pub use manager::Sandboxes;
+pub use paths::Paths;
+pub use plan::PlanFailure;
+pub use record::{
+    ContainerRecord, ContainerState, ExitReason, ExitRecord, NetworkRecord, PodPhase, PodRecord,
+    ProcessRecord,
+};
+pub use spawn::SpawnError;
+pub use validate::InvalidPod;
+pub use view::{ContainerView, Index, LookupError, PodView};

@@ -1,0 +1,215 @@
+//! Containers.
+
+use cri_api::v1;
+use model::{
+    CdiDevice, ContainerConfig, ContainerName, DeviceRequest, EnvVar, ImageSpec, MountPropagation,
+    MountRequest, MountSource,
+};
+use sandbox::{ContainerState, ContainerView};
+
+use super::{ConvertError, image, known, pod, resources, security, signal};
+
+pub(crate) fn config(config: v1::ContainerConfig) -> Result<ContainerConfig, ConvertError> {
+    let metadata = config.metadata.ok_or(ConvertError::Missing("metadata of the container"))?;
+    let linux = config.linux.unwrap_or_default();
+    Ok(ContainerConfig {
+        name: ContainerName { name: metadata.name, attempt: metadata.attempt },
+        image: image::spec(config.image.unwrap_or_default()),
+        command: config.command,
+        args: config.args,
+        working_dir: config.working_dir,
+        envs: config
+            .envs
+            .into_iter()
+            .map(|env| EnvVar { key: env.key, value: env.value })
+            .collect(),
+        mounts: config.mounts.into_iter().map(mount).collect::<Result<_, _>>()?,
+        devices: config
+            .devices
+            .into_iter()
+            .map(|device| DeviceRequest {
+                container_path: device.container_path,
+                host_path: device.host_path,
+                permissions: device.permissions,
+            })
+            .collect(),
+        cdi_devices: config
+            .cdi_devices
+            .into_iter()
+            .map(|device| CdiDevice { name: device.name })
+            .collect(),
+        labels: config.labels,
+        annotations: config.annotations,
+        log_path: config.log_path,
+        stdin: config.stdin,
+        stdin_once: config.stdin_once,
+        tty: config.tty,
+        stop_signal: signal::from_cri(config.stop_signal)?,
+        resources: linux.resources.map(resources::from_cri).unwrap_or_default(),
+        security: security::container(linux.security_context)?,
+    })
+}
+
+fn mount(mount: v1::Mount) -> Result<MountRequest, ConvertError> {
+    let source = match mount.image {
+        Some(spec) if !spec.image.is_empty() => {
+            MountSource::Image { image: image::spec(spec), sub_path: mount.image_sub_path }
+        }
+        Some(_) | None => MountSource::Host(mount.host_path),
+    };
+    Ok(MountRequest {
+        container_path: mount.container_path,
+        source,
+        readonly: mount.readonly,
+        recursive_read_only: mount.recursive_read_only,
+        selinux_relabel: mount.selinux_relabel,
+        propagation: match known::<v1::MountPropagation>("mounts.propagation", mount.propagation)? {
+            v1::MountPropagation::PropagationPrivate => MountPropagation::Private,
+            v1::MountPropagation::PropagationHostToContainer => MountPropagation::HostToContainer,
+            v1::MountPropagation::PropagationBidirectional => MountPropagation::Bidirectional,
+        },
+        uid_mappings: mount.uid_mappings.iter().map(security::mapping).collect(),
+        gid_mappings: mount.gid_mappings.iter().map(security::mapping).collect(),
+        options: mount.mount_options,
+    })
+}
+
+/// CRI: mounts are echoed as requested, not as resolved.
+fn mount_to_cri(mount: &MountRequest) -> v1::Mount {
+    let (host_path, image, image_sub_path) = match &mount.source {
+        MountSource::Host(path) => (path.clone(), None, String::new()),
+        MountSource::Image { image, sub_path } => {
+            (String::new(), Some(image::spec_to_cri(image)), sub_path.clone())
+        }
+    };
+    v1::Mount {
+        container_path: mount.container_path.clone(),
+        host_path,
+        readonly: mount.readonly,
+        selinux_relabel: mount.selinux_relabel,
+        propagation: match mount.propagation {
+            MountPropagation::Private => v1::MountPropagation::PropagationPrivate,
+            MountPropagation::HostToContainer => v1::MountPropagation::PropagationHostToContainer,
+            MountPropagation::Bidirectional => v1::MountPropagation::PropagationBidirectional,
+        }
+        .into(),
+        uid_mappings: mount.uid_mappings.iter().map(security::mapping_to_cri).collect(),
+        gid_mappings: mount.gid_mappings.iter().map(security::mapping_to_cri).collect(),
+        recursive_read_only: mount.recursive_read_only,
+        image,
+        image_sub_path,
+        mount_options: mount.options.clone(),
+    }
+}
+
+pub(crate) fn metadata(name: &ContainerName) -> v1::ContainerMetadata {
+    v1::ContainerMetadata { name: name.name.clone(), attempt: name.attempt }
+}
+
+pub(crate) fn state(container: &ContainerView) -> v1::ContainerState {
+    match &container.record.state {
+        ContainerState::Created => v1::ContainerState::ContainerCreated,
+        ContainerState::Running { .. } => v1::ContainerState::ContainerRunning,
+        ContainerState::Exited(_) => v1::ContainerState::ContainerExited,
+    }
+}
+
+pub(crate) fn item(container: &ContainerView) -> v1::Container {
+    let record = &container.record;
+    v1::Container {
+        id: record.id.to_string(),
+        pod_sandbox_id: record.sandbox.to_string(),
+        metadata: Some(metadata(&record.config.name)),
+        image: Some(image::spec_to_cri(&record.config.image)),
+        image_ref: record.image_ref.clone(),
+        state: state(container).into(),
+        created_at: record.created_at.0,
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+        image_id: record.image_id.to_string(),
+    }
+}
+
+pub(crate) fn status(container: &ContainerView) -> v1::ContainerStatus {
+    let record = &container.record;
+    let config = &record.config;
+    let mut status = v1::ContainerStatus {
+        id: record.id.to_string(),
+        metadata: Some(metadata(&config.name)),
+        state: state(container).into(),
+        created_at: record.created_at.0,
+        image: Some(v1::ImageSpec {
+            image: record.image_name.clone(),
+            ..image::spec_to_cri(&config.image)
+        }),
+        image_ref: record.image_ref.clone(),
+        labels: config.labels.clone(),
+        annotations: config.annotations.clone(),
+        mounts: config.mounts.iter().map(mount_to_cri).collect(),
+        log_path: record.log_path.clone().unwrap_or_default(),
+        resources: Some(v1::ContainerResources {
+            linux: Some(resources::to_cri(&record.resources)),
+            windows: None,
+        }),
+        image_id: record.image_id.to_string(),
+        user: Some(v1::ContainerUser {
+            linux: Some(v1::LinuxContainerUser {
+                uid: record.user.uid.into(),
+                gid: record.user.gid.into(),
+                supplemental_groups: record.user.groups.iter().map(|id| (*id).into()).collect(),
+            }),
+        }),
+        stop_signal: signal::to_cri(record.stop_signal),
+        ..Default::default()
+    };
+    match &record.state {
+        ContainerState::Created => {}
+        ContainerState::Running { started_at, .. } => status.started_at = started_at.0,
+        ContainerState::Exited(exit) => {
+            status.started_at = exit.started_at.map_or(0, |at| at.0);
+            status.finished_at = exit.finished_at.0;
+            status.exit_code = exit.code;
+            status.reason = exit.reason.as_str().to_owned();
+            status.message.clone_from(&exit.message);
+        }
+    }
+    status
+}
+
+/// CRI: every field that is set must fit.
+pub(crate) struct Filter {
+    id: Option<String>,
+    pod: Option<String>,
+    state: Option<v1::ContainerState>,
+    labels: model::StringMap,
+}
+
+impl Filter {
+    pub(crate) fn new(filter: Option<v1::ContainerFilter>) -> Result<Self, ConvertError> {
+        let filter = filter.unwrap_or_default();
+        Ok(Self {
+            id: Some(filter.id).filter(|id| !id.is_empty()),
+            pod: Some(filter.pod_sandbox_id).filter(|id| !id.is_empty()),
+            state: filter.state.map(|state| known("filter.state", state.state)).transpose()?,
+            labels: filter.label_selector,
+        })
+    }
+
+    pub(crate) fn of_stats(filter: Option<v1::ContainerStatsFilter>) -> Self {
+        let filter = filter.unwrap_or_default();
+        Self {
+            id: Some(filter.id).filter(|id| !id.is_empty()),
+            pod: Some(filter.pod_sandbox_id).filter(|id| !id.is_empty()),
+            state: None,
+            labels: filter.label_selector,
+        }
+    }
+
+    pub(crate) fn fits(&self, container: &ContainerView) -> bool {
+        let record = &container.record;
+        self.id.as_ref().is_none_or(|id| record.id.as_str().starts_with(id.as_str()))
+            && self.pod.as_ref().is_none_or(|id| record.sandbox.as_str().starts_with(id.as_str()))
+            && self.state.is_none_or(|wanted| wanted == state(container))
+            && pod::selects(&self.labels, &record.config.labels)
+    }
+}

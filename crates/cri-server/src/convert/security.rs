@@ -1,0 +1,218 @@
+//! Namespaces, users, capabilities and profiles.
+
+use cri_api::v1;
+use model::{
+    Capabilities, ContainerSecurity, GroupsPolicy, IdMapping, NamespaceMode, NamespaceOptions,
+    PodSecurity, RunAs, SecurityProfile, SelinuxOptions, UserNamespace,
+};
+
+use super::{ConvertError, known};
+
+fn mode(field: &'static str, value: i32) -> Result<NamespaceMode, ConvertError> {
+    Ok(match known::<v1::NamespaceMode>(field, value)? {
+        v1::NamespaceMode::Pod => NamespaceMode::Pod,
+        v1::NamespaceMode::Container => NamespaceMode::Container,
+        v1::NamespaceMode::Node => NamespaceMode::Node,
+        v1::NamespaceMode::Target => NamespaceMode::Target,
+    })
+}
+
+fn mode_to_cri(mode: NamespaceMode) -> i32 {
+    match mode {
+        NamespaceMode::Pod => v1::NamespaceMode::Pod,
+        NamespaceMode::Container => v1::NamespaceMode::Container,
+        NamespaceMode::Node => v1::NamespaceMode::Node,
+        NamespaceMode::Target => v1::NamespaceMode::Target,
+    }
+    .into()
+}
+
+pub(crate) fn mapping(mapping: &v1::IdMapping) -> IdMapping {
+    IdMapping {
+        host_id: mapping.host_id,
+        container_id: mapping.container_id,
+        length: mapping.length,
+    }
+}
+
+pub(crate) fn mapping_to_cri(mapping: &IdMapping) -> v1::IdMapping {
+    v1::IdMapping {
+        host_id: mapping.host_id,
+        container_id: mapping.container_id,
+        length: mapping.length,
+    }
+}
+
+fn namespaces(options: v1::NamespaceOption) -> Result<NamespaceOptions, ConvertError> {
+    let userns = options.userns_options.map(|userns| {
+        Ok(UserNamespace {
+            mode: mode("userns_options.mode", userns.mode)?,
+            uids: userns.uids.iter().map(mapping).collect(),
+            gids: userns.gids.iter().map(mapping).collect(),
+        })
+    });
+    Ok(NamespaceOptions {
+        network: mode("namespace_options.network", options.network)?,
+        pid: mode("namespace_options.pid", options.pid)?,
+        ipc: mode("namespace_options.ipc", options.ipc)?,
+        target_id: options.target_id,
+        userns: userns.transpose()?,
+    })
+}
+
+pub(crate) fn namespaces_to_cri(options: &NamespaceOptions) -> v1::NamespaceOption {
+    v1::NamespaceOption {
+        network: mode_to_cri(options.network),
+        pid: mode_to_cri(options.pid),
+        ipc: mode_to_cri(options.ipc),
+        target_id: options.target_id.clone(),
+        userns_options: options.userns.as_ref().map(|userns| v1::UserNamespace {
+            mode: mode_to_cri(userns.mode),
+            uids: userns.uids.iter().map(mapping_to_cri).collect(),
+            gids: userns.gids.iter().map(mapping_to_cri).collect(),
+        }),
+    }
+}
+
+fn profile(
+    field: &'static str,
+    profile: v1::SecurityProfile,
+) -> Result<SecurityProfile, ConvertError> {
+    let kind = known::<v1::security_profile::ProfileType>(field, profile.profile_type)?;
+    let reference = profile.localhost_ref;
+    match kind {
+        v1::security_profile::ProfileType::Localhost => {
+            let name = reference.strip_prefix("localhost/").unwrap_or(&reference);
+            if name.is_empty() {
+                return Err(ConvertError::Missing("localhost_ref of a Localhost profile"));
+            }
+            Ok(SecurityProfile::Localhost(name.to_owned()))
+        }
+        _ if !reference.is_empty() => Err(ConvertError::OutOfRange {
+            field: "localhost_ref",
+            value: reference,
+            want: "an empty text unless the profile type is Localhost",
+        }),
+        v1::security_profile::ProfileType::RuntimeDefault => Ok(SecurityProfile::RuntimeDefault),
+        v1::security_profile::ProfileType::Unconfined => Ok(SecurityProfile::Unconfined),
+    }
+}
+
+fn selinux(options: v1::SeLinuxOption) -> SelinuxOptions {
+    SelinuxOptions {
+        user: options.user,
+        role: options.role,
+        r#type: options.r#type,
+        level: options.level,
+    }
+}
+
+fn policy(value: i32) -> Result<GroupsPolicy, ConvertError> {
+    Ok(match known::<v1::SupplementalGroupsPolicy>("supplemental_groups_policy", value)? {
+        v1::SupplementalGroupsPolicy::Merge => GroupsPolicy::Merge,
+        v1::SupplementalGroupsPolicy::Strict => GroupsPolicy::Strict,
+    })
+}
+
+/// The deprecated text form: `runtime/default`, `unconfined`, `localhost/NAME`.
+fn deprecated_apparmor(text: &str) -> Result<Option<SecurityProfile>, ConvertError> {
+    match text {
+        "" => Ok(None),
+        "runtime/default" => Ok(Some(SecurityProfile::RuntimeDefault)),
+        "unconfined" => Ok(Some(SecurityProfile::Unconfined)),
+        other => match other.strip_prefix("localhost/") {
+            Some(name) if !name.is_empty() => Ok(Some(SecurityProfile::Localhost(name.to_owned()))),
+            Some(_) | None => Err(ConvertError::OutOfRange {
+                field: "apparmor_profile",
+                value: other.to_owned(),
+                want: "runtime/default, unconfined or localhost/NAME",
+            }),
+        },
+    }
+}
+
+/// An unset context means: namespaces of the pod, root, unconfined.
+pub(crate) fn pod(
+    context: Option<v1::LinuxSandboxSecurityContext>,
+) -> Result<PodSecurity, ConvertError> {
+    let Some(context) = context else { return Ok(PodSecurity::default()) };
+    Ok(PodSecurity {
+        namespaces: context.namespace_options.map(namespaces).transpose()?.unwrap_or_default(),
+        selinux: context.selinux_options.map(selinux),
+        run_as: RunAs {
+            user: context.run_as_user.map(|id| id.value),
+            group: context.run_as_group.map(|id| id.value),
+            username: String::new(),
+            supplemental_groups: context.supplemental_groups,
+            groups_policy: policy(context.supplemental_groups_policy)?,
+        },
+        readonly_rootfs: context.readonly_rootfs,
+        privileged: context.privileged,
+        seccomp: context.seccomp.map(|p| profile("seccomp.profile_type", p)).transpose()?,
+        apparmor: context.apparmor.map(|p| profile("apparmor.profile_type", p)).transpose()?,
+    })
+}
+
+pub(crate) fn container(
+    context: Option<v1::LinuxContainerSecurityContext>,
+) -> Result<ContainerSecurity, ConvertError> {
+    let Some(context) = context else { return Ok(ContainerSecurity::default()) };
+    let capabilities = context.capabilities.unwrap_or_default();
+    let apparmor = match context.apparmor {
+        Some(new) => Some(profile("apparmor.profile_type", new)?),
+        None => deprecated_apparmor(&context.apparmor_profile)?,
+    };
+    Ok(ContainerSecurity {
+        capabilities: Capabilities {
+            add: capabilities.add_capabilities,
+            drop: capabilities.drop_capabilities,
+            add_ambient: capabilities.add_ambient_capabilities,
+        },
+        privileged: context.privileged,
+        namespaces: context.namespace_options.map(namespaces).transpose()?.unwrap_or_default(),
+        selinux: context.selinux_options.map(selinux),
+        run_as: RunAs {
+            user: context.run_as_user.map(|id| id.value),
+            group: context.run_as_group.map(|id| id.value),
+            username: context.run_as_username,
+            supplemental_groups: context.supplemental_groups,
+            groups_policy: policy(context.supplemental_groups_policy)?,
+        },
+        readonly_rootfs: context.readonly_rootfs,
+        no_new_privs: context.no_new_privs,
+        masked_paths: context.masked_paths,
+        readonly_paths: context.readonly_paths,
+        seccomp: context.seccomp.map(|p| profile("seccomp.profile_type", p)).transpose()?,
+        apparmor,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_namespace_mode_is_refused_by_field_and_number() {
+        let context = v1::LinuxSandboxSecurityContext {
+            namespace_options: Some(v1::NamespaceOption { pid: 7, ..Default::default() }),
+            ..Default::default()
+        };
+        assert_eq!(
+            pod(Some(context)),
+            Err(ConvertError::UnknownValue { field: "namespace_options.pid", value: 7 })
+        );
+    }
+
+    #[test]
+    fn a_reference_without_a_localhost_profile_is_refused() {
+        let text = v1::SecurityProfile { profile_type: 1, localhost_ref: "x".into() };
+        assert!(profile("seccomp.profile_type", text).is_err());
+        let empty = v1::SecurityProfile { profile_type: 2, localhost_ref: String::new() };
+        assert!(profile("seccomp.profile_type", empty).is_err());
+        let local = v1::SecurityProfile { profile_type: 2, localhost_ref: "localhost/a".into() };
+        assert_eq!(
+            profile("seccomp.profile_type", local),
+            Ok(SecurityProfile::Localhost("a".into()))
+        );
+    }
+}

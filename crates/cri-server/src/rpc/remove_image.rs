@@ -1,0 +1,16 @@
+//! CRI `RemoveImage`.
+
+use cri_api::v1;
+use tonic::Status;
+
+use crate::{Server, status};
+
+/// All names of the image go; an unknown one is success.
+pub(crate) async fn remove_image(
+    server: &Server,
+    request: v1::RemoveImageRequest,
+) -> Result<v1::RemoveImageResponse, Status> {
+    let name = request.image.map(|spec| spec.image).unwrap_or_default();
+    server.images.remove(&name).await.map_err(|error| status::from_remove_image(&error))?;
+    Ok(v1::RemoveImageResponse {})
+}

@@ -1,0 +1,350 @@
+//! The services: each RPC hands over to its file.
+
+use std::pin::Pin;
+
+use cri_api::knarr;
+use cri_api::v1::image_service_server::ImageService;
+use cri_api::v1::runtime_service_server::RuntimeService;
+use cri_api::v1::*;
+use futures_util::Stream;
+use tonic::{Request, Response, Status};
+
+use crate::status::unimplemented;
+use crate::{Server, rpc};
+
+type Answer<T> = Result<Response<T>, Status>;
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl RuntimeService for Server {
+    async fn version(&self, _request: Request<VersionRequest>) -> Answer<VersionResponse> {
+        Ok(Response::new(rpc::version::version(self)))
+    }
+
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<RunPodSandboxRequest>,
+    ) -> Answer<RunPodSandboxResponse> {
+        let request = request.into_inner();
+        rpc::run_pod_sandbox::run_pod_sandbox(self, request).await.map(Response::new)
+    }
+
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<StopPodSandboxRequest>,
+    ) -> Answer<StopPodSandboxResponse> {
+        let request = request.into_inner();
+        rpc::stop_pod_sandbox::stop_pod_sandbox(self, &request).await.map(Response::new)
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<RemovePodSandboxRequest>,
+    ) -> Answer<RemovePodSandboxResponse> {
+        let request = request.into_inner();
+        rpc::remove_pod_sandbox::remove_pod_sandbox(self, &request).await.map(Response::new)
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<PodSandboxStatusRequest>,
+    ) -> Answer<PodSandboxStatusResponse> {
+        let request = request.into_inner();
+        rpc::pod_sandbox_status::pod_sandbox_status(self, &request).map(Response::new)
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<ListPodSandboxRequest>,
+    ) -> Answer<ListPodSandboxResponse> {
+        let request = request.into_inner();
+        rpc::list_pod_sandbox::list_pod_sandbox(self, request).map(Response::new)
+    }
+
+    type StreamPodSandboxesStream = Streamed<StreamPodSandboxesResponse>;
+
+    async fn stream_pod_sandboxes(
+        &self,
+        _request: Request<StreamPodSandboxesRequest>,
+    ) -> Answer<Self::StreamPodSandboxesStream> {
+        Err(unimplemented("StreamPodSandboxes"))
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<CreateContainerRequest>,
+    ) -> Answer<CreateContainerResponse> {
+        let request = request.into_inner();
+        rpc::create_container::create_container(self, request).await.map(Response::new)
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<StartContainerRequest>,
+    ) -> Answer<StartContainerResponse> {
+        let request = request.into_inner();
+        rpc::start_container::start_container(self, &request).await.map(Response::new)
+    }
+
+    async fn stop_container(
+        &self,
+        request: Request<StopContainerRequest>,
+    ) -> Answer<StopContainerResponse> {
+        let request = request.into_inner();
+        rpc::stop_container::stop_container(self, &request).await.map(Response::new)
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<RemoveContainerRequest>,
+    ) -> Answer<RemoveContainerResponse> {
+        let request = request.into_inner();
+        rpc::remove_container::remove_container(self, &request).await.map(Response::new)
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<ListContainersRequest>,
+    ) -> Answer<ListContainersResponse> {
+        let request = request.into_inner();
+        rpc::list_containers::list_containers(self, request).map(Response::new)
+    }
+
+    type StreamContainersStream = Streamed<StreamContainersResponse>;
+
+    async fn stream_containers(
+        &self,
+        _request: Request<StreamContainersRequest>,
+    ) -> Answer<Self::StreamContainersStream> {
+        Err(unimplemented("StreamContainers"))
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<ContainerStatusRequest>,
+    ) -> Answer<ContainerStatusResponse> {
+        let request = request.into_inner();
+        rpc::container_status::container_status(self, &request).await.map(Response::new)
+    }
+
+    async fn update_container_resources(
+        &self,
+        _request: Request<UpdateContainerResourcesRequest>,
+    ) -> Answer<UpdateContainerResourcesResponse> {
+        Err(unimplemented("UpdateContainerResources"))
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<ReopenContainerLogRequest>,
+    ) -> Answer<ReopenContainerLogResponse> {
+        let request = request.into_inner();
+        rpc::reopen_container_log::reopen_container_log(self, &request).await.map(Response::new)
+    }
+
+    async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
+        let request = request.into_inner();
+        rpc::exec_sync::exec_sync(self, request).await.map(Response::new)
+    }
+
+    async fn exec(&self, _request: Request<ExecRequest>) -> Answer<ExecResponse> {
+        Err(unimplemented("Exec"))
+    }
+
+    async fn attach(&self, _request: Request<AttachRequest>) -> Answer<AttachResponse> {
+        Err(unimplemented("Attach"))
+    }
+
+    async fn port_forward(
+        &self,
+        _request: Request<PortForwardRequest>,
+    ) -> Answer<PortForwardResponse> {
+        Err(unimplemented("PortForward"))
+    }
+
+    async fn container_stats(
+        &self,
+        request: Request<ContainerStatsRequest>,
+    ) -> Answer<ContainerStatsResponse> {
+        let request = request.into_inner();
+        rpc::container_stats::container_stats(self, &request).map(Response::new)
+    }
+
+    async fn list_container_stats(
+        &self,
+        request: Request<ListContainerStatsRequest>,
+    ) -> Answer<ListContainerStatsResponse> {
+        let request = request.into_inner();
+        Ok(Response::new(rpc::list_container_stats::list_container_stats(self, request)))
+    }
+
+    type StreamContainerStatsStream = Streamed<StreamContainerStatsResponse>;
+
+    async fn stream_container_stats(
+        &self,
+        _request: Request<StreamContainerStatsRequest>,
+    ) -> Answer<Self::StreamContainerStatsStream> {
+        Err(unimplemented("StreamContainerStats"))
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<PodSandboxStatsRequest>,
+    ) -> Answer<PodSandboxStatsResponse> {
+        let request = request.into_inner();
+        rpc::pod_sandbox_stats::pod_sandbox_stats(self, &request).map(Response::new)
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<ListPodSandboxStatsRequest>,
+    ) -> Answer<ListPodSandboxStatsResponse> {
+        let request = request.into_inner();
+        rpc::list_pod_sandbox_stats::list_pod_sandbox_stats(self, request).map(Response::new)
+    }
+
+    type StreamPodSandboxStatsStream = Streamed<StreamPodSandboxStatsResponse>;
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        _request: Request<StreamPodSandboxStatsRequest>,
+    ) -> Answer<Self::StreamPodSandboxStatsStream> {
+        Err(unimplemented("StreamPodSandboxStats"))
+    }
+
+    async fn update_runtime_config(
+        &self,
+        _request: Request<UpdateRuntimeConfigRequest>,
+    ) -> Answer<UpdateRuntimeConfigResponse> {
+        Err(unimplemented("UpdateRuntimeConfig"))
+    }
+
+    async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
+        let request = request.into_inner();
+        Ok(Response::new(rpc::status::status(self, &request)))
+    }
+
+    async fn checkpoint_container(
+        &self,
+        _request: Request<CheckpointContainerRequest>,
+    ) -> Answer<CheckpointContainerResponse> {
+        Err(unimplemented("CheckpointContainer"))
+    }
+
+    async fn checkpoint_pod(
+        &self,
+        _request: Request<CheckpointPodRequest>,
+    ) -> Answer<CheckpointPodResponse> {
+        Err(unimplemented("CheckpointPod"))
+    }
+
+    async fn restore_pod(
+        &self,
+        _request: Request<RestorePodRequest>,
+    ) -> Answer<RestorePodResponse> {
+        Err(unimplemented("RestorePod"))
+    }
+
+    type GetContainerEventsStream = Streamed<ContainerEventResponse>;
+
+    async fn get_container_events(
+        &self,
+        _request: Request<GetEventsRequest>,
+    ) -> Answer<Self::GetContainerEventsStream> {
+        Err(unimplemented("GetContainerEvents"))
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _request: Request<ListMetricDescriptorsRequest>,
+    ) -> Answer<ListMetricDescriptorsResponse> {
+        Err(unimplemented("ListMetricDescriptors"))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _request: Request<ListPodSandboxMetricsRequest>,
+    ) -> Answer<ListPodSandboxMetricsResponse> {
+        Err(unimplemented("ListPodSandboxMetrics"))
+    }
+
+    type StreamPodSandboxMetricsStream = Streamed<StreamPodSandboxMetricsResponse>;
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _request: Request<StreamPodSandboxMetricsRequest>,
+    ) -> Answer<Self::StreamPodSandboxMetricsStream> {
+        Err(unimplemented("StreamPodSandboxMetrics"))
+    }
+
+    async fn runtime_config(
+        &self,
+        _request: Request<RuntimeConfigRequest>,
+    ) -> Answer<RuntimeConfigResponse> {
+        Ok(Response::new(rpc::runtime_config::runtime_config(self)))
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        _request: Request<UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<UpdatePodSandboxResourcesResponse> {
+        Err(unimplemented("UpdatePodSandboxResources"))
+    }
+}
+
+#[tonic::async_trait]
+impl ImageService for Server {
+    async fn list_images(&self, request: Request<ListImagesRequest>) -> Answer<ListImagesResponse> {
+        let request = request.into_inner();
+        rpc::list_images::list_images(self, request).map(Response::new)
+    }
+
+    type StreamImagesStream = Streamed<StreamImagesResponse>;
+
+    async fn stream_images(
+        &self,
+        _request: Request<StreamImagesRequest>,
+    ) -> Answer<Self::StreamImagesStream> {
+        Err(unimplemented("StreamImages"))
+    }
+
+    async fn image_status(
+        &self,
+        request: Request<ImageStatusRequest>,
+    ) -> Answer<ImageStatusResponse> {
+        let request = request.into_inner();
+        rpc::image_status::image_status(self, request).await.map(Response::new)
+    }
+
+    async fn pull_image(&self, request: Request<PullImageRequest>) -> Answer<PullImageResponse> {
+        let request = request.into_inner();
+        rpc::pull_image::pull_image(self, request).await.map(Response::new)
+    }
+
+    async fn remove_image(
+        &self,
+        request: Request<RemoveImageRequest>,
+    ) -> Answer<RemoveImageResponse> {
+        let request = request.into_inner();
+        rpc::remove_image::remove_image(self, request).await.map(Response::new)
+    }
+
+    async fn image_fs_info(
+        &self,
+        _request: Request<ImageFsInfoRequest>,
+    ) -> Answer<ImageFsInfoResponse> {
+        Ok(Response::new(rpc::image_fs_info::image_fs_info(self).await))
+    }
+}
+
+#[tonic::async_trait]
+impl knarr::progress_server::Progress for Server {
+    type WatchPullStream = Streamed<knarr::PullProgress>;
+
+    async fn watch_pull(
+        &self,
+        request: Request<knarr::WatchPullRequest>,
+    ) -> Answer<Self::WatchPullStream> {
+        rpc::watch_pull::watch_pull(self, &request.into_inner()).map(Response::new)
+    }
+}

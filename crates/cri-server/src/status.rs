@@ -1,0 +1,154 @@
+//! Every error's gRPC code, in one place. Kubelet shows the messages in pod events, and tells
+//! NotFound, AlreadyExists, InvalidArgument, DeadlineExceeded, Unavailable and Unknown apart.
+
+use image::{PullError, RemoveError, ResolveError};
+use model::ReferenceError;
+use sandbox::{
+    ContainerError, CreateError, ExecError, LookupError, RunError, StartError, StopPodError, chain,
+};
+use tonic::{Code, Status};
+
+use crate::convert::ConvertError;
+
+fn status(code: Code, error: &dyn std::error::Error) -> Status {
+    Status::new(code, chain(error))
+}
+
+pub(crate) fn invalid(error: ConvertError) -> Status {
+    status(Code::InvalidArgument, &error)
+}
+
+/// An RPC this version does not serve.
+pub(crate) fn unimplemented(rpc: &str) -> Status {
+    Status::unimplemented(format!("{rpc} is not served by this version of knarr"))
+}
+
+fn lookup_code(error: &LookupError) -> Code {
+    match error {
+        LookupError::NotFound { .. } => Code::NotFound,
+        LookupError::Ambiguous { .. } | LookupError::Empty { .. } => Code::InvalidArgument,
+    }
+}
+
+pub(crate) fn from_lookup(error: LookupError) -> Status {
+    status(lookup_code(&error), &error)
+}
+
+pub(crate) fn from_run(error: RunError) -> Status {
+    let code = match &error {
+        RunError::Invalid(_)
+        | RunError::UnknownHandler { .. }
+        | RunError::ExternalHandler { .. } => Code::InvalidArgument,
+        RunError::NameTaken { .. } => Code::AlreadyExists,
+        RunError::ShuttingDown => Code::Unavailable,
+        RunError::Random(_)
+        | RunError::Record { .. }
+        | RunError::Files { .. }
+        | RunError::Spawn { .. }
+        | RunError::Pause { .. }
+        | RunError::Setup { .. }
+        | RunError::Network { .. }
+        | RunError::LeftBehind { .. } => Code::Unknown,
+    };
+    status(code, &error)
+}
+
+pub(crate) fn from_stop_pod(error: StopPodError) -> Status {
+    let code = match &error {
+        StopPodError::Lookup(lookup) => lookup_code(lookup),
+        StopPodError::Teardown(_) => Code::Unknown,
+    };
+    status(code, &error)
+}
+
+pub(crate) fn from_create(error: CreateError) -> Status {
+    let code = match &error {
+        CreateError::Lookup(lookup) => lookup_code(lookup),
+        CreateError::ImageNotFound { .. } | CreateError::PodGone { .. } => Code::NotFound,
+        CreateError::NameTaken { .. } => Code::AlreadyExists,
+        CreateError::Refused { .. } => Code::FailedPrecondition,
+        CreateError::EmptyName
+        | CreateError::Image(_)
+        | CreateError::User { .. }
+        | CreateError::Host { .. }
+        | CreateError::LogPath { .. }
+        | CreateError::Spec { .. }
+        | CreateError::Plan { .. } => Code::InvalidArgument,
+        CreateError::Accounts { .. }
+        | CreateError::Layer { .. }
+        | CreateError::Files { .. }
+        | CreateError::Record { .. }
+        | CreateError::Random(_) => Code::Unknown,
+    };
+    status(code, &error)
+}
+
+pub(crate) fn from_start(error: StartError) -> Status {
+    let code = match &error {
+        StartError::Lookup(lookup) => lookup_code(lookup),
+        StartError::Refused { .. } => Code::FailedPrecondition,
+        StartError::Plan { .. } | StartError::Launch { .. } | StartError::Record { .. } => {
+            Code::Unknown
+        }
+    };
+    status(code, &error)
+}
+
+fn container_code(error: &ContainerError) -> Code {
+    match error {
+        ContainerError::Lookup(lookup) => lookup_code(lookup),
+        ContainerError::Refused { .. } => Code::FailedPrecondition,
+        ContainerError::Shim { .. }
+        | ContainerError::Plan { .. }
+        | ContainerError::StillRunning { .. }
+        | ContainerError::Remove { .. } => Code::Unknown,
+    }
+}
+
+pub(crate) fn from_container(error: ContainerError) -> Status {
+    status(container_code(&error), &error)
+}
+
+pub(crate) fn from_exec(error: ExecError) -> Status {
+    let code = match &error {
+        ExecError::Container(container) => container_code(container),
+        ExecError::EmptyCommand { .. } => Code::InvalidArgument,
+        ExecError::TimedOut { .. } => Code::DeadlineExceeded,
+        ExecError::Pipe { .. } | ExecError::Shim { .. } => Code::Unknown,
+    };
+    status(code, &error)
+}
+
+pub(crate) fn from_reference(error: &ReferenceError) -> Status {
+    status(Code::InvalidArgument, error)
+}
+
+pub(crate) fn from_resolve(error: &ResolveError) -> Status {
+    status(Code::InvalidArgument, error)
+}
+
+/// Kubelet recognises `RegistryUnavailable` only at the start of a message of code Unknown.
+pub(crate) fn from_pull(error: &PullError) -> Status {
+    let code = match error {
+        PullError::RegistryUnavailable { .. } => {
+            return Status::unknown(format!("RegistryUnavailable: {}", chain(error)));
+        }
+        PullError::NotFound { .. } => Code::NotFound,
+        PullError::Unauthorized { .. } => Code::PermissionDenied,
+        PullError::ShuttingDown { .. } => Code::Unavailable,
+        PullError::Registry { .. }
+        | PullError::Config { .. }
+        | PullError::Layer { .. }
+        | PullError::Record { .. } => Code::Unknown,
+    };
+    status(code, error)
+}
+
+pub(crate) fn from_remove_image(error: &RemoveError) -> Status {
+    let code = match error {
+        RemoveError::Resolve(_) => Code::InvalidArgument,
+        RemoveError::ShuttingDown => Code::Unavailable,
+        RemoveError::Record { .. } => Code::Unknown,
+    };
+    status(code, error)
+}

@@ -1,0 +1,101 @@
+//! What every pod's owner works with.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use model::{ContainerId, PodName, SandboxId, UnixNanos};
+use store::{Disk, Names};
+
+use crate::handles::Handles;
+use crate::paths::Paths;
+use crate::view::Index;
+
+/// Runtime handlers (RuntimeClass) by name.
+#[derive(Debug, Clone)]
+pub struct Handlers {
+    /// The handler of pods that name none.
+    pub default: String,
+    /// Every handler; `None` is the built-in runtime, else the path of an OCI runtime.
+    pub known: BTreeMap<String, Option<PathBuf>>,
+}
+
+/// What the manager is built from.
+pub struct Parts {
+    /// On-disk layout.
+    pub paths: Paths,
+    /// The shim's program.
+    pub shim: PathBuf,
+    /// Runtime handlers.
+    pub handlers: Handlers,
+    /// Pod networks.
+    pub network: cni::Engine,
+    /// Images.
+    pub images: image::Images,
+    /// Layers.
+    pub layers: Arc<snapshot::Layers>,
+    /// This host.
+    pub host: bundle::HostFacts,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+    /// The file system of records.
+    pub disk: Box<dyn Disk>,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("paths", &self.paths).finish_non_exhaustive()
+    }
+}
+
+pub(crate) struct Context {
+    pub(crate) parts: Parts,
+    pub(crate) index: Index,
+    pub(crate) names: Names<PodName, SandboxId>,
+    pub(crate) handles: Handles,
+    pub(crate) rates: crate::stats::Rates,
+}
+
+impl Context {
+    pub(crate) fn paths(&self) -> &Paths {
+        &self.parts.paths
+    }
+
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        self.parts.disk.as_ref()
+    }
+
+    /// Absolute cgroup path below which a pod's containers live. Without a parent from kubelet a
+    /// pod gets a directory of its own, so that its total can be measured.
+    pub(crate) fn cgroup_parent(&self, id: &SandboxId, requested: &str) -> String {
+        let parent = requested.trim_end_matches('/');
+        if parent.is_empty() {
+            format!("/knarr/{id}")
+        } else if parent.starts_with('/') {
+            parent.to_owned()
+        } else {
+            format!("/{parent}")
+        }
+    }
+}
+
+/// The wall clock as the CRI counts it.
+pub fn now() -> UnixNanos {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixNanos(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}
+
+/// A fresh random id.
+///
+/// # Errors
+/// The kernel's, when it has no random bytes to give.
+pub(crate) fn random_id() -> Result<[u8; 32], rustix::io::Errno> {
+    let mut bytes = [0; 32];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(bytes)
+}
+
+pub(crate) fn cgroup_of(parent: &str, id: &ContainerId) -> String {
+    format!("{parent}/{id}")
+}

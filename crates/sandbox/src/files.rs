@@ -1,0 +1,130 @@
+//! The files a pod's containers find in `/etc`, generated into the pod's state directory.
+//! CRI: `hostname`, `hosts`, `resolv.conf`, mode 0644. Blocking.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use model::{DnsConfig, PodConfig};
+
+/// A path that could not be prepared.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step} {}", path.display())]
+pub struct FileError {
+    /// `create`, `write`, …
+    pub step: &'static str,
+    /// The path.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+impl FileError {
+    pub(crate) fn at<'p>(
+        step: &'static str,
+        path: &'p Path,
+    ) -> impl FnOnce(io::Error) -> Self + use<'p> {
+        move |source| Self { step, path: path.to_owned(), source }
+    }
+}
+
+/// Makes a private directory and its parents; one that exists is fine.
+pub(crate) fn make_dir(path: &Path) -> Result<(), FileError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(FileError::at("create directory", path))
+}
+
+/// Removes a directory tree; one that is absent already is fine.
+pub(crate) fn remove_tree(path: &Path) -> Result<(), FileError> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.map_err(FileError::at("remove", path)),
+    }
+}
+
+/// Makes the pod's log directory, as kubelet expects it to exist (0755).
+pub(crate) fn make_log_dir(config: &PodConfig) -> Result<(), FileError> {
+    if config.log_directory.is_empty() {
+        return Ok(());
+    }
+    let path = Path::new(&config.log_directory);
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)
+        .map_err(FileError::at("create log directory", path))
+}
+
+/// Writes the pod's files.
+pub(crate) fn write_pod_files(dir: &Path, config: &PodConfig) -> Result<(), FileError> {
+    write(&dir.join("hostname"), &format!("{}\n", hostname(config)))?;
+    write(&dir.join("hosts"), &read_host_file("/etc/hosts")?)?;
+    let resolver = match &config.dns {
+        Some(dns) => resolv_conf(dns),
+        None => read_host_file("/etc/resolv.conf")?,
+    };
+    write(&dir.join("resolv.conf"), &resolver)
+}
+
+/// The pod's host name: the requested one, else the host's.
+pub(crate) fn hostname(config: &PodConfig) -> String {
+    if config.hostname.is_empty() {
+        rustix::system::uname().nodename().to_string_lossy().into_owned()
+    } else {
+        config.hostname.clone()
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), FileError> {
+    std::fs::write(path, text).map_err(FileError::at("write", path))?;
+    // The umask of a service manager must not hide these from a non-root container.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
+        .map_err(FileError::at("change the mode of", path))
+}
+
+/// A host without the file (minimal images have no `/etc/hosts`) is no error.
+fn read_host_file(path: &str) -> Result<String, FileError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(FileError::at("read", Path::new(path))(error)),
+    }
+}
+
+/// CRI: `search` line, a `nameserver` line each, `options` line.
+fn resolv_conf(dns: &DnsConfig) -> String {
+    let mut text = String::new();
+    if !dns.searches.is_empty() {
+        text += &format!("search {}\n", dns.searches.join(" "));
+    }
+    for server in &dns.servers {
+        text += &format!("nameserver {server}\n");
+    }
+    if !dns.options.is_empty() {
+        text += &format!("options {}\n", dns.options.join(" "));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_resolver_file_lists_searches_servers_and_options_on_lines_of_their_own() {
+        let dns = DnsConfig {
+            servers: vec!["10.0.0.1".into(), "fd00::1".into()],
+            searches: vec!["a".into(), "b".into()],
+            options: vec!["ndots:5".into()],
+        };
+        assert_eq!(
+            resolv_conf(&dns),
+            "search a b\nnameserver 10.0.0.1\nnameserver fd00::1\noptions ndots:5\n"
+        );
+        assert_eq!(resolv_conf(&DnsConfig::default()), "");
+    }
+}

@@ -1,0 +1,346 @@
+//! The daemon's pods: finds the owner of a request and waits for its answer.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use model::{ContainerConfig, ContainerId, Digest, PodConfig, SandboxId};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::context::{Context, Parts, now, random_id};
+use crate::error::{
+    ContainerError, CreateError, RunError, StartError, StopPodError, TeardownError,
+};
+use crate::handles::Handles;
+use crate::pod::{Owner, Reply, Request, recover_all};
+use crate::record::{PodPhase, PodRecord};
+use crate::validate;
+use crate::view::{Index, LookupError};
+
+/// Requests that may wait for one pod's owner before callers are held back.
+const QUEUE: usize = 64;
+
+/// Every pod of this daemon. Cheap to clone.
+#[derive(Clone)]
+pub struct Sandboxes {
+    pub(crate) cx: Arc<Context>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) draining: CancellationToken,
+}
+
+impl std::fmt::Debug for Sandboxes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sandboxes").field("paths", self.cx.paths()).finish_non_exhaustive()
+    }
+}
+
+impl Sandboxes {
+    /// Takes over whatever earlier daemons left: answers come only from a complete picture.
+    /// One broken or silent pod delays the others by its own time limit at most.
+    pub async fn open(parts: Parts) -> Self {
+        let cx = Arc::new(Context {
+            parts,
+            index: Index::default(),
+            names: store::Names::default(),
+            handles: Handles::default(),
+            rates: crate::stats::Rates::default(),
+        });
+        let this = Self { cx, tasks: TaskTracker::new(), draining: CancellationToken::new() };
+        this.keep_layers_of_containers();
+        for owner in recover_all(&this.cx).await {
+            this.adopt(owner);
+        }
+        this.tasks.spawn(crate::usage::measure_writable_layers(
+            Arc::clone(&this.cx),
+            this.draining.clone(),
+        ));
+        this
+    }
+
+    /// An image may be removed while its containers run on: their layers stay.
+    fn keep_layers_of_containers(&self) {
+        let cx: Weak<Context> = Arc::downgrade(&self.cx);
+        self.cx.parts.images.set_layer_users(Box::new(move || -> HashSet<Digest> {
+            let Some(cx) = cx.upgrade() else { return HashSet::new() };
+            cx.index.containers().iter().flat_map(|c| c.record.layers.clone()).collect()
+        }));
+    }
+
+    /// What List and Status answer from.
+    pub fn index(&self) -> &Index {
+        &self.cx.index
+    }
+
+    /// Runtime handlers by name, the default one first.
+    pub fn handlers(&self) -> Vec<String> {
+        let handlers = &self.cx.parts.handlers;
+        let others = handlers.known.keys().filter(|name| **name != handlers.default);
+        std::iter::once(&handlers.default).chain(others).cloned().collect()
+    }
+
+    /// Whether pods can have a network, cheaply.
+    pub fn network_status(&self) -> cni::NetworkStatus {
+        self.cx.parts.network.status()
+    }
+
+    /// Directory of volatile state.
+    pub fn state_dir(&self) -> &std::path::Path {
+        self.cx.paths().state()
+    }
+
+    /// Lets requests in progress finish and ends every owner. Containers run on.
+    pub async fn drain(&self) {
+        self.draining.cancel();
+        self.cx.handles.clear();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// CRI `RunPodSandbox`. The work goes on when this future is dropped; a repeated call under
+    /// the same name then gets its result.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub async fn run_pod(&self, config: PodConfig, handler: String) -> Result<SandboxId, RunError> {
+        validate::pod(&config)?;
+        self.check_handler(&handler)?;
+        let config = Arc::new(config);
+        loop {
+            let id = SandboxId::from_random(random_id().map_err(RunError::Random)?);
+            let queue = match self.cx.names.reserve(config.name.clone(), id.clone()) {
+                Ok(()) => {
+                    let record = self.new_record(id, Arc::clone(&config), handler.clone());
+                    self.adopt(Owner::new(Arc::clone(&self.cx), record))
+                }
+                Err(taken) => match self.cx.handles.get(&taken.holder) {
+                    Some(queue) => {
+                        if let Some(result) = ask(&queue, Request::Rejoin).await {
+                            return result;
+                        }
+                        continue;
+                    }
+                    None => {
+                        // Its owner is on its way out and gives the name back in a moment.
+                        tokio::task::yield_now().await;
+                        if self.draining.is_cancelled() {
+                            return Err(RunError::ShuttingDown);
+                        }
+                        continue;
+                    }
+                },
+            };
+            return ask(&queue, Request::Run).await.unwrap_or(Err(RunError::ShuttingDown));
+        }
+    }
+
+    fn new_record(&self, id: SandboxId, config: Arc<PodConfig>, handler: String) -> PodRecord {
+        PodRecord {
+            id,
+            config,
+            handler,
+            created_at: now(),
+            boot_id: self.cx.parts.boot_id.clone(),
+            phase: PodPhase::Creating,
+            shim: None,
+            attached: false,
+            network: None,
+        }
+    }
+
+    fn check_handler(&self, handler: &str) -> Result<(), RunError> {
+        let handlers = &self.cx.parts.handlers;
+        let name = if handler.is_empty() { &handlers.default } else { handler };
+        match handlers.known.get(name) {
+            Some(None) => Ok(()),
+            Some(Some(path)) => Err(RunError::ExternalHandler {
+                handler: name.to_owned(),
+                path: path.display().to_string(),
+            }),
+            None => Err(RunError::UnknownHandler {
+                handler: name.to_owned(),
+                known: self.handlers().join(", "),
+            }),
+        }
+    }
+
+    fn adopt(&self, owner: Owner) -> mpsc::Sender<Request> {
+        let (queue, receiver) = mpsc::channel(QUEUE);
+        self.cx.handles.insert(owner.id().clone(), queue.clone());
+        self.tasks.spawn(owner.serve(receiver));
+        queue
+    }
+
+    /// CRI `StopPodSandbox`: an unknown pod is success.
+    ///
+    /// # Errors
+    /// [`StopPodError`]; call again to resume.
+    pub async fn stop_pod(&self, id: &str) -> Result<(), StopPodError> {
+        self.end_pod(id, Request::Stop).await
+    }
+
+    /// CRI `RemovePodSandbox`: an unknown pod is success.
+    ///
+    /// # Errors
+    /// [`StopPodError`]; call again to resume.
+    pub async fn remove_pod(&self, id: &str) -> Result<(), StopPodError> {
+        let images = self.images_of_pod(id);
+        self.end_pod(id, Request::Remove).await?;
+        self.free_orphaned_layers(&images).await;
+        Ok(())
+    }
+
+    async fn end_pod(
+        &self,
+        id: &str,
+        request: fn(Reply<(), TeardownError>) -> Request,
+    ) -> Result<(), StopPodError> {
+        let id = match self.cx.index.pod(id) {
+            Ok(view) => view.record.id.clone(),
+            Err(LookupError::NotFound { .. }) => return Ok(()),
+            Err(error @ (LookupError::Ambiguous { .. } | LookupError::Empty { .. })) => {
+                return Err(StopPodError::Lookup(error));
+            }
+        };
+        let Some(queue) = self.cx.handles.get(&id) else { return Ok(()) };
+        // No answer: the pod was removed by somebody else meanwhile.
+        ask(&queue, request).await.unwrap_or(Ok(())).map_err(StopPodError::Teardown)
+    }
+
+    /// CRI `CreateContainer`.
+    ///
+    /// # Errors
+    /// [`CreateError`]; nothing is left.
+    pub async fn create_container(
+        &self,
+        pod: &str,
+        config: ContainerConfig,
+    ) -> Result<ContainerId, CreateError> {
+        let sandbox = self.cx.index.pod(pod)?.record.id.clone();
+        let gone = || CreateError::PodGone { sandbox: sandbox.clone() };
+        let queue = self.cx.handles.get(&sandbox).ok_or_else(gone)?;
+        ask(&queue, |reply| Request::Create(Box::new(config), reply))
+            .await
+            .unwrap_or_else(|| Err(gone()))
+    }
+
+    /// CRI `StartContainer`.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start_container(&self, id: &str) -> Result<(), StartError> {
+        let (id, queue) = self.container(id)?;
+        let name = id.clone();
+        ask(&queue, |reply| Request::Start(id, reply))
+            .await
+            .unwrap_or_else(|| Err(not_found(&name).into()))
+    }
+
+    /// CRI `StopContainer`: an unknown container is success.
+    ///
+    /// # Errors
+    /// [`ContainerError`].
+    pub async fn stop_container(&self, id: &str, timeout: Duration) -> Result<(), ContainerError> {
+        match self.container(id) {
+            Ok((id, queue)) => {
+                settled(ask(&queue, |reply| Request::StopContainer(id, timeout, reply)).await)
+            }
+            Err(LookupError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// CRI `RemoveContainer`: an unknown container is success.
+    ///
+    /// # Errors
+    /// [`ContainerError`]; call again to resume.
+    pub async fn remove_container(&self, id: &str) -> Result<(), ContainerError> {
+        let image = self.cx.index.container(id).ok().map(|view| view.record.image_id);
+        match self.container(id) {
+            Ok((id, queue)) => {
+                settled(ask(&queue, |reply| Request::RemoveContainer(id, reply)).await)?;
+            }
+            Err(LookupError::NotFound { .. }) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        self.free_orphaned_layers(image.as_slice()).await;
+        Ok(())
+    }
+
+    /// CRI `ReopenContainerLog`.
+    ///
+    /// # Errors
+    /// [`ContainerError`].
+    pub async fn reopen_log(&self, id: &str) -> Result<(), ContainerError> {
+        let (id, queue) = self.container(id)?;
+        let name = id.clone();
+        ask(&queue, |reply| Request::ReopenLog(id, reply))
+            .await
+            .unwrap_or_else(|| Err(not_found(&name).into()))
+    }
+
+    pub(crate) fn container(
+        &self,
+        id: &str,
+    ) -> Result<(ContainerId, mpsc::Sender<Request>), LookupError> {
+        let view = self.cx.index.container(id)?;
+        let id = view.record.id.clone();
+        let queue = self.cx.handles.get(&view.record.sandbox).ok_or_else(|| not_found(&id))?;
+        Ok((id, queue))
+    }
+
+    fn images_of_pod(&self, id: &str) -> Vec<Digest> {
+        let Ok(pod) = self.cx.index.pod(id) else { return Vec::new() };
+        let containers = self.cx.index.containers_of(&pod.record.id);
+        containers.iter().map(|container| container.record.image_id).collect()
+    }
+
+    /// The last container of an image that was removed meanwhile frees its layers.
+    async fn free_orphaned_layers(&self, images: &[Digest]) {
+        let images_store = &self.cx.parts.images;
+        let orphaned =
+            images.iter().any(|id| matches!(images_store.resolve(&id.to_string()), Ok(None)));
+        if orphaned && let Err(error) = images_store.collect().await {
+            let error = crate::error::chain(&error);
+            tracing::warn!(error, "layers of a removed image not freed");
+        }
+    }
+}
+
+pub(crate) fn not_found(id: &ContainerId) -> LookupError {
+    LookupError::NotFound { kind: "container", id: id.to_string() }
+}
+
+/// No answer means that somebody else removed it meanwhile: what was asked is so.
+fn settled(answer: Option<Result<(), ContainerError>>) -> Result<(), ContainerError> {
+    match answer {
+        None | Some(Ok(()) | Err(ContainerError::Lookup(LookupError::NotFound { .. }))) => Ok(()),
+        Some(Err(error)) => Err(error),
+    }
+}
+
+/// Queues a request and waits; `None` when the owner ended without answering.
+pub(crate) async fn ask<T, E>(
+    queue: &mpsc::Sender<Request>,
+    request: impl FnOnce(Reply<T, E>) -> Request,
+) -> Option<Result<T, E>> {
+    let (reply, answer) = oneshot::channel();
+    queue.send(request(reply)).await.ok()?;
+    answer.await.ok()
+}
+
+/// What verbose status tells beyond the views.
+impl Sandboxes {
+    /// Where a pod's network namespace is pinned.
+    pub fn netns_path(&self, id: &SandboxId) -> String {
+        self.cx.paths().netns(id).to_string_lossy().into_owned()
+    }
+
+    /// A container's OCI spec as stored; null when it cannot be read.
+    pub async fn runtime_spec(&self, container: &crate::view::ContainerView) -> serde_json::Value {
+        let path = self.cx.paths().container_spec(&container.record.sandbox, &container.record.id);
+        let bytes = crate::blocking::run(move || std::fs::read(path)).await;
+        bytes.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,185 @@
+//! From stored specs to launch plans. Blocking: reads the spec.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use bundle::HostFacts;
+use launch::plan::{ExecPlan, LaunchPlan, RootSource};
+use model::{ContainerId, Digest, SandboxId};
+use oci_runtime::{ExecRequest, PlanContext, PlanError, Planned};
+use oci_spec::runtime::{
+    LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxNamespaceBuilder,
+    LinuxNamespaceType, LinuxResourcesBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+    UserBuilder,
+};
+
+use crate::context::Context;
+use crate::paths::Paths;
+
+/// Why no plan could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanFailure {
+    /// The stored spec cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The spec.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The stored spec is not one.
+    #[error("{} is not an OCI spec", path.display())]
+    Parse {
+        /// The spec.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// It cannot be run on this host.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A layer of its image is not there any more.
+    #[error(transparent)]
+    Layers(#[from] snapshot::MissingLayer),
+    /// The OCI types refused their own parts.
+    #[error("an OCI type could not be built")]
+    Build(#[from] oci_spec::OciSpecError),
+}
+
+/// The pod's `/dev/shm` as specs name it: a mount that exists in the shim only.
+pub(crate) fn shm_path(paths: &Paths, sandbox: &SandboxId) -> String {
+    paths.pod_state(sandbox).join("shm").to_string_lossy().into_owned()
+}
+
+/// The pod's shared PID namespace as specs name it; the shim holds it.
+pub(crate) fn pid_path(paths: &Paths, sandbox: &SandboxId) -> String {
+    paths.pod_state(sandbox).join("pidns").to_string_lossy().into_owned()
+}
+
+/// Reads a container's spec and compiles its launch plan.
+pub(crate) fn container(
+    cx: &Context,
+    sandbox: &SandboxId,
+    id: &ContainerId,
+    layers: &[Digest],
+) -> Result<LaunchPlan, PlanFailure> {
+    let spec = read_spec(&cx.paths().container_spec(sandbox, id))?;
+    of_spec(cx, sandbox, id, layers, &spec)
+}
+
+/// Compiles the launch plan of a spec.
+pub(crate) fn of_spec(
+    cx: &Context,
+    sandbox: &SandboxId,
+    id: &ContainerId,
+    layers: &[Digest],
+    spec: &Spec,
+) -> Result<LaunchPlan, PlanFailure> {
+    let dir = cx.paths().container(sandbox, id);
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    let root = RootSource::Overlay {
+        lower: cx.parts.layers.lower_dirs(layers)?.into_iter().map(text).collect(),
+        upper: text(dir.join("upper")),
+        work: text(dir.join("work")),
+    };
+    let Planned { plan, notes } =
+        with_context(cx, sandbox, root, |context| oci_runtime::plan(spec, context))?;
+    for note in notes {
+        tracing::warn!(%sandbox, container = %id, %note, "not applied");
+    }
+    Ok(plan)
+}
+
+/// Reads a container's spec and compiles what running further commands in it needs.
+pub(crate) fn exec(
+    cx: &Context,
+    sandbox: &SandboxId,
+    id: &ContainerId,
+) -> Result<ExecPlan, PlanFailure> {
+    let spec = read_spec(&cx.paths().container_spec(sandbox, id))?;
+    // The command is filled in per call.
+    let request = ExecRequest { args: vec!["exec".into()], ..ExecRequest::default() };
+    with_context(cx, sandbox, RootSource::Empty, |context| {
+        oci_runtime::exec_plan(&spec, &request, context)
+    })
+}
+
+fn with_context<T>(
+    cx: &Context,
+    sandbox: &SandboxId,
+    root: RootSource,
+    compile: impl FnOnce(&PlanContext<'_>) -> Result<T, PlanError>,
+) -> Result<T, PlanFailure> {
+    let (shm, pid) = (shm_path(cx.paths(), sandbox), pid_path(cx.paths(), sandbox));
+    Ok(compile(&PlanContext {
+        root,
+        bundle: None,
+        cgroup: &cx.parts.host.cgroup,
+        default_cgroup: "/knarr",
+        launcher_paths: std::slice::from_ref(&shm),
+        in_pod: true,
+        pod_pid: Some(&pid),
+    })?)
+}
+
+fn read_spec(path: &Path) -> Result<Spec, PlanFailure> {
+    let bytes = std::fs::read(path)
+        .map_err(|source| PlanFailure::Read { path: path.to_owned(), source })?;
+    serde_json::from_slice(&bytes)
+        .map_err(|source| PlanFailure::Parse { path: path.to_owned(), source })
+}
+
+/// CRI: the pause process is to be the last one the kernel kills and the least it schedules.
+const PAUSE_OOM_SCORE_ADJ: i32 = -998;
+const PAUSE_CPU_SHARES: u64 = 2;
+
+/// The plan of a pod's PID 1: an empty root, no capability, nothing to gain.
+pub(crate) fn pause(
+    host: &HostFacts,
+    sandbox: &SandboxId,
+    cgroup_parent: &str,
+) -> Result<LaunchPlan, PlanFailure> {
+    let none = LinuxCapabilitiesBuilder::default()
+        .bounding(HashSet::new())
+        .effective(HashSet::new())
+        .permitted(HashSet::new())
+        .inheritable(HashSet::new())
+        .ambient(HashSet::new())
+        .build()?;
+    let process = ProcessBuilder::default()
+        .args(vec!["/pause".to_owned()])
+        .cwd("/")
+        .user(UserBuilder::default().uid(65534u32).gid(65534u32).build()?)
+        .capabilities(none)
+        .no_new_privileges(true)
+        .oom_score_adj(PAUSE_OOM_SCORE_ADJ)
+        .build()?;
+    let cpu = LinuxCpuBuilder::default().shares(PAUSE_CPU_SHARES).build()?;
+    let linux = LinuxBuilder::default()
+        .cgroups_path(format!("{cgroup_parent}/{sandbox}"))
+        .namespaces(vec![
+            LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Pid).build()?,
+            LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Mount).build()?,
+        ])
+        .resources(LinuxResourcesBuilder::default().cpu(cpu).build()?)
+        .masked_paths(Vec::new())
+        .readonly_paths(Vec::new())
+        .build()?;
+    let spec = SpecBuilder::default()
+        .version("1.0.2")
+        .root(RootBuilder::default().path("/").readonly(true).build()?)
+        .process(process)
+        .mounts(Vec::new())
+        .linux(linux)
+        .build()?;
+    let context = PlanContext {
+        root: RootSource::Empty,
+        bundle: None,
+        cgroup: &host.cgroup,
+        default_cgroup: "/knarr",
+        launcher_paths: &[],
+        in_pod: true,
+        pod_pid: None,
+    };
+    Ok(oci_runtime::plan(&spec, &context)?.plan)
+}

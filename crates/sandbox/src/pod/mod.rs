@@ -1,0 +1,420 @@
+//! A pod's owner: one task that alone changes a pod and its containers. RPCs queue requests; the
+//! shim's events and the owner's own deadlines are handled between them.
+//!
+//! ```text
+//!   Creating ──► Ready ──► Stopped ──► removed
+//!       └────── roll-back ────┘
+//! ```
+//!
+//! A request's work goes on when its caller goes away: nothing here is cancelled half-way. The
+//! record of intent is written before the first side effect, so that a daemon that dies anywhere
+//! leaves something its successor can finish (`recover`).
+
+mod create;
+mod recover;
+mod run;
+mod start;
+mod stop;
+mod teardown;
+
+use std::collections::BTreeMap;
+use std::process::Child;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{ContainerConfig, ContainerId, SandboxId};
+use shim_protocol::{Event, Exit};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::blocking;
+use crate::context::{Context, cgroup_of, now};
+use crate::error::{ContainerError, CreateError, RunError, StartError, TeardownError};
+use crate::exec::ExecTarget;
+use crate::link::{LinkEvent, ShimLink};
+use crate::record::{ContainerRecord, ContainerState, ExitReason, ExitRecord, PodPhase, PodRecord};
+use crate::view::PodView;
+
+pub(crate) use recover::recover_all;
+
+/// How long a process may outlive SIGKILL before the caller is told (it may sit in IO).
+const DIES_WITHIN: Duration = Duration::from_secs(60);
+
+/// Where an answer goes. A caller that left drops its end.
+pub(crate) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
+
+/// What an owner is asked.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Make the pod: the first request of every new owner.
+    Run(Reply<SandboxId, RunError>),
+    /// `RunPodSandbox` again under the same name.
+    Rejoin(Reply<SandboxId, RunError>),
+    Stop(Reply<(), TeardownError>),
+    Remove(Reply<(), TeardownError>),
+    Create(Box<ContainerConfig>, Reply<ContainerId, CreateError>),
+    Start(ContainerId, Reply<(), StartError>),
+    StopContainer(ContainerId, Duration, Reply<(), ContainerError>),
+    RemoveContainer(ContainerId, Reply<(), ContainerError>),
+    ReopenLog(ContainerId, Reply<(), ContainerError>),
+    Exec(ContainerId, Reply<ExecTarget, ContainerError>),
+}
+
+/// A stop that waits for its container to end.
+struct StopInFlight {
+    /// When to escalate.
+    deadline: Instant,
+    /// SIGKILL has been sent.
+    killed: bool,
+    waiters: Vec<Reply<(), ContainerError>>,
+}
+
+struct Container {
+    record: Arc<ContainerRecord>,
+    stop: Option<StopInFlight>,
+    /// Removals that wait for the container to end.
+    removals: Vec<Reply<(), ContainerError>>,
+    /// Its creator went away before it learnt the id.
+    unclaimed: bool,
+    exec_plan: Option<Arc<launch::plan::ExecPlan>>,
+}
+
+impl Container {
+    fn new(record: ContainerRecord) -> Self {
+        Self {
+            record: Arc::new(record),
+            stop: None,
+            removals: Vec::new(),
+            unclaimed: false,
+            exec_plan: None,
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        matches!(self.record.state, ContainerState::Running { .. })
+    }
+}
+
+/// The live shim of a pod.
+struct Shim {
+    link: Arc<ShimLink>,
+    events: mpsc::UnboundedReceiver<LinkEvent>,
+    /// Absent for a shim that an earlier daemon started: init reaps that one.
+    child: Option<Child>,
+    pause_pid: Option<i32>,
+}
+
+/// Whether the owner goes on.
+enum Flow {
+    Continue,
+    Gone,
+}
+
+pub(crate) struct Owner {
+    cx: Arc<Context>,
+    record: Arc<PodRecord>,
+    cgroup_parent: Arc<str>,
+    shim: Option<Shim>,
+    containers: BTreeMap<ContainerId, Container>,
+    /// Its creator went away before it learnt the id.
+    unclaimed: bool,
+}
+
+impl Owner {
+    pub(crate) fn new(cx: Arc<Context>, record: PodRecord) -> Self {
+        let cgroup_parent = cx.cgroup_parent(&record.id, &record.config.cgroup_parent).into();
+        Self {
+            cx,
+            record: Arc::new(record),
+            cgroup_parent,
+            shim: None,
+            containers: BTreeMap::new(),
+            unclaimed: false,
+        }
+    }
+
+    pub(crate) fn id(&self) -> &SandboxId {
+        &self.record.id
+    }
+
+    /// Serves requests until the pod is removed or every sender is gone.
+    pub(crate) async fn serve(mut self, mut queue: mpsc::Receiver<Request>) {
+        loop {
+            let deadline = self.next_deadline();
+            let flow = tokio::select! {
+                biased;
+                event = next_event(self.shim.as_mut()) => {
+                    self.on_event(event).await;
+                    Flow::Continue
+                }
+                () = sleep_until(deadline) => {
+                    self.on_deadline().await;
+                    Flow::Continue
+                }
+                request = queue.recv() => match request {
+                    Some(request) => self.on_request(request).await,
+                    None => return,
+                },
+            };
+            match flow {
+                Flow::Continue => {}
+                Flow::Gone => break,
+            }
+        }
+        self.cx.handles.remove(self.id());
+        self.cx.names.release(&self.record.config.name, self.id());
+        // Requests that came too late find their reply channel closed and look the pod up anew.
+    }
+
+    async fn on_request(&mut self, request: Request) -> Flow {
+        match request {
+            Request::Run(reply) => return self.on_run(reply).await,
+            Request::Rejoin(reply) => self.on_rejoin(reply),
+            Request::Stop(reply) => {
+                let result = self.stop_pod().await;
+                drop(reply.send(result));
+            }
+            Request::Remove(reply) => {
+                let result = self.remove_pod().await;
+                let flow = if result.is_ok() { Flow::Gone } else { Flow::Continue };
+                drop(reply.send(result));
+                return flow;
+            }
+            Request::Create(config, reply) => self.on_create(*config, reply).await,
+            Request::Start(id, reply) => {
+                let result = self.start_container(&id).await;
+                drop(reply.send(result));
+            }
+            Request::StopContainer(id, timeout, reply) => {
+                self.on_stop_container(&id, timeout, reply).await;
+            }
+            Request::RemoveContainer(id, reply) => self.on_remove_container(&id, reply).await,
+            Request::ReopenLog(id, reply) => {
+                let result = self.reopen_log(&id).await;
+                drop(reply.send(result));
+            }
+            Request::Exec(id, reply) => {
+                let result = self.exec_target(&id).await;
+                drop(reply.send(result));
+            }
+        }
+        Flow::Continue
+    }
+
+    async fn on_event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Shim(Event::Exited { container, exit }) => {
+                match ContainerId::parse(&container) {
+                    Ok(id) => self.on_exit(&id, &exit).await,
+                    Err(error) => {
+                        tracing::error!(sandbox = %self.id(), %error, "the shim names no container");
+                    }
+                }
+            }
+            LinkEvent::Shim(Event::PauseExited(exit)) => {
+                tracing::warn!(
+                    sandbox = %self.id(), code = exit.code,
+                    "the pause process ended: the pod is no longer ready"
+                );
+                self.set_phase(PodPhase::Stopped).await;
+            }
+            // Routed by the link to whoever waits for it.
+            LinkEvent::Shim(Event::ExecExited { .. }) => {}
+            LinkEvent::Closed => self.on_shim_lost().await,
+        }
+    }
+
+    /// Records a container's end and wakes those who wait for it.
+    async fn on_exit(&mut self, id: &ContainerId, exit: &Exit) {
+        let Some(container) = self.containers.get(id) else { return };
+        let ContainerState::Running { started_at, .. } = container.record.state else { return };
+        let reason = match (exit.oom_killed, exit.code) {
+            (true, _) => ExitReason::OomKilled,
+            (false, 0) => ExitReason::Completed,
+            (false, _) => ExitReason::Error,
+        };
+        let record = ExitRecord {
+            started_at: Some(started_at),
+            finished_at: model::UnixNanos(exit.finished_at),
+            code: exit.code,
+            reason,
+            message: String::new(),
+        };
+        tracing::info!(
+            sandbox = %self.id(), container = %id, code = exit.code, reason = reason.as_str(),
+            "container ended"
+        );
+        self.set_container_state(id, ContainerState::Exited(record)).await;
+        self.after_exit(id).await;
+    }
+
+    /// Answers stops and carries out removals that waited for the end.
+    async fn after_exit(&mut self, id: &ContainerId) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let waiters = container.stop.take().map(|stop| stop.waiters).unwrap_or_default();
+        let removals = std::mem::take(&mut container.removals);
+        for waiter in waiters {
+            drop(waiter.send(Ok(())));
+        }
+        for reply in removals {
+            let result = self.remove_container(id).await;
+            drop(reply.send(result));
+        }
+    }
+
+    /// Changes a container's state in memory, for readers, and on disk.
+    ///
+    /// A record that cannot be written does not stop the transition: the kernel has moved on, and
+    /// a restart learns the same from the shim.
+    async fn set_container_state(&mut self, id: &ContainerId, state: ContainerState) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        Arc::make_mut(&mut container.record).state = state;
+        let record = Arc::clone(&container.record);
+        self.publish_container(&record);
+        if let Err(error) = self.store_container(record).await {
+            let error = crate::error::chain(&error);
+            tracing::error!(sandbox = %self.id(), container = %id, error, "record not written");
+        }
+    }
+
+    async fn store_container(&self, record: Arc<ContainerRecord>) -> Result<(), store::WriteError> {
+        let cx = Arc::clone(&self.cx);
+        blocking::run(move || {
+            let path = cx.paths().container_record(&record.sandbox, &record.id);
+            store::RecordFile::new(path).write(
+                cx.disk(),
+                record.as_ref(),
+                store::Durability::Process,
+            )
+        })
+        .await
+    }
+
+    async fn store_pod(&self) -> Result<(), store::WriteError> {
+        let cx = Arc::clone(&self.cx);
+        let record = Arc::clone(&self.record);
+        blocking::run(move || {
+            store::RecordFile::new(cx.paths().pod_record(&record.id)).write(
+                cx.disk(),
+                record.as_ref(),
+                store::Durability::Process,
+            )
+        })
+        .await
+    }
+
+    /// Changes the pod's phase in memory, for readers, and on disk.
+    async fn set_phase(&mut self, phase: PodPhase) {
+        if self.record.phase == phase {
+            return;
+        }
+        Arc::make_mut(&mut self.record).phase = phase;
+        self.publish();
+        if let Err(error) = self.store_pod().await {
+            let error = crate::error::chain(&error);
+            tracing::error!(sandbox = %self.id(), error, "record not written");
+        }
+    }
+
+    fn publish(&self) {
+        self.cx.index.put_pod(PodView {
+            record: Arc::clone(&self.record),
+            network_closed: self.record.phase != PodPhase::Ready && !self.record.attached,
+            cgroup_parent: Arc::clone(&self.cgroup_parent),
+            pause_pid: self.shim.as_ref().and_then(|shim| shim.pause_pid),
+        });
+    }
+
+    fn publish_container(&self, record: &Arc<ContainerRecord>) {
+        let cgroup = cgroup_of(&self.cgroup_parent, &record.id).into();
+        self.cx.index.put_container(Arc::clone(record), cgroup);
+    }
+
+    /// The shim died: what it held has no keeper any more.
+    async fn on_shim_lost(&mut self) {
+        tracing::error!(sandbox = %self.id(), "the shim is gone: ending its containers");
+        if let Some(mut child) = self.shim.take().and_then(|shim| shim.child) {
+            let waited = blocking::run(move || child.wait()).await;
+            if let Err(error) = waited {
+                tracing::warn!(sandbox = %self.id(), %error, "cannot reap the shim");
+            }
+        }
+        self.bury_running().await;
+        self.set_phase(PodPhase::Stopped).await;
+    }
+
+    /// Ends, from outside, every container that no shim keeps, and records what is known of it.
+    async fn bury_running(&mut self) {
+        self.bury(self.running()).await;
+    }
+
+    fn running(&self) -> Vec<ContainerId> {
+        let running = self.containers.iter().filter(|(_, container)| container.is_running());
+        running.map(|(id, _)| id.clone()).collect()
+    }
+
+    async fn bury(&mut self, ids: Vec<ContainerId>) {
+        for id in ids {
+            let cgroup = cgroup_of(&self.cgroup_parent, &id);
+            let layout = self.cx.parts.host.cgroup.clone();
+            let killed = blocking::run(move || crate::cgroups::kill(&layout, &cgroup)).await;
+            if let Err(error) = killed {
+                let error = crate::error::chain(&error);
+                tracing::error!(sandbox = %self.id(), container = %id, error, "not killed");
+            }
+            let exit = self.read_exit_file(&id).await;
+            let started_at = match self.containers.get(&id).map(|c| &c.record.state) {
+                Some(ContainerState::Running { started_at, .. }) => Some(*started_at),
+                Some(ContainerState::Created | ContainerState::Exited(_)) | None => None,
+            };
+            match exit {
+                Some(exit) => self.on_exit(&id, &exit).await,
+                None => {
+                    let lost = ExitRecord {
+                        started_at,
+                        finished_at: now(),
+                        code: 255,
+                        reason: ExitReason::Unknown,
+                        message: String::new(),
+                    };
+                    self.set_container_state(&id, ContainerState::Exited(lost)).await;
+                    self.after_exit(&id).await;
+                }
+            }
+        }
+    }
+
+    async fn read_exit_file(&self, id: &ContainerId) -> Option<Exit> {
+        let path = self.cx.paths().exit_file(self.id(), id);
+        let text = blocking::run(move || std::fs::read_to_string(path)).await.ok()?;
+        match Exit::from_file(&text) {
+            Ok(exit) => Some(exit),
+            Err(error) => {
+                tracing::warn!(container = %id, %error, "exit file ignored");
+                None
+            }
+        }
+    }
+
+    fn link(&self) -> Option<Arc<ShimLink>> {
+        self.shim.as_ref().map(|shim| Arc::clone(&shim.link))
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.containers.values().filter_map(|c| c.stop.as_ref()).map(|stop| stop.deadline).min()
+    }
+}
+
+async fn next_event(shim: Option<&mut Shim>) -> LinkEvent {
+    match shim {
+        Some(shim) => shim.events.recv().await.unwrap_or(LinkEvent::Closed),
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

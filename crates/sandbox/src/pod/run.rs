@@ -1,0 +1,227 @@
+//! `RunPodSandbox`: record, shim, namespaces, network, READY.
+
+use std::sync::Arc;
+
+use model::{NamespaceMode, SandboxId};
+use shim_protocol::{Body, PodReady, PodSetup, Response, Sysctl, Warning};
+
+use super::{Flow, Owner, Reply, Shim};
+use crate::blocking;
+use crate::context::now;
+use crate::error::RunError;
+use crate::files;
+use crate::link::{LinkError, ShimLink};
+use crate::record::{NetworkRecord, PodPhase, ProcessRecord};
+
+/// CRI: `/dev/shm` of a pod holds 64 MiB.
+const SHM_BYTES: u64 = 64 << 20;
+
+impl Owner {
+    pub(super) async fn on_run(&mut self, reply: Reply<SandboxId, RunError>) -> Flow {
+        let error = match self.run().await {
+            Ok(()) => {
+                let id = self.id().clone();
+                tracing::info!(
+                    sandbox = %id, pod = %self.record.config.name.name,
+                    namespace = %self.record.config.name.namespace, "pod sandbox ready"
+                );
+                self.unclaimed = reply.send(Ok(id)).is_err();
+                return Flow::Continue;
+            }
+            Err(error) => error,
+        };
+        match self.remove_pod().await {
+            Ok(()) => {
+                drop(reply.send(Err(error)));
+                Flow::Gone
+            }
+            Err(left) => {
+                // CRI: it stays listed as NOTREADY, so that Stop and Remove can finish the job.
+                self.set_phase(PodPhase::Stopped).await;
+                let sandbox = self.id().clone();
+                let error = RunError::LeftBehind { sandbox, left, source: Box::new(error) };
+                drop(reply.send(Err(error)));
+                Flow::Continue
+            }
+        }
+    }
+
+    /// Kubelet asks again when its first call timed out: it gets that call's result, once.
+    pub(super) fn on_rejoin(&mut self, reply: Reply<SandboxId, RunError>) {
+        let id = self.id().clone();
+        if self.unclaimed && self.record.phase == PodPhase::Ready {
+            self.unclaimed = reply.send(Ok(id)).is_err();
+            return;
+        }
+        let name = &self.record.config.name;
+        let name = format!("{}_{}_{}_{}", name.name, name.namespace, name.uid, name.attempt);
+        drop(reply.send(Err(RunError::NameTaken { name, holder: id })));
+    }
+
+    async fn run(&mut self) -> Result<(), RunError> {
+        self.prepare().await?;
+        self.start_shim().await?;
+        let ready = self.set_up().await?;
+        warn(self.id(), &ready.warnings);
+        if let Some(shim) = &mut self.shim {
+            shim.pause_pid = ready.pause_pid;
+        }
+        self.attach().await?;
+        let record = Arc::make_mut(&mut self.record);
+        record.phase = PodPhase::Ready;
+        record.created_at = now();
+        self.store_pod()
+            .await
+            .map_err(|source| RunError::Record { sandbox: self.id().clone(), source })?;
+        self.publish();
+        Ok(())
+    }
+
+    /// Directories, files, and the record of intent.
+    async fn prepare(&mut self) -> Result<(), RunError> {
+        let cx = Arc::clone(&self.cx);
+        let record = Arc::clone(&self.record);
+        let made = blocking::run(move || {
+            let state = cx.paths().pod_state(&record.id);
+            files::make_dir(&cx.paths().containers(&record.id))?;
+            files::make_dir(&state.join("exits"))?;
+            files::make_log_dir(&record.config)?;
+            files::write_pod_files(&state, &record.config)
+        })
+        .await;
+        made.map_err(|source| RunError::Files { sandbox: self.id().clone(), source })?;
+        // Written before the first namespace or address exists.
+        Arc::make_mut(&mut self.record).attached = !self.host_network();
+        self.store_pod()
+            .await
+            .map_err(|source| RunError::Record { sandbox: self.id().clone(), source })
+    }
+
+    async fn start_shim(&mut self) -> Result<(), RunError> {
+        let cx = Arc::clone(&self.cx);
+        let sandbox = self.id().clone();
+        let state = cx.paths().pod_state(&sandbox);
+        let dir = state.clone();
+        let child = blocking::run(move || crate::spawn::spawn(&cx.parts.shim, &dir))
+            .await
+            .map_err(|source| RunError::Spawn { sandbox: sandbox.clone(), source })?;
+        let connected = ShimLink::connect(&sandbox, &state).await;
+        let (link, events, hello) = match connected {
+            Ok(connected) => connected,
+            Err(source) => {
+                super::teardown::end_child(child).await;
+                return Err(RunError::Setup { sandbox, source });
+            }
+        };
+        Arc::make_mut(&mut self.record).shim = process_record(hello.pid);
+        self.shim =
+            Some(Shim { link: Arc::new(link), events, child: Some(child), pause_pid: None });
+        Ok(())
+    }
+
+    async fn set_up(&self) -> Result<PodReady, RunError> {
+        let sandbox = self.id().clone();
+        let setup = self.pod_setup()?;
+        let fail = |source| RunError::Setup { sandbox: sandbox.clone(), source };
+        let link = self.link().ok_or_else(|| fail(LinkError::Gone { sandbox: sandbox.clone() }))?;
+        let answer = link.call(Body::SetupPod(Box::new(setup)), &[]).await.map_err(fail)?;
+        match answer {
+            Response::PodReady(ready) => Ok(ready),
+            _other => Err(fail(LinkError::Confused { sandbox: sandbox.clone() })),
+        }
+    }
+
+    fn pod_setup(&self) -> Result<PodSetup, RunError> {
+        let config = &self.record.config;
+        let options = &config.security.namespaces;
+        let new_net = options.network != NamespaceMode::Node;
+        let new_ipc = options.ipc != NamespaceMode::Node;
+        let shared_pid = options.pid == NamespaceMode::Pod;
+        let sandbox = self.id();
+        let paths = self.cx.paths();
+        let pause_plan = if shared_pid {
+            let plan = crate::plan::pause(&self.cx.parts.host, sandbox, &self.cgroup_parent)
+                .map_err(|source| RunError::Pause { sandbox: sandbox.clone(), source })?;
+            Some(plan.encode())
+        } else {
+            None
+        };
+        Ok(PodSetup {
+            sandbox: sandbox.to_string(),
+            new_net,
+            new_ipc,
+            // CRI: the UTS namespace follows the network.
+            new_uts: new_net,
+            shared_pid,
+            hostname: new_net.then(|| files::hostname(config)),
+            sysctls: self.sysctls(new_net),
+            netns_path: new_net.then(|| paths.netns(sandbox).to_string_lossy().into_owned()),
+            shm_bytes: new_ipc.then_some(SHM_BYTES),
+            shm_path: new_ipc.then(|| crate::plan::shm_path(paths, sandbox)),
+            pause_plan,
+        })
+    }
+
+    /// CRI: unprivileged ports and ping work in pods unless the pod says otherwise.
+    fn sysctls(&self, new_net: bool) -> Vec<Sysctl> {
+        let requested = &self.record.config.sysctls;
+        let mut all: Vec<Sysctl> = requested
+            .iter()
+            .map(|(name, value)| Sysctl { name: name.replace('/', "."), value: value.clone() })
+            .collect();
+        if new_net {
+            for (name, value) in [
+                ("net.ipv4.ip_unprivileged_port_start", "0"),
+                ("net.ipv4.ping_group_range", "0 2147483647"),
+            ] {
+                if !all.iter().any(|sysctl| sysctl.name == name) {
+                    all.push(Sysctl { name: name.into(), value: value.into() });
+                }
+            }
+        }
+        all
+    }
+
+    async fn attach(&mut self) -> Result<(), RunError> {
+        if self.host_network() {
+            return Ok(());
+        }
+        let cx = Arc::clone(&self.cx);
+        let attachment = self.attachment();
+        let result = blocking::run(move || cx.parts.network.add(&attachment))
+            .await
+            .map_err(|source| RunError::Network { sandbox: self.id().clone(), source })?;
+        let network = NetworkRecord { ips: result.ips, result: result.raw };
+        Arc::make_mut(&mut self.record).network = Some(network);
+        Ok(())
+    }
+
+    pub(super) fn host_network(&self) -> bool {
+        self.record.config.security.namespaces.network == NamespaceMode::Node
+    }
+
+    pub(super) fn attachment(&self) -> cni::Attachment {
+        let config = &self.record.config;
+        cni::Attachment {
+            sandbox: self.id().clone(),
+            pod: config.name.clone(),
+            netns_path: self.cx.paths().netns(self.id()),
+            port_mappings: config.port_mappings.clone(),
+            dns: config.dns.clone(),
+            annotations: config.annotations.clone(),
+            cgroup_parent: config.cgroup_parent.clone(),
+        }
+    }
+}
+
+pub(super) fn warn(sandbox: &SandboxId, warnings: &[Warning]) {
+    for Warning { what, why } in warnings {
+        tracing::warn!(%sandbox, what, why, "not applied");
+    }
+}
+
+/// What identifies a live process; `None` when it is gone already.
+pub(super) fn process_record(pid: i32) -> Option<ProcessRecord> {
+    let start_ticks = crate::host::start_ticks(pid)?;
+    Some(ProcessRecord { pid, start_ticks })
+}

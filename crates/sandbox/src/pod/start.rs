@@ -1,0 +1,128 @@
+//! `StartContainer`: the stored spec becomes a launch plan, the shim a process.
+
+use std::sync::Arc;
+
+use launch::plan::ExecPlan;
+use model::{ContainerId, UnixNanos};
+use shim_protocol::{Body, Response, StartContainer};
+
+use super::Owner;
+use super::run::warn;
+use super::stop::unknown;
+use crate::admission;
+use crate::blocking;
+use crate::context::now;
+use crate::error::{ContainerError, StartError, chain};
+use crate::exec::ExecTarget;
+use crate::link::LinkError;
+use crate::plan::{self, PlanFailure};
+use crate::record::{ContainerState, ExitReason, ExitRecord};
+use crate::view::LookupError;
+
+/// CRI: the exit code of a container whose program never ran.
+const START_FAILED: i32 = 128;
+
+impl Owner {
+    pub(super) async fn start_container(&mut self, id: &ContainerId) -> Result<(), StartError> {
+        let container = self.containers.get(id).ok_or_else(|| {
+            StartError::Lookup(LookupError::NotFound { kind: "container", id: id.to_string() })
+        })?;
+        let removing = !container.removals.is_empty();
+        admission::start(self.record.phase, &container.record.state, removing)
+            .map_err(|source| StartError::Refused { container: id.clone(), source })?;
+        let launched = self.launch(id).await;
+        match launched {
+            Ok(state) => {
+                tracing::info!(sandbox = %self.id(), container = %id, "container started");
+                self.set_container_state(id, state).await;
+                Ok(())
+            }
+            Err(error) => {
+                // CRI: EXITED, so that Stop, Remove and a new Create of the same name work.
+                let failed = ExitRecord {
+                    started_at: None,
+                    finished_at: now(),
+                    code: START_FAILED,
+                    reason: ExitReason::StartError,
+                    message: chain(&error),
+                };
+                self.set_container_state(id, ContainerState::Exited(failed)).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn launch(&mut self, id: &ContainerId) -> Result<ContainerState, StartError> {
+        let planned = |source| StartError::Plan { container: id.clone(), source };
+        let plan = self.launch_plan(id).await.map_err(planned)?;
+        let Some(container) = self.containers.get(id) else {
+            return Err(StartError::Lookup(LookupError::NotFound {
+                kind: "container",
+                id: id.to_string(),
+            }));
+        };
+        let config = &container.record.config;
+        let body = Body::Start(Box::new(StartContainer {
+            container: id.to_string(),
+            plan: plan.encode(),
+            log_path: container.record.log_path.clone(),
+            stdin: config.stdin,
+            stdin_once: config.stdin_once,
+            kill_rest: config.security.namespaces.pid != model::NamespaceMode::Container,
+        }));
+        let fail = |source| StartError::Launch { container: id.clone(), source };
+        let sandbox = self.id().clone();
+        let link = self.link().ok_or_else(|| fail(LinkError::Gone { sandbox: sandbox.clone() }))?;
+        match link.call(body, &[]).await.map_err(fail)? {
+            Response::Started(started) => {
+                warn(&sandbox, &started.warnings);
+                Ok(ContainerState::Running {
+                    pid: started.pid,
+                    started_at: UnixNanos(started.started_at),
+                })
+            }
+            _other => Err(fail(LinkError::Confused { sandbox })),
+        }
+    }
+
+    async fn launch_plan(&self, id: &ContainerId) -> Result<launch::plan::LaunchPlan, PlanFailure> {
+        let cx = Arc::clone(&self.cx);
+        let (sandbox, id) = (self.id().clone(), id.clone());
+        let layers = self.containers.get(&id).map(|c| c.record.layers.clone()).unwrap_or_default();
+        blocking::run(move || plan::container(&cx, &sandbox, &id, &layers)).await
+    }
+
+    /// What an exec needs of this container; the spec is read once and kept.
+    pub(super) async fn exec_target(
+        &mut self,
+        id: &ContainerId,
+    ) -> Result<ExecTarget, ContainerError> {
+        let what = "run a command in";
+        let container = self.containers.get(id).ok_or_else(|| unknown(id))?;
+        admission::use_running(&container.record.state)
+            .map_err(|source| ContainerError::Refused { what, container: id.clone(), source })?;
+        let gone = || ContainerError::Shim {
+            what,
+            container: id.clone(),
+            source: LinkError::Gone { sandbox: self.id().clone() },
+        };
+        let link = self.link().ok_or_else(gone)?;
+        let plan = match &container.exec_plan {
+            Some(plan) => Arc::clone(plan),
+            None => self.read_exec_plan(id).await?,
+        };
+        if let Some(container) = self.containers.get_mut(id) {
+            container.exec_plan = Some(Arc::clone(&plan));
+        }
+        Ok(ExecTarget { link, plan })
+    }
+
+    async fn read_exec_plan(&self, id: &ContainerId) -> Result<Arc<ExecPlan>, ContainerError> {
+        let cx = Arc::clone(&self.cx);
+        let (sandbox, container) = (self.id().clone(), id.clone());
+        blocking::run(move || plan::exec(&cx, &sandbox, &container))
+            .await
+            .map(Arc::new)
+            .map_err(|source| ContainerError::Plan { container: id.clone(), source })
+    }
+}

@@ -1,0 +1,195 @@
+//! Stopping and removing containers, and reopening their logs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{ContainerId, Signal};
+use shim_protocol::{Body, FailureKind};
+use tokio::time::Instant;
+
+use super::{DIES_WITHIN, Owner, Reply, StopInFlight};
+use crate::admission::{self, Admission};
+use crate::blocking;
+use crate::error::{ContainerError, StepError};
+use crate::files::remove_tree;
+use crate::link::LinkError;
+use crate::view::LookupError;
+
+impl Owner {
+    /// CRI: the stop signal once, SIGKILL to everything after `timeout`, done when it has ended.
+    /// Concurrent calls share one delivery; a later, shorter timeout brings the end forward.
+    pub(super) async fn on_stop_container(
+        &mut self,
+        id: &ContainerId,
+        timeout: Duration,
+        reply: Reply<(), ContainerError>,
+    ) {
+        let Some(container) = self.containers.get_mut(id) else {
+            drop(reply.send(Err(unknown(id))));
+            return;
+        };
+        match admission::stop(&container.record.state) {
+            Admission::AlreadySo => {
+                drop(reply.send(Ok(())));
+                return;
+            }
+            Admission::Go => {}
+        }
+        let deadline = Instant::now() + timeout;
+        let signal = container.record.stop_signal;
+        let first = container.stop.is_none();
+        let stop = container.stop.get_or_insert_with(|| StopInFlight {
+            deadline,
+            killed: false,
+            waiters: Vec::new(),
+        });
+        stop.waiters.push(reply);
+        if !stop.killed {
+            stop.deadline = stop.deadline.min(deadline);
+        }
+        if timeout.is_zero() {
+            self.kill_now(id).await;
+        } else if first {
+            self.signal(id, signal, false).await;
+        }
+    }
+
+    /// Grace periods that are over.
+    pub(super) async fn on_deadline(&mut self) {
+        let now = Instant::now();
+        let due: Vec<ContainerId> = self
+            .containers
+            .iter()
+            .filter(|(_, c)| c.stop.as_ref().is_some_and(|stop| stop.deadline <= now))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in due {
+            let Some(container) = self.containers.get_mut(&id) else { continue };
+            let Some(stop) = &mut container.stop else { continue };
+            // CRI: a cancelled stop does not kill; the container runs until a later call ends it.
+            stop.waiters.retain(|waiter| !waiter.is_closed());
+            if stop.waiters.is_empty() {
+                container.stop = None;
+            } else if stop.killed {
+                self.fail_stop(&id, || ContainerError::StillRunning {
+                    container: id.clone(),
+                    seconds: DIES_WITHIN.as_secs(),
+                });
+            } else {
+                self.kill_now(&id).await;
+            }
+        }
+    }
+
+    async fn kill_now(&mut self, id: &ContainerId) {
+        if let Some(stop) = self.containers.get_mut(id).and_then(|c| c.stop.as_mut()) {
+            stop.killed = true;
+            stop.deadline = Instant::now() + DIES_WITHIN;
+        }
+        self.signal(id, Signal::KILL, true).await;
+    }
+
+    async fn signal(&mut self, id: &ContainerId, signal: Signal, all: bool) {
+        let sent = match self.link() {
+            Some(link) => {
+                let body = Body::Kill { container: id.to_string(), signal: signal.number(), all };
+                link.call_done(body).await
+            }
+            None => return self.bury_running().await,
+        };
+        match sent {
+            // Gone: the link's end is an event of its own and ends the container.
+            Ok(()) | Err(LinkError::Gone { .. }) => {}
+            Err(source) => {
+                let text = crate::error::chain(&source);
+                self.fail_stop(id, || ContainerError::Shim {
+                    what: "signal",
+                    container: id.clone(),
+                    source: LinkError::Failed(shim_protocol::Failure {
+                        kind: FailureKind::Internal,
+                        message: text.clone(),
+                        errno: None,
+                    }),
+                });
+            }
+        }
+    }
+
+    fn fail_stop(&mut self, id: &ContainerId, error: impl Fn() -> ContainerError) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let stops = container.stop.take().map(|stop| stop.waiters).unwrap_or_default();
+        for waiter in stops.into_iter().chain(std::mem::take(&mut container.removals)) {
+            drop(waiter.send(Err(error())));
+        }
+    }
+
+    /// CRI: a running container is killed first; the log file stays.
+    pub(super) async fn on_remove_container(
+        &mut self,
+        id: &ContainerId,
+        reply: Reply<(), ContainerError>,
+    ) {
+        let Some(container) = self.containers.get_mut(id) else {
+            drop(reply.send(Err(unknown(id))));
+            return;
+        };
+        if container.is_running() {
+            container.removals.push(reply);
+            container.stop.get_or_insert_with(|| StopInFlight {
+                deadline: Instant::now() + DIES_WITHIN,
+                killed: true,
+                waiters: Vec::new(),
+            });
+            self.kill_now(id).await;
+            return;
+        }
+        let result = self.remove_container(id).await;
+        drop(reply.send(result));
+    }
+
+    pub(super) async fn remove_container(
+        &mut self,
+        id: &ContainerId,
+    ) -> Result<(), ContainerError> {
+        self.discard_container(id)
+            .await
+            .map_err(|source| ContainerError::Remove { container: id.clone(), source })
+    }
+
+    /// Removes everything of an ended container, its record last. Can be run again.
+    pub(super) async fn discard_container(&mut self, id: &ContainerId) -> Result<(), StepError> {
+        if let Some(link) = self.link() {
+            match link.call_done(Body::Forget { container: id.to_string() }).await {
+                Ok(()) | Err(LinkError::Gone { .. }) => {}
+                Err(error) => return Err(StepError::Shim(error)),
+            }
+        }
+        let cx = Arc::clone(&self.cx);
+        let (sandbox, container) = (self.id().clone(), id.clone());
+        blocking::run(move || {
+            let dir = cx.paths().container(&sandbox, &container);
+            snapshot::ContainerRoot::remove(&dir)
+                .map_err(|source| StepError::Layer { container, source })?;
+            remove_tree(&dir).map_err(StepError::Files)
+        })
+        .await?;
+        self.containers.remove(id);
+        self.cx.index.drop_container(id);
+        Ok(())
+    }
+
+    pub(super) async fn reopen_log(&mut self, id: &ContainerId) -> Result<(), ContainerError> {
+        let what = "reopen the log of";
+        let container = self.containers.get(id).ok_or_else(|| unknown(id))?;
+        admission::use_running(&container.record.state)
+            .map_err(|source| ContainerError::Refused { what, container: id.clone(), source })?;
+        let fail = |source| ContainerError::Shim { what, container: id.clone(), source };
+        let link =
+            self.link().ok_or_else(|| fail(LinkError::Gone { sandbox: self.id().clone() }))?;
+        link.call_done(Body::ReopenLog { container: id.to_string() }).await.map_err(fail)
+    }
+}
+
+pub(super) fn unknown(id: &ContainerId) -> ContainerError {
+    ContainerError::Lookup(LookupError::NotFound { kind: "container", id: id.to_string() })
+}

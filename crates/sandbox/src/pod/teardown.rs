@@ -1,0 +1,198 @@
+//! `StopPodSandbox` and `RemovePodSandbox`: every step is tried, every step can be run again,
+//! what failed is collected and reported together.
+
+use std::io;
+use std::path::Path;
+use std::process::Child;
+use std::sync::Arc;
+
+use model::ContainerId;
+use shim_protocol::Body;
+use tokio::time::Instant;
+
+use super::{DIES_WITHIN, Owner};
+use crate::blocking;
+use crate::error::{StepError, TeardownError};
+use crate::files::{FileError, remove_tree};
+use crate::link::{LinkError, LinkEvent};
+use crate::record::PodPhase;
+
+impl Owner {
+    /// Kills the containers, releases the network, ends the shim. Listed as NOTREADY afterwards.
+    pub(super) async fn stop_pod(&mut self) -> Result<(), TeardownError> {
+        let mut failed = Vec::new();
+        self.set_phase(PodPhase::Stopped).await;
+        self.kill_containers(&mut failed).await;
+        self.detach(&mut failed).await;
+        self.end_shim(&mut failed).await;
+        self.unpin(&mut failed).await;
+        self.publish();
+        self.outcome(failed)
+    }
+
+    /// Stops the pod and removes everything that is its own; logs stay.
+    pub(super) async fn remove_pod(&mut self) -> Result<(), TeardownError> {
+        let mut failed = match self.stop_pod().await {
+            Ok(()) => Vec::new(),
+            Err(error) => error.failed,
+        };
+        let ids: Vec<ContainerId> = self.containers.keys().cloned().collect();
+        for id in ids {
+            if let Err(error) = self.discard_container(&id).await {
+                failed.push(error);
+            }
+        }
+        if failed.is_empty() {
+            self.remove_files(&mut failed).await;
+        }
+        if failed.is_empty() {
+            self.cx.index.drop_pod(self.id());
+            tracing::info!(sandbox = %self.id(), "pod sandbox removed");
+        }
+        self.outcome(failed)
+    }
+
+    fn outcome(&self, failed: Vec<StepError>) -> Result<(), TeardownError> {
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(TeardownError { sandbox: self.id().clone(), failed })
+        }
+    }
+
+    async fn kill_containers(&mut self, failed: &mut Vec<StepError>) {
+        let Some(link) = self.link() else {
+            self.bury_running().await;
+            return;
+        };
+        for id in self.running() {
+            let body = Body::Kill {
+                container: id.to_string(),
+                signal: model::Signal::KILL.number(),
+                all: true,
+            };
+            match link.call_done(body).await {
+                // A shim that is gone is dealt with when its link reports so.
+                Ok(()) | Err(LinkError::Gone { .. }) => {}
+                Err(error) => failed.push(StepError::Shim(error)),
+            }
+        }
+        let deadline = Instant::now() + DIES_WITHIN;
+        while !self.running().is_empty() {
+            let event = match &mut self.shim {
+                Some(shim) => tokio::time::timeout_at(deadline, shim.events.recv()).await,
+                None => break,
+            };
+            match event {
+                Ok(event) => self.on_event(event.unwrap_or(LinkEvent::Closed)).await,
+                Err(_elapsed) => break,
+            }
+        }
+        failed.extend(self.running().into_iter().map(|container| StepError::StillRunning {
+            container,
+            seconds: DIES_WITHIN.as_secs(),
+        }));
+    }
+
+    /// CNI DEL is due from the moment before ADD until it has succeeded once.
+    async fn detach(&mut self, failed: &mut Vec<StepError>) {
+        if !self.record.attached {
+            return;
+        }
+        let cx = Arc::clone(&self.cx);
+        let attachment = self.attachment();
+        match blocking::run(move || cx.parts.network.del(&attachment)).await {
+            Ok(()) => {
+                Arc::make_mut(&mut self.record).attached = false;
+                if let Err(error) = self.store_pod().await {
+                    failed.push(StepError::Record(error));
+                }
+            }
+            Err(error) => failed.push(StepError::Network(error)),
+        }
+    }
+
+    async fn end_shim(&mut self, failed: &mut Vec<StepError>) {
+        let Some(mut shim) = self.shim.take() else {
+            self.sweep_cgroups(failed).await;
+            return;
+        };
+        let ended = shim.link.call_done(Body::Shutdown).await;
+        match ended {
+            Ok(()) | Err(LinkError::Gone { .. }) => {}
+            Err(error) => {
+                failed.push(StepError::Shim(error));
+                self.shim = Some(shim);
+                return;
+            }
+        }
+        if let Some(child) = shim.child.take() {
+            end_child(child).await;
+        }
+        self.sweep_cgroups(failed).await;
+    }
+
+    /// The pod's own cgroup, and those of containers whose shim died.
+    async fn sweep_cgroups(&self, failed: &mut Vec<StepError>) {
+        let layout = self.cx.parts.host.cgroup.clone();
+        let parent = self.cgroup_parent.to_string();
+        let mut names: Vec<String> = self.containers.keys().map(ToString::to_string).collect();
+        names.push(self.id().to_string());
+        let own_parent = self.record.config.cgroup_parent.is_empty();
+        let swept =
+            blocking::run(move || crate::cgroups::sweep(&layout, &parent, &names, own_parent))
+                .await;
+        if let Err(error) = swept {
+            failed.push(StepError::Cgroup(error));
+        }
+    }
+
+    /// The shim unpins the namespace itself; after its violent death somebody else has to.
+    async fn unpin(&mut self, failed: &mut Vec<StepError>) {
+        let path = self.cx.paths().netns(self.id());
+        if let Err(error) = blocking::run(move || unpin_netns(&path)).await {
+            failed.push(StepError::Netns(error));
+        }
+    }
+
+    async fn remove_files(&mut self, failed: &mut Vec<StepError>) {
+        let cx = Arc::clone(&self.cx);
+        let id = self.id().clone();
+        // The record's directory goes last: until then a restart finds the pod again.
+        let removed = blocking::run(move || {
+            remove_tree(&cx.paths().pod_state(&id))?;
+            remove_tree(&cx.paths().pod(&id))
+        })
+        .await;
+        if let Err(error) = removed {
+            failed.push(StepError::Files(error));
+        }
+    }
+}
+
+/// Reaps a shim that has been told to end, or kills one that cannot be told.
+pub(super) async fn end_child(mut child: Child) {
+    let reaped = blocking::run(move || {
+        // Killing a process that has ended already is harmless until it is waited for.
+        child.kill()?;
+        child.wait()
+    })
+    .await;
+    if let Err(error) = reaped {
+        tracing::warn!(%error, "cannot reap a shim");
+    }
+}
+
+fn unpin_netns(path: &Path) -> Result<(), FileError> {
+    use rustix::io::Errno;
+    use rustix::mount::{UnmountFlags, unmount};
+    match unmount(path, UnmountFlags::DETACH) {
+        // Absent, or never mounted.
+        Ok(()) | Err(Errno::NOENT | Errno::INVAL) => {}
+        Err(errno) => return Err(FileError::at("unmount", path)(errno.into())),
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.map_err(FileError::at("remove", path)),
+    }
+}

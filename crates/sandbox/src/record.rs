@@ -1,0 +1,169 @@
+//! What is stored of pods and containers. These types are a contract with other versions of
+//! knarr: fields are added with `#[serde(default)]`, never renamed.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use model::{
+    ContainerConfig, ContainerId, Digest, PodConfig, ResolvedUser, Resources, SandboxId, Signal,
+    UnixNanos,
+};
+use serde::{Deserialize, Serialize};
+use store::Record;
+
+/// How far a pod got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PodPhase {
+    /// Recorded before its first side effect; a crash here leaves something to clean.
+    Creating,
+    /// `RunPodSandbox` has succeeded.
+    Ready,
+    /// Its processes and its network are gone, or are to go. Final.
+    Stopped,
+}
+
+/// A pod's place in its network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkRecord {
+    /// Addresses, primary first.
+    pub ips: Vec<IpAddr>,
+    /// The CNI result as returned.
+    pub result: serde_json::Value,
+}
+
+/// Tells one process from a later one of the same pid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessRecord {
+    /// Host pid.
+    pub pid: i32,
+    /// Clock ticks since boot at which it started (`/proc/<pid>/stat`, field 22).
+    pub start_ticks: u64,
+}
+
+/// A pod, as stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PodRecord {
+    /// Id.
+    pub id: SandboxId,
+    /// As requested.
+    pub config: Arc<PodConfig>,
+    /// Runtime handler, as requested (empty: the default).
+    pub handler: String,
+    /// Set when it first became READY, and before that when it was reserved.
+    pub created_at: UnixNanos,
+    /// The boot it was made in: another one means its processes and namespaces are gone.
+    pub boot_id: String,
+    /// How far it got.
+    pub phase: PodPhase,
+    /// Its shim.
+    pub shim: Option<ProcessRecord>,
+    /// Written before CNI ADD: CNI DEL is due.
+    pub attached: bool,
+    /// Result of CNI ADD.
+    pub network: Option<NetworkRecord>,
+}
+
+impl Record for PodRecord {
+    const KIND: &'static str = "sandbox";
+    const VERSION: u32 = 1;
+}
+
+/// Why a container ended, as CRI's `reason` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitReason {
+    /// Exit code 0.
+    Completed,
+    /// Another exit code or a signal.
+    Error,
+    /// Chosen by the kernel's OOM killer.
+    OomKilled,
+    /// The program never ran.
+    StartError,
+    /// Lost over a crash or a reboot.
+    Unknown,
+}
+
+impl ExitReason {
+    /// CRI's text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "Completed",
+            Self::Error => "Error",
+            Self::OomKilled => "OOMKilled",
+            Self::StartError => "StartError",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// When it had started; never, after a start error.
+    pub started_at: Option<UnixNanos>,
+    /// When.
+    pub finished_at: UnixNanos,
+    /// Exit code, or 128 plus the signal.
+    pub code: i32,
+    /// Why.
+    pub reason: ExitReason,
+    /// For people.
+    pub message: String,
+}
+
+/// Where a container is in its life.
+///
+/// ```text
+/// Created ──► Running ──► Exited
+///    └────── start error ────┘
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ContainerState {
+    /// Everything is prepared, nothing runs.
+    Created,
+    /// Its program runs.
+    Running {
+        /// Host pid of its first process.
+        pid: i32,
+        /// Since when.
+        started_at: UnixNanos,
+    },
+    /// Ended. Final: these fields never change again.
+    Exited(ExitRecord),
+}
+
+/// A container, as stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// Id.
+    pub id: ContainerId,
+    /// Its pod.
+    pub sandbox: SandboxId,
+    /// As requested.
+    pub config: Arc<ContainerConfig>,
+    /// Id of its image.
+    pub image_id: Digest,
+    /// First tag of the image, or what was asked for.
+    pub image_name: String,
+    /// First repository digest, else the id.
+    pub image_ref: String,
+    /// The image's layers, base first: what must not be freed.
+    pub layers: Vec<Digest>,
+    /// User it runs as.
+    pub user: ResolvedUser,
+    /// Signal that asks it to end.
+    pub stop_signal: Signal,
+    /// Absolute path of its log.
+    pub log_path: Option<String>,
+    /// When it was made.
+    pub created_at: UnixNanos,
+    /// Limits now in force.
+    pub resources: Resources,
+    /// Where it is in its life.
+    pub state: ContainerState,
+}
+
+impl Record for ContainerRecord {
+    const KIND: &'static str = "container";
+    const VERSION: u32 = 1;
+}

@@ -1,0 +1,58 @@
+//! Starting a pod's shim.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::files::FileError;
+use crate::link::socket_address;
+
+/// Why a shim could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// Its socket could not be made.
+    #[error(transparent)]
+    Socket(#[from] FileError),
+    /// Its program could not be run.
+    #[error("cannot run the shim {}", shim.display())]
+    Exec {
+        /// The program.
+        shim: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Starts the shim with an already listening socket, so that the daemon can connect at once
+/// instead of waiting for it. Blocks for the length of a `posix_spawn`.
+pub(crate) fn spawn(shim: &Path, state_dir: &Path) -> Result<Child, SpawnError> {
+    let listener = listen(state_dir)?;
+    Command::new(shim)
+        .arg(state_dir)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(listener)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .process_group(0)
+        .spawn()
+        .map_err(|source| SpawnError::Exec { shim: shim.to_owned(), source })
+}
+
+fn listen(state_dir: &Path) -> Result<UnixListener, FileError> {
+    let socket = state_dir.join("shim.sock");
+    let dir = rustix::fs::open(state_dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| FileError::at("open", state_dir)(errno.into()))?;
+    match std::fs::remove_file(&socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(FileError::at("remove", &socket)(error));
+        }
+        _absent_or_removed => {}
+    }
+    UnixListener::bind(socket_address(dir.as_fd())).map_err(FileError::at("bind", &socket))
+}

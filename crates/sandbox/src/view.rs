@@ -1,0 +1,213 @@
+//! What List and Status answer from: immutable snapshots, swapped in by each pod's owner.
+//!
+//! The lock is held to clone `Arc`s only. No slow stop, pull or dead mount ever holds it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use model::{ContainerId, DiskUsage, SandboxId};
+
+use crate::record::{ContainerRecord, PodPhase, PodRecord};
+
+/// One pod as it is now.
+#[derive(Debug, Clone)]
+pub struct PodView {
+    /// Its record.
+    pub record: Arc<PodRecord>,
+    /// Its network namespace is gone: no address is reported.
+    pub network_closed: bool,
+    /// Absolute path of its cgroup's parent, as containers see it in `cgroupsPath`.
+    pub cgroup_parent: Arc<str>,
+    /// Host pid of pause, where the pod has one.
+    pub pause_pid: Option<i32>,
+}
+
+impl PodView {
+    /// CRI READY.
+    pub fn is_ready(&self) -> bool {
+        self.record.phase == PodPhase::Ready
+    }
+}
+
+/// One container as it is now.
+#[derive(Debug, Clone)]
+pub struct ContainerView {
+    /// Its record.
+    pub record: Arc<ContainerRecord>,
+    /// Absolute cgroup path relative to each hierarchy's mount point.
+    pub cgroup_path: Arc<str>,
+    /// Its writable layer, measured in the background.
+    pub writable: Option<Arc<DiskUsage>>,
+}
+
+/// An id that names nothing, or too much.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LookupError {
+    /// No such object.
+    #[error("{kind} `{id}` is not known")]
+    NotFound {
+        /// `pod sandbox` or `container`.
+        kind: &'static str,
+        /// As given.
+        id: String,
+    },
+    /// A prefix of several.
+    #[error("{kind} id prefix `{id}` is ambiguous: it fits {first} and {second}")]
+    Ambiguous {
+        /// `pod sandbox` or `container`.
+        kind: &'static str,
+        /// As given.
+        id: String,
+        /// One of them.
+        first: String,
+        /// Another.
+        second: String,
+    },
+    /// An empty id.
+    #[error("the {kind} id is empty")]
+    Empty {
+        /// `pod sandbox` or `container`.
+        kind: &'static str,
+    },
+}
+
+/// Everything the daemon knows, for readers.
+#[derive(Debug, Default)]
+pub struct Index {
+    inner: RwLock<Maps>,
+}
+
+#[derive(Debug, Default)]
+struct Maps {
+    pods: BTreeMap<SandboxId, Arc<PodView>>,
+    containers: BTreeMap<ContainerId, Arc<ContainerView>>,
+}
+
+impl Index {
+    fn read<T>(&self, f: impl FnOnce(&Maps) -> T) -> T {
+        // Every change is one map operation, so a panic cannot leave a half-made one.
+        f(&self.inner.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write<T>(&self, f: impl FnOnce(&mut Maps) -> T) -> T {
+        f(&mut self.inner.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Every pod, in id order.
+    pub fn pods(&self) -> Vec<Arc<PodView>> {
+        self.read(|maps| maps.pods.values().cloned().collect())
+    }
+
+    /// Every container, in id order.
+    pub fn containers(&self) -> Vec<Arc<ContainerView>> {
+        self.read(|maps| maps.containers.values().cloned().collect())
+    }
+
+    /// The containers of one pod.
+    pub fn containers_of(&self, pod: &SandboxId) -> Vec<Arc<ContainerView>> {
+        self.read(|maps| {
+            maps.containers.values().filter(|c| c.record.sandbox == *pod).cloned().collect()
+        })
+    }
+
+    /// The pod of an id or a unique prefix of one.
+    ///
+    /// # Errors
+    /// [`LookupError`].
+    pub fn pod(&self, id: &str) -> Result<Arc<PodView>, LookupError> {
+        self.read(|maps| find(&maps.pods, "pod sandbox", id).cloned())
+    }
+
+    /// The container of an id or a unique prefix of one.
+    ///
+    /// # Errors
+    /// [`LookupError`].
+    pub fn container(&self, id: &str) -> Result<Arc<ContainerView>, LookupError> {
+        self.read(|maps| find(&maps.containers, "container", id).cloned())
+    }
+
+    pub(crate) fn put_pod(&self, view: PodView) {
+        self.write(|maps| maps.pods.insert(view.record.id.clone(), Arc::new(view)));
+    }
+
+    pub(crate) fn drop_pod(&self, id: &SandboxId) {
+        self.write(|maps| {
+            maps.pods.remove(id);
+            maps.containers.retain(|_, container| container.record.sandbox != *id);
+        });
+    }
+
+    /// Replaces a container's record and keeps what the background measured.
+    pub(crate) fn put_container(&self, record: Arc<ContainerRecord>, cgroup_path: Arc<str>) {
+        self.write(|maps| {
+            let writable = maps.containers.get(&record.id).and_then(|old| old.writable.clone());
+            let id = record.id.clone();
+            maps.containers.insert(id, Arc::new(ContainerView { record, cgroup_path, writable }));
+        });
+    }
+
+    pub(crate) fn drop_container(&self, id: &ContainerId) {
+        self.write(|maps| maps.containers.remove(id));
+    }
+
+    /// Stores a measurement, unless the container has gone meanwhile.
+    pub(crate) fn set_writable(&self, id: &ContainerId, usage: DiskUsage) {
+        self.write(|maps| {
+            if let Some(old) = maps.containers.get_mut(id) {
+                let mut view = ContainerView::clone(old);
+                view.writable = Some(Arc::new(usage));
+                *old = Arc::new(view);
+            }
+        });
+    }
+}
+
+/// An exact id, else the only one that begins with `id`.
+fn find<'m, K, V>(
+    map: &'m BTreeMap<K, V>,
+    kind: &'static str,
+    id: &str,
+) -> Result<&'m V, LookupError>
+where
+    K: Ord + std::borrow::Borrow<str> + std::fmt::Display,
+{
+    if id.is_empty() {
+        return Err(LookupError::Empty { kind });
+    }
+    if let Some(value) = map.get(id) {
+        return Ok(value);
+    }
+    let bounds = (std::ops::Bound::Included(id), std::ops::Bound::Unbounded);
+    let mut fits = map.range::<str, _>(bounds).take_while(|(key, _)| {
+        let key: &str = (*key).borrow();
+        key.starts_with(id)
+    });
+    match (fits.next(), fits.next()) {
+        (Some((_, value)), None) => Ok(value),
+        (Some((first, _)), Some((second, _))) => Err(LookupError::Ambiguous {
+            kind,
+            id: id.to_owned(),
+            first: first.to_string(),
+            second: second.to_string(),
+        }),
+        (None, _) => Err(LookupError::NotFound { kind, id: id.to_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_found_whole_or_by_a_unique_prefix() {
+        let ids = [[0xaa; 32], [0xab; 32]].map(ContainerId::from_random);
+        let map: BTreeMap<ContainerId, u8> = ids.iter().cloned().zip(1..).collect();
+        let get = |id: &str| find(&map, "container", id).copied();
+        assert_eq!(get(ids[0].as_str()), Ok(1));
+        assert_eq!(get("ab"), Ok(2));
+        assert!(matches!(get("a"), Err(LookupError::Ambiguous { .. })));
+        assert!(matches!(get("c"), Err(LookupError::NotFound { .. })));
+        assert!(matches!(get(""), Err(LookupError::Empty { .. })));
+        assert!(matches!(get(&"a".repeat(65)), Err(LookupError::NotFound { .. })));
+    }
+}
