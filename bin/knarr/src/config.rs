@@ -3,6 +3,7 @@
 //! be, is refused with its file and line: a misspelt limit must not silently be none.
 
 mod file;
+mod parts;
 mod print;
 mod schema;
 mod verbs;
@@ -17,7 +18,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(crate) use schema::Subnet;
 pub(crate) use verbs::ConfigVerb;
 
 use file::{Setting, Settings};
@@ -26,7 +26,7 @@ use file::{Setting, Settings};
 pub(crate) const DEFAULT_FILE: &str = "/etc/knarr/config.toml";
 /// The name of the built-in handler.
 pub(crate) const BUILT_IN: &str = "knarr";
-/// Read instead of the default registry directory where only containerd's exists.
+/// Searched after the default registry directory.
 const CONTAINERD_REGISTRY: &str = "/etc/containerd/certs.d";
 
 /// Everything that can be configured, checked.
@@ -36,8 +36,8 @@ pub(crate) struct Config {
     pub(crate) registry: Registry,
     /// Pod networks.
     pub(crate) cni: Cni,
-    /// Who makes cgroups.
-    pub(crate) cgroup_driver: CgroupDriver,
+    /// Cgroups.
+    pub(crate) cgroup: Cgroup,
     /// OCI runtimes by the name a RuntimeClass gives; the built-in one is always among them.
     pub(crate) handlers: BTreeMap<String, Handler>,
     /// The handler of pods that name none.
@@ -51,8 +51,8 @@ pub(crate) struct Config {
 /// `[registry]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Registry {
-    /// Directory of `HOST/hosts.toml` files.
-    pub(crate) config_path: PathBuf,
+    /// Directories of `HOST/hosts.toml` files; the first that knows a host decides.
+    pub(crate) config_path: Vec<PathBuf>,
 }
 
 /// `[cni]`
@@ -65,12 +65,19 @@ pub(crate) struct Cni {
     /// Bridge of the network that is used when there is no configuration.
     pub(crate) bridge_name: String,
     /// Subnets of that network: one, or one of each address family.
-    pub(crate) subnets: Vec<Subnet>,
+    pub(crate) subnets: Vec<cni::IpPrefix>,
+}
+
+/// `[cgroup]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cgroup {
+    /// Who makes them.
+    pub(crate) driver: CgroupDriverKey,
 }
 
 /// Who makes cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CgroupDriver {
+pub(crate) enum CgroupDriverKey {
     /// Systemd where it runs the host, else the file system.
     Auto,
     /// Directories in the cgroup file system.
@@ -257,13 +264,15 @@ fn build(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {
             subnets: values
                 .list("cni.subnets")
                 .iter()
-                .map(|subnet| subnet.parse().ok())
+                .map(|subnet| schema::parse_subnet(subnet).ok())
                 .collect::<Option<_>>()?,
         },
-        cgroup_driver: match values.text("cgroup.driver").as_str() {
-            "cgroupfs" => CgroupDriver::Cgroupfs,
-            "systemd" => CgroupDriver::Systemd,
-            _ => CgroupDriver::Auto,
+        cgroup: Cgroup {
+            driver: match values.text("cgroup.driver").as_str() {
+                "cgroupfs" => CgroupDriverKey::Cgroupfs,
+                "systemd" => CgroupDriverKey::Systemd,
+                _ => CgroupDriverKey::Auto,
+            },
         },
         handlers,
         default_handler,
@@ -297,11 +306,13 @@ impl Values<'_> {
 }
 
 /// A node that came from containerd keeps its registry configuration without a word.
-fn registry_path(values: &Values<'_>) -> PathBuf {
+fn registry_path(values: &Values<'_>) -> Vec<PathBuf> {
     let path = PathBuf::from(values.text("registry.config_path"));
-    let fallback = Path::new(CONTAINERD_REGISTRY);
-    let is_default = !values.settings.contains_key("registry.config_path");
-    if is_default && !path.is_dir() && fallback.is_dir() { fallback.to_owned() } else { path }
+    if values.settings.contains_key("registry.config_path") {
+        vec![path]
+    } else {
+        vec![path, CONTAINERD_REGISTRY.into()]
+    }
 }
 
 fn handlers(settings: &Settings, problems: &mut Vec<Problem>) -> BTreeMap<String, Handler> {

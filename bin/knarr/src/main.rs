@@ -2,6 +2,8 @@
 
 mod config;
 mod help;
+mod logging;
+mod serve;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -96,31 +98,7 @@ fn serve(arguments: ServeArguments) -> anyhow::Result<u8> {
         Some(listen) => std::path::absolute(listen)?,
         None => state.join("knarr.sock"),
     };
-    serve::run(loaded.config, serve::Paths { root, state, listen })?;
+    logging::start(&loaded.config.log)?;
+    serve::run(&loaded.config, &serve::Places { root, state, listen })?;
     Ok(0)
-}
-
-/// Holds the daemon's place until it is assembled here.
-mod serve {
-    use std::path::PathBuf;
-
-    use crate::config::Config;
-
-    /// Where the daemon keeps its things; all absolute.
-    #[derive(Debug)]
-    pub(crate) struct Paths {
-        /// Images, layers, records.
-        pub(crate) root: PathBuf,
-        /// Sockets and run-time files.
-        pub(crate) state: PathBuf,
-        /// The CRI socket.
-        pub(crate) listen: PathBuf,
-    }
-
-    /// Serves until told to stop.
-    pub(crate) fn run(config: Config, paths: Paths) -> anyhow::Result<()> {
-        anyhow::bail!(
-            "the daemon is not part of this build (configuration {config:?}, paths {paths:?})"
-        )
-    }
 }

@@ -40,7 +40,7 @@ pub enum Format {
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct FormatArg {
     /// Output form
-    #[arg(short, long = "output", value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(short = 'o', long = "output", value_enum, default_value_t, value_name = "FORMAT")]
     pub format: Format,
 }
 

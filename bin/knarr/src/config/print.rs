@@ -34,19 +34,11 @@ pub(crate) fn effective(loaded: &Loaded) -> String {
         }
         let (value, origin) = match loaded.settings.get(key.path) {
             Some(setting) => (setting.value.clone(), setting.origin.to_string()),
-            None => (effective_default(key, loaded), "default".to_owned()),
+            None => (schema::default_of(key.path), "default".to_owned()),
         };
         format!("{} = {} # {origin}\n", name(key), literal(key, &value))
     });
     text
-}
-
-/// The default, except where it depends on the host.
-fn effective_default(key: &Key, loaded: &Loaded) -> Vec<String> {
-    if key.path == "registry.config_path" {
-        return vec![loaded.config.registry.config_path.display().to_string()];
-    }
-    schema::default_of(key.path)
 }
 
 fn handlers(loaded: &Loaded) -> String {

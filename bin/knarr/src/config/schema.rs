@@ -1,7 +1,7 @@
 //! Every key with its type, default and meaning. Reading, checking, printing and the tests of
 //! the documentation all go by this table.
 
-use std::{fmt, net::IpAddr, net::SocketAddr, path::Path, str::FromStr};
+use std::{net::SocketAddr, path::Path};
 
 /// One key.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(crate) const KEYS: &[Key] = &[
         list: false,
         default: &["/etc/knarr/certs.d"],
         help: "Directory of HOST/hosts.toml files, as containerd reads them.\n\
-               If this is not set and only /etc/containerd/certs.d exists, that is read.",
+               If this is not set, /etc/containerd/certs.d is searched after it.",
         check: absolute,
     },
     Key {
@@ -109,42 +109,19 @@ pub(crate) fn default_of(path: &str) -> Vec<String> {
     key.map_or(&[] as &[&str], |key| key.default).iter().map(|&text| text.to_owned()).collect()
 }
 
-/// A subnet by its network address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Subnet {
-    /// First address; no bit beyond the prefix is set.
-    pub(crate) address: IpAddr,
-    /// Length of the prefix, bits.
-    pub(crate) prefix: u8,
-}
-
-impl FromStr for Subnet {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || "is not a subnet such as \"10.88.0.0/16\"".to_owned();
-        let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
-        let address: IpAddr = address.parse().map_err(|_| wrong())?;
-        let prefix: u8 = prefix.parse().map_err(|_| wrong())?;
-        // Room for the gateway and one pod at least.
-        let (bits, set) = match address {
-            IpAddr::V4(v4) => (32, u128::from(v4.to_bits()) << 96),
-            IpAddr::V6(v6) => (128, v6.to_bits()),
-        };
-        if prefix == 0 || prefix > bits - 2 {
-            return Err(format!("has a prefix that is not between 1 and {}", bits - 2));
-        }
-        if set << prefix != 0 {
-            return Err("has address bits beyond its prefix".to_owned());
-        }
-        Ok(Self { address, prefix })
+/// A subnet, given by its network address.
+pub(crate) fn parse_subnet(text: &str) -> Result<cni::IpPrefix, String> {
+    let subnet: cni::IpPrefix =
+        text.parse().map_err(|_| "is not a subnet such as \"10.88.0.0/16\"".to_owned())?;
+    // Room for the gateway and one pod at least.
+    let longest = if subnet.address().is_ipv4() { 30 } else { 126 };
+    if !(1..=longest).contains(&subnet.len()) {
+        return Err(format!("has a prefix that is not between 1 and {longest}"));
     }
-}
-
-impl fmt::Display for Subnet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
+    if subnet.network() != subnet {
+        return Err("has address bits beyond its prefix".to_owned());
     }
+    Ok(subnet)
 }
 
 /// What is wrong with a list as a whole.
@@ -153,8 +130,8 @@ pub(crate) fn check_list(key: &Key, values: &[String]) -> Result<(), String> {
         return Err("must not be empty".to_owned());
     }
     if key.path == "cni.subnets" {
-        let subnets = values.iter().filter_map(|value| value.parse::<Subnet>().ok());
-        let (v4, v6): (Vec<_>, Vec<_>) = subnets.partition(|subnet| subnet.address.is_ipv4());
+        let subnets = values.iter().filter_map(|value| parse_subnet(value).ok());
+        let (v4, v6): (Vec<_>, Vec<_>) = subnets.partition(|subnet| subnet.address().is_ipv4());
         if v4.len() > 1 || v6.len() > 1 {
             return Err("has two subnets of one address family".to_owned());
         }
@@ -163,7 +140,7 @@ pub(crate) fn check_list(key: &Key, values: &[String]) -> Result<(), String> {
 }
 
 fn subnet(text: &str) -> Result<(), String> {
-    text.parse::<Subnet>().map(drop)
+    parse_subnet(text).map(drop)
 }
 
 fn absolute(text: &str) -> Result<(), String> {

@@ -1,0 +1,41 @@
+//! The configuration in the words of the parts it configures.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use super::{Config, Handler};
+
+impl Config {
+    /// For the registry client.
+    pub(crate) fn registry(&self) -> registry::Config {
+        registry::Config {
+            hosts_dirs: self.registry.config_path.clone(),
+            ..registry::Config::default()
+        }
+    }
+
+    /// For the network engine. What it keeps lies below `root`: daemons side by side must not
+    /// collect each other's addresses.
+    pub(crate) fn network(&self, root: &Path) -> cni::EngineConfig {
+        cni::EngineConfig {
+            conf_dir: self.cni.conf_dir.clone(),
+            bin_dirs: self.cni.bin_dirs.clone(),
+            cache_dir: root.join("cni"),
+            data_dir: root.join("networks"),
+            default_subnets: self.cni.subnets.clone(),
+            bridge_name: self.cni.bridge_name.clone(),
+            ..cni::EngineConfig::default()
+        }
+    }
+
+    /// For the pods: each handler's binary, `None` for the built-in runtime.
+    pub(crate) fn handlers(&self) -> BTreeMap<String, Option<PathBuf>> {
+        let binary = |handler: &Handler| match handler {
+            Handler::BuiltIn => None,
+            Handler::Binary(path) => Some(path.clone()),
+        };
+        self.handlers.iter().map(|(name, handler)| (name.clone(), binary(handler))).collect()
+    }
+}
