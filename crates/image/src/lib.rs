@@ -1,2 +1,34 @@
-//! Image records and pulls.
+//! Images on this node: which there are, by which names, and how they come and go.
+//!
+//! A pull is one streaming pass per layer, registry to sealed directory, several layers at once.
+//! An image exists from the moment its record is durable, which is after all its layers are; a
+//! removed image loses its names at once and its layers when nothing uses them any more. Reads
+//! ([`Images::list`], [`Images::resolve`]) answer from an immutable snapshot and never wait.
+//!
+//! Never here: HTTP, tar, mounts, the CRI's types, decisions about which image to remove.
+//!
+//! Main types: [`Images`], [`Image`], [`ImageLease`], [`PullError`], [`PullProgress`].
 #![forbid(unsafe_code)]
+
+mod accounts;
+mod catalog;
+mod collect;
+mod config;
+mod error;
+mod image;
+mod images;
+mod pinned;
+mod progress;
+mod publish;
+mod pull;
+mod record;
+mod slots;
+
+pub use accounts::{Accounts, AccountsError};
+pub use catalog::ResolveError;
+pub use collect::{CollectError, Collected, FsUsage, LayerUsers};
+pub use config::ConfigError;
+pub use error::{LayerError, OpenError, PullError, RemoveError};
+pub use image::Image;
+pub use images::{ImageLease, Images};
+pub use progress::{LayerProgress, PullProgress, Stage};

@@ -211,10 +211,10 @@ impl FakeRegistry {
         lock(&self.state).seen.iter().filter(|seen| seen.target.contains(part)).count()
     }
 
-    /// Waits until a request with `part` in its target has arrived.
-    pub async fn arrived(&self, part: &str) {
+    /// Waits until so many requests with `part` in their target have arrived.
+    pub async fn arrived(&self, part: &str, times: usize) {
         let mut arrivals = self.arrivals.subscribe();
-        while self.count(part) == 0 {
+        while self.count(part) < times {
             arrivals.changed().await.unwrap();
         }
     }

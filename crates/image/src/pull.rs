@@ -1,0 +1,150 @@
+//! A pull: resolve, look what is here already, fetch the rest, record.
+
+mod feed;
+mod layer;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use model::{Digest, Platform, Reference};
+use registry::{Credentials, Descriptor, ImageManifest, Session};
+
+use self::layer::{Context, Failure, ensure};
+use crate::config::{self, Parsed};
+use crate::error::PullError;
+use crate::image::Image;
+use crate::images::Inner;
+use crate::progress::Reporter;
+use crate::record::{Documents, ImageRecord};
+use crate::slots::Hold;
+
+/// Layers of one pull that are fetched at once.
+const PARALLEL_LAYERS: usize = 3;
+
+/// Pulls `reference`. When dropped, everything under way stops.
+pub(crate) async fn pull(
+    inner: &Arc<Inner>,
+    reference: &Reference,
+    credentials: Credentials,
+) -> Result<Arc<Image>, PullError> {
+    let reporter = inner.board.start(reference);
+    let fail = |error| PullError::registry(reference, error);
+    let session = inner.registry.session(reference, credentials).await.map_err(fail)?;
+    // Asked each time: it says what a tag means now, and that this caller may have it.
+    let root = session.resolve().await.map_err(fail)?;
+    if let Some(image) = rename(inner, reference, &root.digest).await? {
+        return Ok(image);
+    }
+    let host = Platform::host();
+    let found = session.image(&root, &host).await.map_err(fail)?;
+    let config = session.config_blob(&found.manifest.config).await.map_err(fail)?;
+    let parsed = config::parse(&config)
+        .and_then(|parsed| parsed.check(found.manifest.layers.len(), &host).map(|()| parsed))
+        .map_err(|source| PullError::Config { reference: reference.clone(), source })?;
+    let hold = Arc::new(inner.slots.hold(&parsed.diff_ids));
+    fetch_layers(inner, reference, session, &found, &parsed, (&hold, &reporter)).await?;
+    let image = Image::new(new_record(&found), parsed);
+    let documents = Documents { manifest: found.bytes, index: found.index, config };
+    let published =
+        publish(inner, reference, root.digest, image.id, Some((image, documents)), hold).await?;
+    published.ok_or_else(|| PullError::ShuttingDown { reference: reference.clone() })
+}
+
+/// If an image here came from `root` and is whole, all that is new is a name.
+async fn rename(
+    inner: &Arc<Inner>,
+    reference: &Reference,
+    root: &Digest,
+) -> Result<Option<Arc<Image>>, PullError> {
+    let images = inner.catalog.load_full();
+    let Some(known) = images.iter().find(|image| image.came_from(root)).cloned() else {
+        return Ok(None);
+    };
+    let hold = Arc::new(inner.slots.hold(&known.diff_ids));
+    for layer in &known.diff_ids {
+        // Waits for a removal that has begun.
+        drop(inner.slots.lock(layer).await);
+        if !inner.layers.contains(layer) {
+            return Ok(None);
+        }
+    }
+    publish(inner, reference, *root, known.id, None, hold).await
+}
+
+/// Fetches what is missing; the first failure stops the others.
+async fn fetch_layers(
+    inner: &Arc<Inner>,
+    reference: &Reference,
+    session: Session,
+    found: &ImageManifest,
+    parsed: &Parsed,
+    (hold, reporter): (&Arc<Hold>, &Arc<Reporter>),
+) -> Result<(), PullError> {
+    reporter.layers(&found.manifest.layers);
+    let context = Context {
+        session,
+        layers: Arc::clone(&inner.layers),
+        slots: Arc::clone(&inner.slots),
+        hold: Arc::clone(hold),
+        reporter: Arc::clone(reporter),
+    };
+    let context = &context;
+    // Builders repeat the empty layer.
+    let mut seen = HashSet::new();
+    let wanted: Vec<(Descriptor, Digest)> = found
+        .manifest
+        .layers
+        .iter()
+        .cloned()
+        .zip(parsed.diff_ids.iter().copied())
+        .filter(|(_, diff_id)| seen.insert(*diff_id))
+        .collect();
+    let fetch = |(blob, diff_id): (Descriptor, Digest)| async move {
+        let ensured = Box::pin(ensure(context, &blob, diff_id)).await;
+        ensured.map_err(|failure| match failure {
+            Failure::Registry(source) => PullError::registry(reference, source),
+            Failure::Layer(source) => {
+                PullError::Layer { reference: reference.clone(), layer: blob.digest, source }
+            }
+        })
+    };
+    stream::iter(wanted.into_iter().map(fetch))
+        .buffer_unordered(PARALLEL_LAYERS)
+        .try_collect::<()>()
+        .await
+}
+
+fn new_record(found: &ImageManifest) -> ImageRecord {
+    let blobs: u64 = found.manifest.layers.iter().map(|layer| layer.size).sum();
+    let manifest = u64::try_from(found.bytes.len()).unwrap_or_default();
+    ImageRecord {
+        id: found.manifest.config.digest,
+        manifest_digest: found.digest,
+        size_bytes: blobs.saturating_add(found.manifest.config.size).saturating_add(manifest),
+        tags: std::collections::BTreeSet::new(),
+        digests: std::collections::BTreeSet::new(),
+        generation: 0,
+    }
+}
+
+/// Writes the record on a blocking thread, which keeps the layers held until it is done even if
+/// nobody waits for it any more.
+async fn publish(
+    inner: &Arc<Inner>,
+    reference: &Reference,
+    root: Digest,
+    id: Digest,
+    fresh: Option<(Image, Documents)>,
+    hold: Arc<Hold>,
+) -> Result<Option<Arc<Image>>, PullError> {
+    let (inner, name) = (Arc::clone(inner), reference.clone());
+    tokio::task::spawn_blocking(move || {
+        let published = inner.publish(&name, &root, id, fresh);
+        drop(hold);
+        published
+    })
+    .await
+    .map_err(|_| PullError::ShuttingDown { reference: reference.clone() })?
+    .map_err(|source| PullError::Record { reference: reference.clone(), source })
+}
