@@ -110,7 +110,7 @@ impl Cache {
         let suffix = format!("-{container}-{ifname}");
         for path in self.paths()? {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if name.ends_with(&suffix) && !name.starts_with('.') {
+            if name.ends_with(&suffix) {
                 return read(&path);
             }
         }
@@ -144,7 +144,17 @@ impl Cache {
     fn paths(&self) -> Result<Vec<PathBuf>, CacheError> {
         let failed = |source| CacheError { operation: "read", path: self.dir.clone(), source };
         match std::fs::read_dir(&self.dir) {
-            Ok(entries) => entries.map(|entry| entry.map(|e| e.path()).map_err(failed)).collect(),
+            Ok(entries) => {
+                let mut found = Vec::new();
+                for entry in entries {
+                    let entry = entry.map_err(failed)?;
+                    // An entry that was being written when the daemon died.
+                    if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+                        found.push(entry.path());
+                    }
+                }
+                Ok(found)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(failed(error)),
         }

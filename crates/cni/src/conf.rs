@@ -105,6 +105,9 @@ pub(crate) fn built_in_list(bridge: &str, subnets: &[IpPrefix], masquerade: bool
             "ipMasq": masquerade,
             "hairpinMode": true,
             "ipam": { "type": "host-local", "ranges": ranges },
+        }, {
+            "type": "portmap",
+            "capabilities": { "portMappings": true },
         }],
     })
 }
@@ -291,7 +294,7 @@ mod tests {
             assert_eq!(load_dir(files).unwrap().name, "knarr");
         }
         let absent = current(Path::new("/nonexistent/net.d"), || built_in_list("b", &[], true));
-        assert_eq!(absent.unwrap().plugins.len(), 1);
+        assert_eq!(absent.unwrap().plugins.len(), 2);
     }
 
     #[test]

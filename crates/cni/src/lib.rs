@@ -1,8 +1,8 @@
 //! Pod networks: the CNI engine and the network that is built in.
 //!
 //! Reads CNI configurations (specification 0.1 to 1.1), runs their plugins, remembers what it
-//! attached, and can undo it without the plugins' help in remembering. `bridge`, `host-local`
-//! and `loopback` are part of knarr and are used where no such binary is installed; with no
+//! attached, and can undo it without the plugins' help in remembering. `bridge`, `host-local`,
+//! `loopback` and `portmap` are part of knarr and are used where no such binary is installed; with no
 //! configuration at all, pods get a bridge network.
 //!
 //! Never here: async, CRI types, making or removing network namespaces, iptables. Calls block;

@@ -3,8 +3,8 @@
 //! The pair is made in one message, with the pod's end born in the pod's namespace: moving a
 //! device between namespaces waits for RCU, 14 ms of it under the lock that all of rtnetlink
 //! shares. For the same reason DEL deletes no link. It releases the address; the pair goes,
-//! asynchronously, when the pod's namespace does. (Undoing a failed ADD does delete the pair: its
-//! namespace may be used for the next attempt.)
+//! asynchronously, when the pod's namespace does. Only a DEL without a result, which undoes an ADD
+//! that never completed, deletes the pair: its namespace may be used for the next attempt.
 
 use std::io;
 use std::net::IpAddr;
@@ -106,6 +106,9 @@ pub(super) fn run(plugins: &Plugins, call: &Call<'_>, conf: &Value) -> Result<Va
             .map_err(|source| BuiltInError::Addresses(Box::new(source))),
         Some(_) | None => Ok(result::empty()),
     };
+    if call.verb == Verb::Del && conf.get("prevResult").is_none() {
+        delete_veth(call)?;
+    }
     if call.verb != Verb::Add {
         return addresses(call);
     }
@@ -355,6 +358,12 @@ fn routes(
         }
     }
     Ok(out)
+}
+
+fn delete_veth(call: &Call<'_>) -> Result<(), BuiltInError> {
+    let mut host = Rtnetlink::open().map_err(BuiltInError::Socket)?;
+    let name = host_name(call, fnv(call.container, call.ifname));
+    Ok(tolerate(host.delete_link(&name), ENODEV)?)
 }
 
 fn undo_veth(host: &mut Rtnetlink, name: &str) {

@@ -1,5 +1,5 @@
-//! Masquerading for pod networks: per IP family one table `knarr` with one rule, which rewrites
-//! the source of what pods send to anywhere but pods.
+//! Masquerading for pod networks: one rule, which rewrites the source of what pods send to
+//! anywhere but pods.
 //!
 //! ```text
 //! table ip knarr {
@@ -10,99 +10,35 @@
 //!     }
 //! }
 //! ```
-//!
-//! Looked at on every ADD, because `nft flush ruleset` is one reload of a firewall away; written
-//! only if something is missing. Other tables are never touched. The table stays when the last
-//! pod goes: it costs nothing and the next pod needs it.
 
-use std::net::IpAddr;
-
-use sys::netlink::nftables::{
-    DataType, Element, Expression, Family, Hook, Nftables, Transaction, is_stale,
-};
-use sys::netlink::prefix::number;
-use sys::netlink::{IpPrefix, NetlinkError};
+use sys::netlink::IpPrefix;
+use sys::netlink::nftables::{BaseChain, Expression, Family, Hook, Nftables};
 
 use super::BuiltInError;
+use super::ruleset::{self, Chain, REGISTER};
 
-const TABLE: &str = "knarr";
 const SET: &str = "pods";
 const CHAIN: &str = "postrouting";
-/// Names the rule's meaning: another version of it gets another comment and replaces this one.
 const COMMENT: &str = "knarr: pod traffic that leaves the pod networks (1)";
-/// `srcnat`, where `iptables` and `nft` put source NAT.
-const PRIORITY: i32 = 100;
-/// Each failure means that someone else got a change in; that many in a row is a busy loop.
-const ATTEMPTS: u32 = 64;
-const REGISTER: u32 = 8;
 
 /// Sees to it that what pods of these networks send elsewhere is masqueraded.
 pub(super) fn ensure(subnets: &[IpPrefix]) -> Result<(), BuiltInError> {
+    let mut nft = Nftables::open().map_err(BuiltInError::Socket)?;
     for family in [Family::Ipv4, Family::Ipv6] {
-        let wanted: Vec<Interval> = subnets
-            .iter()
-            .filter(|subnet| subnet.address().is_ipv4() == (family == Family::Ipv4))
-            .map(|subnet| Interval {
-                first: number(subnet.network().address()),
-                last: number(subnet.last()),
-            })
-            .collect();
-        if !wanted.is_empty() {
-            ensure_family(family, &wanted)?;
+        if ruleset::of_family(family, subnets).next().is_some() {
+            ruleset::update(&mut nft, family, |nft, edit| {
+                edit.networks(nft, SET, subnets)?;
+                edit.chain(nft, &chain(family))
+            })?;
         }
     }
     Ok(())
 }
 
-fn ensure_family(family: Family, wanted: &[Interval]) -> Result<(), BuiltInError> {
-    let mut nft = Nftables::open().map_err(BuiltInError::Socket)?;
-    for _ in 0..ATTEMPTS {
-        let generation = nft.generation().map_err(missing_support)?;
-        let rule_is_there = nft.comments(family, TABLE, CHAIN)? == [COMMENT];
-        let present = intervals(family, &nft.elements(family, TABLE, SET)?);
-        let merged = merge(present.iter().chain(wanted).copied().collect());
-        if rule_is_there && merged == present {
-            return Ok(());
-        }
-        let mut change = Transaction::new(family, TABLE, generation);
-        change.interval_set(SET, address_type(family));
-        if merged != present {
-            // Replaced as a whole: an interval that overlaps a present one cannot be added.
-            change.flush_set(SET);
-            change.add_elements(SET, &elements(family, &merged));
-        }
-        change.nat_chain(CHAIN, Hook::Postrouting, PRIORITY);
-        if !rule_is_there {
-            change.flush_chain(CHAIN);
-            change.rule(CHAIN, COMMENT, &rule(family));
-        }
-        match nft.commit(change) {
-            Ok(()) => return Ok(()),
-            Err(error) if is_stale(&error) => {}
-            Err(error) => return Err(missing_support(error)),
-        }
-    }
-    Err(BuiltInError::RulesetBusy { attempts: ATTEMPTS })
-}
-
-/// What the kernel answers when it lacks nf_tables, its NAT chains or its masquerading.
-fn missing_support(error: NetlinkError) -> BuiltInError {
-    const ENOENT: i32 = 2;
-    const EINVAL: i32 = 22;
-    const EPROTONOSUPPORT: i32 = 93;
-    const EOPNOTSUPP: i32 = 95;
-    match error.errno() {
-        Some(ENOENT | EINVAL | EPROTONOSUPPORT | EOPNOTSUPP) => BuiltInError::NoNftables(error),
-        Some(_) | None => BuiltInError::Netlink(error),
-    }
-}
-
-/// `nft`'s ipv4_addr and ipv6_addr.
-fn address_type(family: Family) -> DataType {
-    match family {
-        Family::Ipv4 => DataType { id: 7, len: 4 },
-        Family::Ipv6 => DataType { id: 8, len: 16 },
-    }
+fn chain(family: Family) -> Chain<'static> {
+    // `srcnat`, where iptables and nft put source NAT.
+    let base = BaseChain { name: CHAIN, nat: true, hook: Hook::Postrouting, priority: 100 };
+    Chain { base, rules: vec![(COMMENT, rule(family))] }
 }
 
 fn rule(family: Family) -> Vec<Expression> {
@@ -127,116 +63,11 @@ fn rule(family: Family) -> Vec<Expression> {
     rule
 }
 
-/// Addresses as numbers, both ends included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Interval {
-    first: u128,
-    last: u128,
-}
-
-/// The fewest intervals that cover the same addresses, in order.
-fn merge(mut intervals: Vec<Interval>) -> Vec<Interval> {
-    intervals.sort();
-    let mut out: Vec<Interval> = Vec::with_capacity(intervals.len());
-    for next in intervals {
-        match out.last_mut() {
-            Some(open) if next.first <= open.last.saturating_add(1) => {
-                open.last = open.last.max(next.last);
-            }
-            Some(_) | None => out.push(next),
-        }
-    }
-    out
-}
-
-fn highest(family: Family) -> u128 {
-    match family {
-        Family::Ipv4 => u128::from(u32::MAX),
-        Family::Ipv6 => u128::MAX,
-    }
-}
-
-/// The kernel keeps an interval as its first address and, marked, the first one behind it.
-fn intervals(family: Family, elements: &[Element]) -> Vec<Interval> {
-    let mut marks: Vec<(u128, bool)> = elements
-        .iter()
-        .filter_map(|element| Some((address_number(&element.key)?, !element.interval_end)))
-        .collect();
-    // At the same address an end (false) comes before the next start.
-    marks.sort_unstable();
-    let mut out: Vec<Interval> = Vec::new();
-    let mut open = None;
-    for (at, starts) in marks {
-        if let Some(first) = open.take() {
-            out.push(Interval { first, last: at.saturating_sub(1) });
-        }
-        if starts {
-            open = Some(at);
-        }
-    }
-    out.extend(open.map(|first| Interval { first, last: highest(family) }));
-    merge(out)
-}
-
-fn elements(family: Family, intervals: &[Interval]) -> Vec<Element> {
-    let element = |address: u128, interval_end| Element {
-        key: match family {
-            Family::Ipv4 => u32::try_from(address).unwrap_or(u32::MAX).to_be_bytes().to_vec(),
-            Family::Ipv6 => address.to_be_bytes().to_vec(),
-        },
-        value: None,
-        interval_end,
-    };
-    let mut out = Vec::with_capacity(intervals.len() * 2);
-    for interval in intervals {
-        out.push(element(interval.first, false));
-        if interval.last < highest(family) {
-            out.push(element(interval.last + 1, true));
-        }
-    }
-    out
-}
-
-fn address_number(key: &[u8]) -> Option<u128> {
-    let address = match key.len() {
-        4 => IpAddr::from(<[u8; 4]>::try_from(key).ok()?),
-        16 => IpAddr::from(<[u8; 16]>::try_from(key).ok()?),
-        _ => return None,
-    };
-    Some(number(address))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::fd::AsFd;
     use sys::netlink::netns;
-
-    fn interval(first: u128, last: u128) -> Interval {
-        Interval { first, last }
-    }
-
-    #[test]
-    fn intervals_survive_the_kernels_form() {
-        let top = u128::from(u32::MAX);
-        let table = [
-            vec![],
-            vec![interval(5, 9)],
-            vec![interval(0, 0), interval(5, 9), interval(20, top)],
-            vec![interval(0, top)],
-        ];
-        for want in table {
-            let elements = elements(Family::Ipv4, &want);
-            assert_eq!(intervals(Family::Ipv4, &elements), want);
-        }
-    }
-
-    #[test]
-    fn overlapping_and_touching_intervals_become_one() {
-        let got = merge(vec![interval(10, 19), interval(0, 3), interval(20, 25), interval(12, 14)]);
-        assert_eq!(got, [interval(0, 3), interval(10, 25)]);
-        assert_eq!(merge(vec![interval(0, u128::MAX), interval(1, 2)]), [interval(0, u128::MAX)]);
-    }
 
     fn nft(arguments: &[&str]) -> Option<String> {
         let output = std::process::Command::new("/usr/sbin/nft").args(arguments).output().ok()?;
@@ -255,6 +86,15 @@ mod tests {
 
     fn prefixes(texts: &[&str]) -> Vec<IpPrefix> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    /// The first addresses of the set's intervals.
+    fn starts() -> impl Iterator<Item = Vec<u8>> {
+        let mut nft = Nftables::open().unwrap();
+        let mut found = ruleset::read(&mut nft, Family::Ipv4, SET).unwrap();
+        found.sort_by(|a, b| a.key.cmp(&b.key));
+        // The kernel adds an end mark in front of the first interval.
+        found.into_iter().filter(|element| !element.interval_end).map(|element| element.key)
     }
 
     #[test]
@@ -298,15 +138,8 @@ mod tests {
             for subnet in ["10.88.1.0/24", "10.88.0.0/16", "10.88.2.0/24", "10.99.0.0/16"] {
                 ensure(&prefixes(&[subnet])).unwrap();
             }
-            let mut nft = Nftables::open().unwrap();
-            let found = intervals(Family::Ipv4, &nft.elements(Family::Ipv4, TABLE, SET).unwrap());
-            let text: Vec<String> = found
-                .iter()
-                .map(|i| {
-                    sys::netlink::prefix::from_number(i.first, [0, 0, 0, 0].into()).to_string()
-                })
-                .collect();
-            assert_eq!(text, ["10.88.0.0", "10.99.0.0"]);
+            let starts: Vec<Vec<u8>> = starts().collect();
+            assert_eq!(starts, [[10, 88, 0, 0], [10, 99, 0, 0]]);
         });
     }
 
@@ -319,9 +152,8 @@ mod tests {
                 }
             });
             let mut nft = Nftables::open().unwrap();
-            assert_eq!(nft.comments(Family::Ipv4, TABLE, CHAIN).unwrap(), [COMMENT]);
-            let found = intervals(Family::Ipv4, &nft.elements(Family::Ipv4, TABLE, SET).unwrap());
-            assert_eq!(found.len(), 8);
+            assert_eq!(nft.comments(Family::Ipv4, "knarr", CHAIN).unwrap(), [COMMENT]);
+            assert_eq!(starts().count(), 8);
         });
     }
 }

@@ -5,7 +5,9 @@ mod bridge;
 mod host_local;
 mod loopback;
 mod masquerade;
+mod portmap;
 mod reservations;
+mod ruleset;
 mod sysctl;
 
 use std::io;
@@ -25,11 +27,14 @@ pub(crate) enum BuiltIn {
     Bridge,
     HostLocal,
     Loopback,
+    Portmap,
 }
 
 impl BuiltIn {
     pub(crate) fn named(name: &str) -> Option<Self> {
-        [Self::Bridge, Self::HostLocal, Self::Loopback].into_iter().find(|b| b.name() == name)
+        [Self::Bridge, Self::HostLocal, Self::Loopback, Self::Portmap]
+            .into_iter()
+            .find(|b| b.name() == name)
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -37,6 +42,7 @@ impl BuiltIn {
             Self::Bridge => "bridge",
             Self::HostLocal => "host-local",
             Self::Loopback => "loopback",
+            Self::Portmap => "portmap",
         }
     }
 }
@@ -89,9 +95,10 @@ pub enum BuiltInError {
         /// The address it should get.
         wanted: IpPrefix,
     },
-    /// The kernel cannot masquerade.
+    /// The kernel cannot rewrite addresses.
     #[error(
-        "this kernel has no nf_tables NAT, which `ipMasq` needs (set it to false to go without)"
+        "this kernel has no nf_tables NAT, which masquerading (`ipMasq`: set it to false to go \
+         without) and host ports need"
     )]
     NoNftables(#[source] NetlinkError),
     /// The ruleset kept changing under every attempt.
@@ -99,6 +106,14 @@ pub enum BuiltInError {
     RulesetBusy {
         /// How often it was tried.
         attempts: u32,
+    },
+    /// A host port leads to another pod.
+    #[error("host port {port} already leads to sandbox {holder}")]
+    PortTaken {
+        /// Protocol and port.
+        port: String,
+        /// The sandbox that has it.
+        holder: String,
     },
     /// A kernel setting cannot be changed.
     #[error("cannot set {}", path.display())]
@@ -152,6 +167,7 @@ pub(crate) fn run(
         BuiltIn::Bridge => bridge::run(plugins, call, conf),
         BuiltIn::HostLocal => host_local::run(plugins, call, conf),
         BuiltIn::Loopback => loopback::run(call, conf),
+        BuiltIn::Portmap => portmap::run(call, conf),
     }
 }
 

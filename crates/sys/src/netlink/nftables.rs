@@ -45,14 +45,16 @@ const ELEMENT_LIST: u16 = 3;
 const ELEMENT_KEY: u16 = 1;
 const ELEMENT_DATA: u16 = 2;
 const ELEMENT_FLAGS: u16 = 3;
+const ELEMENT_USERDATA: u16 = 6;
 const LIST_ITEM: u16 = 1;
 const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
 const GENERATION_ID: u16 = 1;
 
 const SET_FLAG_INTERVAL: u32 = 4;
 const SET_FLAG_MAP: u32 = 8;
 const INTERVAL_END: u32 = 1;
-/// Tag of a comment in a rule's user data, as `nft` writes it.
+/// Tag of a comment in the user data of a rule or an element, as `nft` writes it.
 const COMMENT: u8 = 0;
 
 /// Which packets a table sees.
@@ -79,6 +81,19 @@ impl Family {
             Self::Ipv6 => "ip6",
         }
     }
+}
+
+/// A base chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BaseChain<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Whether its rules may rewrite addresses (`nat`) or only judge (`filter`).
+    pub nat: bool,
+    /// Where it hooks in.
+    pub hook: Hook,
+    /// Chains of one hook run in ascending order of this.
+    pub priority: i32,
 }
 
 /// Where a base chain hooks in.
@@ -113,6 +128,7 @@ enum Operand {
     Number(u32),
     Text(String),
     Data(Vec<u8>),
+    Verdict(u32),
 }
 
 impl Expression {
@@ -178,6 +194,20 @@ impl Expression {
         out
     }
 
+    /// Loads the name of the link a packet came in by, 16 bytes, into registers from `to`.
+    pub fn incoming_link(to: u32) -> Self {
+        Self::numbers("meta", [(1, to), (2, 6)])
+    }
+
+    /// Drops the packet.
+    pub fn drop() -> Self {
+        // The verdict register, and NF_DROP.
+        Self {
+            name: "immediate",
+            attributes: vec![(1, Operand::Number(0)), (2, Operand::Verdict(0))],
+        }
+    }
+
     /// Rewrites the source to the address of the outgoing link.
     pub fn masquerade() -> Self {
         Self { name: "masq", attributes: Vec::new() }
@@ -204,6 +234,11 @@ impl Expression {
                     Operand::Data(bytes) => data.nest(*kind, |value| {
                         value.attr(DATA_VALUE, bytes);
                     }),
+                    Operand::Verdict(code) => data.nest(*kind, |value| {
+                        value.nest(DATA_VERDICT, |verdict| {
+                            verdict.be32(1, *code);
+                        });
+                    }),
                 };
             }
         });
@@ -219,6 +254,8 @@ pub struct Element {
     pub value: Option<Vec<u8>>,
     /// In an interval set: the interval ends before this key.
     pub interval_end: bool,
+    /// A remark of at most 127 bytes; may be empty.
+    pub comment: String,
 }
 
 /// Changes to one table that happen all or not at all.
@@ -244,16 +281,18 @@ impl Transaction {
         out
     }
 
-    /// Makes a base chain of type `nat`, if there is none of this name.
-    pub fn nat_chain(&mut self, name: &str, hook: Hook, priority: i32) {
-        self.push(NEW_CHAIN, NLM_F_CREATE, &format!("make nat chain {name}"), |body| {
-            let number = match hook {
+    /// Makes a base chain that accepts by default, if there is none of this name.
+    pub fn chain(&mut self, chain: &BaseChain<'_>) {
+        self.push(NEW_CHAIN, NLM_F_CREATE, &format!("make chain {}", chain.name), |body| {
+            let number = match chain.hook {
                 Hook::Prerouting => 0,
                 Hook::Output => 3,
                 Hook::Postrouting => 4,
             };
-            body.text(CHAIN_NAME, name).text(CHAIN_TYPE, "nat").nest(CHAIN_HOOK, |hook| {
-                hook.be32(HOOK_NUMBER, number).be32(HOOK_PRIORITY, priority.cast_unsigned());
+            let kind = if chain.nat { "nat" } else { "filter" };
+            body.text(CHAIN_NAME, chain.name).text(CHAIN_TYPE, kind).nest(CHAIN_HOOK, |hook| {
+                hook.be32(HOOK_NUMBER, number);
+                hook.be32(HOOK_PRIORITY, chain.priority.cast_unsigned());
             });
         });
     }
@@ -327,10 +366,7 @@ impl Transaction {
                     list.nest(LIST_ITEM, |item| expression.write(item));
                 }
             });
-            let mut data = vec![COMMENT, u8::try_from(comment.len() + 1).unwrap_or(u8::MAX)];
-            data.extend_from_slice(comment.as_bytes());
-            data.push(0);
-            body.attr(RULE_USERDATA, &data);
+            body.attr(RULE_USERDATA, &user_data(comment));
         });
     }
 
@@ -357,6 +393,17 @@ fn write_element(item: &mut Body<'_>, element: &Element) {
     if element.interval_end {
         item.be32(ELEMENT_FLAGS, INTERVAL_END);
     }
+    if !element.comment.is_empty() {
+        item.attr(ELEMENT_USERDATA, &user_data(&element.comment));
+    }
+}
+
+/// A comment in the form in which `nft` keeps and shows it.
+fn user_data(comment: &str) -> Vec<u8> {
+    let mut data = vec![COMMENT, u8::try_from(comment.len() + 1).unwrap_or(u8::MAX)];
+    data.extend_from_slice(comment.as_bytes());
+    data.push(0);
+    data
 }
 
 /// An nfnetlink socket of the calling thread's network namespace.
@@ -406,7 +453,9 @@ impl Nftables {
             body.raw(&[family.number(), 0, 0, 0]).text(TABLE, table).text(RULE_CHAIN, chain);
         });
         let replies = absent_is_empty(self.0.query(batch))?;
-        Ok(replies.iter().filter(|r| r.kind == NEW_RULE).map(|r| comment(&r.body)).collect())
+        let rules = replies.iter().filter(|reply| reply.kind == NEW_RULE);
+        let data = |body| Attributes::new(body).get(RULE_USERDATA);
+        Ok(rules.map(|rule| comment(data(rule.body.get(4..).unwrap_or(&[])))).collect())
     }
 
     /// The elements of a set or map, in no order. One that does not exist has none.
@@ -466,8 +515,7 @@ fn absent_is_empty(
     }
 }
 
-fn comment(body: &[u8]) -> String {
-    let data = Attributes::new(body.get(4..).unwrap_or(&[])).get(RULE_USERDATA);
+fn comment(data: Option<&[u8]>) -> String {
     let text = data.and_then(|data| {
         let (tag, len) = (*data.first()?, usize::from(*data.get(1)?));
         let text = data.get(2..2 + len)?;
@@ -484,6 +532,7 @@ fn parse_element(item: &[u8]) -> Option<Element> {
         key: value_of(ELEMENT_KEY)?.to_vec(),
         value: value_of(ELEMENT_DATA).map(<[u8]>::to_vec),
         interval_end: flags.map_or(0, u32::from_be_bytes) & INTERVAL_END != 0,
+        comment: comment(attributes.get(ELEMENT_USERDATA)),
     })
 }
 
@@ -496,7 +545,7 @@ mod tests {
     const V4: DataType = DataType { id: 7, len: 4 };
 
     fn element(key: [u8; 4], interval_end: bool) -> Element {
-        Element { key: key.to_vec(), value: None, interval_end }
+        Element { key: key.to_vec(), value: None, interval_end, comment: String::new() }
     }
 
     fn in_host(body: impl FnOnce() + Send) {
@@ -513,7 +562,12 @@ mod tests {
         change.interval_set("pods", V4);
         change.flush_set("pods");
         change.add_elements("pods", &[element([10, 1, 0, 0], false), element([10, 2, 0, 0], true)]);
-        change.nat_chain("postrouting", Hook::Postrouting, 100);
+        change.chain(&BaseChain {
+            name: "postrouting",
+            nat: true,
+            hook: Hook::Postrouting,
+            priority: 100,
+        });
         change.flush_chain("postrouting");
         let rule = [
             Expression::network_header(12, 4, 8),

@@ -1,0 +1,278 @@
+//! The nf_tables table `knarr`, one for each IP family: brought to what it should be, by whoever
+//! needs something of it, every time. `nft flush ruleset` is one reload of a firewall away, and
+//! looking costs a tenth of a millisecond. Other tables are never touched. What all pods share
+//! stays when the last pod goes: it costs nothing and the next pod needs it.
+
+use std::net::IpAddr;
+
+use sys::netlink::nftables::{
+    BaseChain, DataType, Element, Expression, Family, Nftables, Transaction, is_stale,
+};
+use sys::netlink::prefix::{from_number, number};
+use sys::netlink::{IpPrefix, NetlinkError};
+
+use super::BuiltInError;
+
+const TABLE: &str = "knarr";
+/// Each failure means that someone else got a change in; that many in a row is a busy loop.
+const ATTEMPTS: u32 = 64;
+/// Where rules load what they look at: `NFT_REG32_00`.
+pub(super) const REGISTER: u32 = 8;
+
+/// A chain and all its rules. The comments stand for the rules' meaning: another version of a
+/// rule has another comment, and replaces what is there.
+pub(super) struct Chain<'a> {
+    pub(super) base: BaseChain<'a>,
+    pub(super) rules: Vec<(&'a str, Vec<Expression>)>,
+}
+
+/// A change of the table that is being put together.
+pub(super) struct Edit {
+    family: Family,
+    transaction: Transaction,
+    changed: bool,
+}
+
+/// Changes the table as `plan` says, all of it or nothing. `plan` looks at what is there and may
+/// run several times; nothing is written if it asks for nothing.
+pub(super) fn update(
+    nft: &mut Nftables,
+    family: Family,
+    plan: impl Fn(&mut Nftables, &mut Edit) -> Result<(), BuiltInError>,
+) -> Result<(), BuiltInError> {
+    for _ in 0..ATTEMPTS {
+        let generation = nft.generation().map_err(missing_support)?;
+        let transaction = Transaction::new(family, TABLE, generation);
+        let mut edit = Edit { family, transaction, changed: false };
+        plan(nft, &mut edit)?;
+        if !edit.changed {
+            return Ok(());
+        }
+        match nft.commit(edit.transaction) {
+            Ok(()) => return Ok(()),
+            Err(error) if is_stale(&error) => {}
+            Err(error) => return Err(missing_support(error)),
+        }
+    }
+    Err(BuiltInError::RulesetBusy { attempts: ATTEMPTS })
+}
+
+impl Edit {
+    /// The chain has these rules and no others.
+    pub(super) fn chain(
+        &mut self,
+        nft: &mut Nftables,
+        chain: &Chain<'_>,
+    ) -> Result<(), BuiltInError> {
+        let name = chain.base.name;
+        let present = nft.comments(self.family, TABLE, name)?;
+        if present.iter().eq(chain.rules.iter().map(|(comment, _)| *comment)) {
+            return Ok(());
+        }
+        self.changed = true;
+        self.transaction.chain(&chain.base);
+        self.transaction.flush_chain(name);
+        for (comment, rule) in &chain.rules {
+            self.transaction.rule(name, comment, rule);
+        }
+        Ok(())
+    }
+
+    /// The interval set holds these networks, besides what it holds already.
+    pub(super) fn networks(
+        &mut self,
+        nft: &mut Nftables,
+        set: &str,
+        networks: &[IpPrefix],
+    ) -> Result<(), BuiltInError> {
+        let present = intervals(self.family, &nft.elements(self.family, TABLE, set)?);
+        let wanted = of_family(self.family, networks).map(|network| Interval {
+            first: number(network.network().address()),
+            last: number(network.last()),
+        });
+        let merged = merge(present.iter().copied().chain(wanted).collect());
+        if merged == present {
+            return Ok(());
+        }
+        self.changed = true;
+        self.transaction.interval_set(set, address_type(self.family));
+        // Replaced as a whole: an interval that overlaps a present one cannot be added.
+        self.transaction.flush_set(set);
+        self.transaction.add_elements(set, &elements(self.family, &merged));
+        Ok(())
+    }
+
+    /// The map exists.
+    pub(super) fn map(&mut self, name: &str, key: DataType, value: DataType) {
+        self.transaction.map(name, key, value);
+    }
+
+    /// Adds elements to a map. One whose key is there with another value is refused (`EBUSY`).
+    pub(super) fn add(&mut self, map: &str, elements: &[Element]) {
+        if !elements.is_empty() {
+            self.changed = true;
+            self.transaction.add_elements(map, elements);
+        }
+    }
+
+    /// Deletes elements that were read from the map.
+    pub(super) fn delete(&mut self, map: &str, elements: &[Element]) {
+        if !elements.is_empty() {
+            self.changed = true;
+            self.transaction.delete_elements(map, elements);
+        }
+    }
+}
+
+/// What is in a set or map of the table.
+pub(super) fn read(
+    nft: &mut Nftables,
+    family: Family,
+    set: &str,
+) -> Result<Vec<Element>, BuiltInError> {
+    Ok(nft.elements(family, TABLE, set)?)
+}
+
+pub(super) fn of_family(family: Family, prefixes: &[IpPrefix]) -> impl Iterator<Item = &IpPrefix> {
+    prefixes.iter().filter(move |p| p.address().is_ipv4() == (family == Family::Ipv4))
+}
+
+/// What the kernel answers when it lacks nf_tables, its NAT chains or one of the expressions.
+pub(super) fn missing_support(error: NetlinkError) -> BuiltInError {
+    const ENOENT: i32 = 2;
+    const EINVAL: i32 = 22;
+    const EPROTONOSUPPORT: i32 = 93;
+    const EOPNOTSUPP: i32 = 95;
+    match error.errno() {
+        Some(ENOENT | EINVAL | EPROTONOSUPPORT | EOPNOTSUPP) => BuiltInError::NoNftables(error),
+        Some(_) | None => BuiltInError::Netlink(error),
+    }
+}
+
+/// `nft`'s ipv4_addr and ipv6_addr.
+pub(super) fn address_type(family: Family) -> DataType {
+    match family {
+        Family::Ipv4 => DataType { id: 7, len: 4 },
+        Family::Ipv6 => DataType { id: 8, len: 16 },
+    }
+}
+
+/// An address in network byte order.
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// Addresses as numbers, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Interval {
+    first: u128,
+    last: u128,
+}
+
+/// The fewest intervals that cover the same addresses, in order.
+fn merge(mut intervals: Vec<Interval>) -> Vec<Interval> {
+    intervals.sort();
+    let mut out: Vec<Interval> = Vec::with_capacity(intervals.len());
+    for next in intervals {
+        match out.last_mut() {
+            Some(open) if next.first <= open.last.saturating_add(1) => {
+                open.last = open.last.max(next.last);
+            }
+            Some(_) | None => out.push(next),
+        }
+    }
+    out
+}
+
+fn highest(family: Family) -> u128 {
+    match family {
+        Family::Ipv4 => u128::from(u32::MAX),
+        Family::Ipv6 => u128::MAX,
+    }
+}
+
+/// The kernel keeps an interval as its first address and, marked, the first one behind it.
+fn intervals(family: Family, elements: &[Element]) -> Vec<Interval> {
+    let mut marks: Vec<(u128, bool)> = elements
+        .iter()
+        .filter_map(|element| Some((address_number(&element.key)?, !element.interval_end)))
+        .collect();
+    // At the same address an end (false) comes before the next start.
+    marks.sort_unstable();
+    let mut out: Vec<Interval> = Vec::new();
+    let mut open = None;
+    for (at, starts) in marks {
+        if let Some(first) = open.take() {
+            out.push(Interval { first, last: at.saturating_sub(1) });
+        }
+        if starts {
+            open = Some(at);
+        }
+    }
+    out.extend(open.map(|first| Interval { first, last: highest(family) }));
+    merge(out)
+}
+
+fn elements(family: Family, intervals: &[Interval]) -> Vec<Element> {
+    let like: IpAddr = match family {
+        Family::Ipv4 => [0; 4].into(),
+        Family::Ipv6 => [0_u8; 16].into(),
+    };
+    let element = |address, interval_end| Element {
+        key: octets(from_number(address, like)),
+        value: None,
+        interval_end,
+        comment: String::new(),
+    };
+    let mut out = Vec::with_capacity(intervals.len() * 2);
+    for interval in intervals {
+        out.push(element(interval.first, false));
+        if interval.last < highest(family) {
+            out.push(element(interval.last + 1, true));
+        }
+    }
+    out
+}
+
+fn address_number(key: &[u8]) -> Option<u128> {
+    let address = match key.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(key).ok()?),
+        16 => IpAddr::from(<[u8; 16]>::try_from(key).ok()?),
+        _ => return None,
+    };
+    Some(number(address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interval(first: u128, last: u128) -> Interval {
+        Interval { first, last }
+    }
+
+    #[test]
+    fn intervals_survive_the_kernels_form() {
+        let top = u128::from(u32::MAX);
+        let table = [
+            vec![],
+            vec![interval(5, 9)],
+            vec![interval(0, 0), interval(5, 9), interval(20, top)],
+            vec![interval(0, top)],
+        ];
+        for want in table {
+            let elements = elements(Family::Ipv4, &want);
+            assert_eq!(intervals(Family::Ipv4, &elements), want);
+        }
+    }
+
+    #[test]
+    fn overlapping_and_touching_intervals_become_one() {
+        let got = merge(vec![interval(10, 19), interval(0, 3), interval(20, 25), interval(12, 14)]);
+        assert_eq!(got, [interval(0, 3), interval(10, 25)]);
+        assert_eq!(merge(vec![interval(0, u128::MAX), interval(1, 2)]), [interval(0, u128::MAX)]);
+    }
+}
