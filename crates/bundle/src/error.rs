@@ -77,13 +77,19 @@ pub enum SpecError {
         /// The offending key.
         key: &'static str,
     },
+    /// The pod's user.
+    #[error("the pod's process cannot run as asked")]
+    User(#[from] crate::UserError),
     /// The OCI type refused its own parts.
     #[error("an OCI type could not be built")]
     Build(#[from] oci_spec::OciSpecError),
 }
 
 impl SpecError {
-    #[allow(clippy::needless_pass_by_value, reason = "numbers and texts read better at the callers")]
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "numbers and texts read better at the callers"
+    )]
     pub(crate) fn invalid(field: &'static str, value: impl ToString, want: &'static str) -> Self {
         let value = value.to_string();
         Self::Invalid { field, value, want }

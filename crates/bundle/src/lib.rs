@@ -5,7 +5,8 @@
 //!
 //! Main types: [`ContainerInput`] in, [`oci_spec::runtime::Spec`] out, [`SpecError`];
 //! [`HostFacts`] is what must be known about the host. Entry points: [`container_spec`],
-//! [`resolve_user`], [`image_volumes`], [`withheld_capabilities`].
+//! [`resolve_user`], [`image_volumes`], [`limits`], [`withheld_capabilities`], and for the pod
+//! itself [`pause_spec`] and [`pod_sysctls`].
 //!
 //! What cannot be honoured is an error that names it, never left out.
 #![forbid(unsafe_code)]
@@ -14,6 +15,7 @@ mod capability;
 mod error;
 mod input;
 mod path;
+mod pod;
 mod spec;
 mod user;
 
@@ -23,8 +25,10 @@ pub use input::{
     NamespacePaths, PodFiles, ResolvedDevice, ResolvedMount,
 };
 pub use spec::{
-    container_spec, environment, image_volumes, process_args, seccomp::default_profile,
+    container_spec, environment, image_volumes, limits, process_args, seccomp::default_profile,
 };
 pub use user::{UserError, resolve_user};
+
+pub use pod::{PauseInput, pause_spec, pod_sysctls};
 
 pub use capability::{CapabilityMasks, capabilities, withheld_capabilities};

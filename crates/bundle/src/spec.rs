@@ -18,6 +18,7 @@ use crate::{ContainerInput, SpecError, capability};
 
 pub use mounts::image_volumes;
 pub use process::{environment, process_args};
+pub use resources::limits;
 
 /// Builds the spec of one container.
 ///

@@ -148,3 +148,6 @@ fn absolute(field: &str, paths: &Option<Vec<String>>) -> Result<Vec<String>, Pla
     }
     Ok(checked)
 }
+
+#[cfg(test)]
+mod tests;

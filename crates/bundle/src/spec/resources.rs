@@ -4,20 +4,28 @@ use model::Resources;
 use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources};
 
 use super::devices;
-use crate::{ContainerInput, SpecError};
+use crate::{ContainerInput, HostFacts, SpecError};
 
 pub(super) fn resources(input: &ContainerInput<'_>) -> Result<LinuxResources, SpecError> {
-    let limits = &input.config.resources;
-    if !limits.unified.is_empty() && !input.host.cgroup.is_v2() {
+    let mut resources = limits(&input.config.resources, input.host)?;
+    resources.set_devices(Some(devices::rules(input)?));
+    Ok(resources)
+}
+
+/// The limits alone, as UpdateContainerResources changes them; device rules are not touched.
+///
+/// # Errors
+/// [`SpecError`] names the value that cannot be a limit, or not on this host.
+pub fn limits(limits: &Resources, host: &HostFacts) -> Result<LinuxResources, SpecError> {
+    if !limits.unified.is_empty() && !host.cgroup.is_v2() {
         return Err(SpecError::Unsupported { what: "`unified` resources on cgroup v1" });
     }
     let unified = limits.unified.iter().map(|(file, value)| (file.clone(), value.clone()));
     let huge = hugepages(limits)?;
     let mut resources = LinuxResources::default();
     resources
-        .set_devices(Some(devices::rules(input)?))
         .set_cpu(Some(cpu(limits)?).filter(|cpu| *cpu != LinuxCpu::default()))
-        .set_memory(memory(limits, input.host.swap_limit))
+        .set_memory(memory(limits, host.swap_limit))
         .set_hugepage_limits(Some(huge).filter(|limits| !limits.is_empty()))
         .set_unified(Some(unified.collect()).filter(|_| !limits.unified.is_empty()));
     Ok(resources)

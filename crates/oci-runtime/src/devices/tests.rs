@@ -128,6 +128,8 @@ fn v1_refuses_what_its_exceptions_cannot_say() {
     assert!(matches!(part.settings(), Err(PlanError::Unsupported { .. })));
     let whole = policy(&["-a * * rwm", "b 8 1 rwm", "-b 8 * rwm", "-b * * m"]).settings().unwrap();
     assert!(!whole.iter().any(|setting| setting.value.starts_with("b ")));
+    let one = policy(&["-a * * rwm", "b 8 1 rwm", "-b 8 1 rwm"]).settings().unwrap();
+    assert!(!one.iter().any(|setting| setting.value.starts_with("b 8:1")));
     let base_allows = policy(&["a * * rwm", "-b 8 1 rw"]).settings().unwrap();
     assert_eq!(base_allows[0].file, "devices.allow");
     assert_eq!(base_allows[1].value, "b 8:1 rw");

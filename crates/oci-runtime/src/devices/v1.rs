@@ -29,6 +29,11 @@ fn take_back(exceptions: &mut Vec<Rule>, rule: &Rule) -> Result<(), PlanError> {
             continue;
         }
         if !covers(rule, exception) {
+            // Making any node stays allowed when one device is taken away: a node that cannot be
+            // opened is only a name, and every such rule would have to be refused otherwise.
+            if is_any_mknod(exception) && rule.access != MKNOD {
+                continue;
+            }
             return Err(PlanError::unsupported(format!(
                 "linux.resources.devices: `{}` out of `{}` on cgroup v1",
                 line(rule),
@@ -39,6 +44,10 @@ fn take_back(exceptions: &mut Vec<Rule>, rule: &Rule) -> Result<(), PlanError> {
     }
     exceptions.retain(|exception| exception.access != 0);
     Ok(())
+}
+
+fn is_any_mknod(rule: &Rule) -> bool {
+    rule.access == MKNOD && rule.major.is_none() && rule.minor.is_none()
 }
 
 fn disjoint(a: &Rule, b: &Rule) -> bool {
