@@ -5,7 +5,7 @@
 mod support;
 
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use model::{PortMapping, PortProtocol};
 use support::{Node, Pod, chain, is_root};
@@ -126,12 +126,24 @@ fn pods_do_not_reach_the_hosts_loopback() {
         route.configure(index, &[], &[to_host]).unwrap();
         UdpSocket::bind("0.0.0.0:0").unwrap()
     });
-    attacker.send_to(b"guarded", "127.0.0.1:9999").unwrap();
-    // Without the guard the next one arrives: it is the guard that kept the first one out.
-    if node.on_host(|| nft(&["flush", "chain", "ip", "knarr", "ports_guard"])).is_none() {
+    // Counted in front of the guard, so that it is known to have come this far.
+    let count = ["insert", "rule", "ip", "knarr", "ports_guard", "udp", "dport", "9999", "counter"];
+    if node.on_host(|| nft(&count)).is_none() {
         println!("skipped: no nft");
         return;
     }
+    attacker.send_to(b"guarded", "127.0.0.1:9999").unwrap();
+    let counted = || {
+        let text = node.on_host(|| nft(&["list", "chain", "ip", "knarr", "ports_guard"]));
+        text.is_some_and(|text| text.contains("counter packets 1"))
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !counted() {
+        assert!(Instant::now() < deadline, "the packet never came");
+        std::thread::yield_now();
+    }
+    // Without the guard the next one arrives: it is the guard that kept the first one out.
+    node.on_host(|| nft(&["flush", "chain", "ip", "knarr", "ports_guard"]));
     attacker.send_to(b"open", "127.0.0.1:9999").unwrap();
     let mut buffer = [0; 16];
     secret.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
