@@ -11,6 +11,7 @@ const SIGINT: u64 = 2;
 const SIGTERM: u64 = 15;
 const SIGCHLD: u64 = 17;
 const SIG_BLOCK: usize = 0;
+const PR_SET_NAME: usize = 15;
 const WNOHANG: usize = 1;
 /// Bytes of the kernel's signal set.
 const SIGSET_SIZE: usize = 8;
@@ -20,6 +21,7 @@ mod number {
     pub const RT_SIGPROCMASK: usize = 14;
     pub const WAIT4: usize = 61;
     pub const RT_SIGTIMEDWAIT: usize = 128;
+    pub const PRCTL: usize = 157;
     pub const EXIT_GROUP: usize = 231;
 }
 
@@ -28,6 +30,7 @@ mod number {
     pub const RT_SIGPROCMASK: usize = 135;
     pub const WAIT4: usize = 260;
     pub const RT_SIGTIMEDWAIT: usize = 137;
+    pub const PRCTL: usize = 167;
     pub const EXIT_GROUP: usize = 94;
 }
 
@@ -83,6 +86,9 @@ unsafe fn call(number: usize, a: usize, b: usize, c: usize, d: usize) -> isize {
 }
 
 extern "C" fn main() -> ! {
+    // Run from memory, it would be listed under the name of a descriptor.
+    // SAFETY: the name ends with a NUL.
+    unsafe { call(number::PRCTL, PR_SET_NAME, c"pause".as_ptr() as usize, 0, 0) };
     let signals: u64 = 1 << (SIGINT - 1) | 1 << (SIGTERM - 1) | 1 << (SIGCHLD - 1);
     let set = &raw const signals as usize;
     // Blocked signals reach even a PID 1 that has no handlers, and wait for it.

@@ -1,0 +1,244 @@
+//! Cgroups: made, set, joined, seen from inside, killed, removed.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use launch::plan::{
+    CgroupDir, CgroupPlan, CgroupSetting, ExecPlan, Hierarchy, LaunchPlan, MountSource,
+};
+use launch::{FailureKind, Running};
+use model::{CgroupHierarchy, CgroupLayout};
+
+use crate::Case;
+use crate::process::fresh;
+use crate::world::{NODEV, NOEXEC, NOSUID, RO, World, bind, process};
+
+pub(crate) const CASES: &[Case] = &[
+    ("cgroups::limits_are_set_and_processes_join", limits_are_set_and_processes_join),
+    ("cgroups::exec_joins_too", exec_joins_too),
+    ("cgroups::the_view_is_the_containers_own", the_view_is_the_containers_own),
+    ("cgroups::a_refused_setting_is_a_warning_unless_required", settings),
+    ("cgroups::a_failed_launch_removes_them", a_failed_launch_removes_them),
+    ("cgroups::a_dropped_process_removes_them", a_dropped_process_removes_them),
+    ("cgroups::all_processes_are_killed", all_processes_are_killed),
+    ("cgroups::removal_takes_what_the_container_made", removal_takes_children),
+    ("cgroups::a_device_program_denies", a_device_program_denies),
+    ("cgroups::oom_kills_are_counted", oom_kills_are_counted),
+];
+
+/// A plan in every hierarchy of this host, below a parent of the test's own.
+fn cgroups(world: &World, name: &str) -> CgroupPlan {
+    let layout = world.host(|| sys::cgroup::detect().unwrap());
+    let id = std::process::id();
+    let dir = |hierarchy: &CgroupHierarchy, kind: Hierarchy| CgroupDir {
+        hierarchy: kind,
+        mountpoint: hierarchy.mountpoint.clone(),
+        path: format!("{}/knarr-launch-test-{id}/{name}", hierarchy.mountpoint),
+        settings: Vec::new(),
+        join_late: hierarchy.controllers.iter().any(|c| c == "cpu" || c == "cpuset"),
+    };
+    let groups = match &layout {
+        CgroupLayout::V2(unified) => vec![dir(unified, Hierarchy::V2)],
+        CgroupLayout::V1 { hierarchies, unified } => {
+            let v1 = |h: &CgroupHierarchy| dir(h, Hierarchy::V1(h.controllers.clone()));
+            let unified = unified.iter().map(|h| dir(h, Hierarchy::V2));
+            hierarchies.iter().map(v1).chain(unified).collect()
+        }
+    };
+    CgroupPlan { groups, device_program: None }
+}
+
+fn setting(file: &str, value: &str, required: bool) -> CgroupSetting {
+    CgroupSetting { file: file.to_owned(), value: value.to_owned(), required }
+}
+
+fn v1<'a>(plan: &'a mut CgroupPlan, controller: &str) -> Option<&'a mut CgroupDir> {
+    plan.groups.iter_mut().find(|group| match &group.hierarchy {
+        Hierarchy::V1(controllers) => controllers.iter().any(|c| c == controller),
+        Hierarchy::V2 => false,
+    })
+}
+
+fn parents(plan: &CgroupPlan) -> CgroupPlan {
+    let mut plan = plan.clone();
+    for group in &mut plan.groups {
+        group.path = Path::new(&group.path).parent().unwrap().to_str().unwrap().to_owned();
+    }
+    plan
+}
+
+fn with_cgroups(world: &mut World, command: &str) -> LaunchPlan {
+    let mut plan = world.plan(command);
+    plan.cgroup = cgroups(world, "c1");
+    world.owns(&parents(&plan.cgroup));
+    plan
+}
+
+fn exist(world: &World, plan: &CgroupPlan) -> usize {
+    world.host(|| plan.groups.iter().filter(|g| fs::exists(&g.path).unwrap()).count())
+}
+
+fn end(running: &Running) {
+    sys::pidfd::kill(running.pidfd.as_fd()).unwrap();
+    sys::pidfd::wait(running.pidfd.as_fd()).unwrap();
+}
+
+fn limits_are_set_and_processes_join(world: &mut World) {
+    let mut plan = with_cgroups(world, "sleep 60");
+    if let Some(memory) = v1(&mut plan.cgroup, "memory") {
+        memory.settings = vec![setting("memory.limit_in_bytes", "33554432", true)];
+    }
+    if let Some(pids) = v1(&mut plan.cgroup, "pids") {
+        pids.settings = vec![setting("pids.max", "50", true)];
+    }
+    let running = world.launch(&plan);
+    let pid = running.pid;
+    for group in &plan.cgroup.groups {
+        let read = |file: &str| {
+            world.host(|| fs::read_to_string(format!("{}/{file}", group.path)).unwrap())
+        };
+        assert_eq!(read("cgroup.procs"), format!("{}\n", pid.as_raw_nonzero()), "{}", group.path);
+        for setting in &group.settings {
+            assert_eq!(read(&setting.file).trim(), setting.value);
+        }
+    }
+    assert_eq!(world.launcher.pids(&plan.cgroup).unwrap(), [pid]);
+    end(&running);
+    world.launcher.remove_cgroups(&plan.cgroup).unwrap();
+    world.launcher.remove_cgroups(&plan.cgroup).unwrap();
+    assert_eq!(exist(world, &plan.cgroup), 0);
+}
+
+fn exec_joins_too(world: &mut World) {
+    let plan = with_cgroups(world, "sleep 60");
+    let running = world.launch(&plan);
+    let exec = ExecPlan {
+        process: process("cat /proc/1/cgroup > /tmp/1; cat /proc/self/cgroup | diff - /tmp/1"),
+        cgroup: plan.cgroup.clone(),
+    };
+    assert_eq!(world.try_exec(&exec, &running).unwrap().text(), "");
+    end(&running);
+}
+
+fn the_view_is_the_containers_own(world: &mut World) {
+    let mut plan = with_cgroups(
+        world,
+        "cat /proc/self/cgroup | cut -d: -f3 | sort -u; cd /sys/fs/cgroup; \
+         find . -name cgroup.procs | wc -l; cat */cgroup.procs cgroup.procs 2>/dev/null | sort -u; \
+         touch x; mkdir memory/x",
+    );
+    let mut view = bind("", "/sys/fs/cgroup", RO | NOSUID | NODEV | NOEXEC);
+    view.source = MountSource::Cgroup;
+    plan.mounts.push(view);
+    let output = world.run(&plan);
+    let lines: Vec<&str> = output.stdout.lines().collect();
+    assert_eq!(lines[0], "/", "{output:?}");
+    assert_eq!(lines[1], plan.cgroup.groups.len().to_string(), "{output:?}");
+    assert!(lines.contains(&"1"), "{output:?}");
+    assert!(output.stderr.contains("x: Read-only file system"), "{output:?}");
+}
+
+fn settings(world: &mut World) {
+    let mut plan = with_cgroups(world, "true");
+    plan.cgroup.groups[0].settings = vec![setting("nosuch.file", "1", false)];
+    let running = world.launch(&plan);
+    assert_eq!(running.warnings.len(), 1);
+    assert_eq!(running.warnings[0].what, "nosuch.file 1");
+    sys::pidfd::wait(running.pidfd.as_fd()).unwrap();
+    world.launcher.remove_cgroups(&plan.cgroup).unwrap();
+    fresh(world);
+    plan.cgroup.groups[0].settings[0].required = true;
+    let error = world.refused(&plan);
+    assert_eq!(error.kind(), FailureKind::Cgroup);
+    assert!(error.sentence().contains("/nosuch.file to 1"), "{}", error.sentence());
+    assert_eq!(exist(world, &plan.cgroup), 0);
+}
+
+fn a_failed_launch_removes_them(world: &mut World) {
+    for break_it in [
+        (|plan: &mut LaunchPlan| plan.mounts.push(bind("/no/such", "/data", 0))) as fn(&mut _),
+        |plan| plan.process.args = vec!["nosuch".to_owned()],
+    ] {
+        let mut plan = with_cgroups(world, "true");
+        break_it(&mut plan);
+        world.refused(&plan);
+        assert_eq!(exist(world, &plan.cgroup), 0);
+        assert_eq!(exist(world, &parents(&plan.cgroup)), 0);
+        fresh(world);
+    }
+}
+
+fn a_dropped_process_removes_them(world: &mut World) {
+    let plan = with_cgroups(world, "true");
+    let null = world.null();
+    let null = null.as_fd();
+    let io = launch::Io::Files { stdin: null, stdout: null, stderr: null };
+    let prepared = world.launcher.prepare(&plan, io).unwrap();
+    assert_eq!(exist(world, &plan.cgroup), plan.cgroup.groups.len());
+    drop(prepared);
+    assert_eq!(exist(world, &plan.cgroup), 0);
+}
+
+fn all_processes_are_killed(world: &mut World) {
+    let mut plan = with_cgroups(world, "sleep 60 & sleep 60 & sleep 60 & wait");
+    plan.namespaces.pid = launch::plan::PidNamespace::Inherit;
+    let running = world.launch(&plan);
+    // Orphans come to this process, which has to reap what it counts.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+    while world.launcher.pids(&plan.cgroup).unwrap().len() < 4 {
+        std::thread::yield_now();
+    }
+    world.launcher.kill_all(&plan.cgroup).unwrap();
+    while rustix::process::wait(rustix::process::WaitOptions::empty()).is_ok() {}
+    assert!(world.launcher.pids(&plan.cgroup).unwrap().is_empty());
+    drop(running);
+    world.launcher.remove_cgroups(&plan.cgroup).unwrap();
+    world.launcher.kill_all(&plan.cgroup).unwrap();
+}
+
+fn removal_takes_children(world: &mut World) {
+    let plan = with_cgroups(world, "true");
+    let running = world.launch(&plan);
+    sys::pidfd::wait(running.pidfd.as_fd()).unwrap();
+    world.host(|| {
+        for group in &plan.cgroup.groups {
+            fs::create_dir_all(format!("{}/a/b", group.path)).unwrap();
+        }
+    });
+    world.launcher.remove_cgroups(&plan.cgroup).unwrap();
+    assert_eq!(exist(world, &plan.cgroup), 0);
+}
+
+/// Denies every device: `mov r0, 0; exit`.
+const DENY_ALL: [u8; 16] = [0xb7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
+
+fn a_device_program_denies(world: &mut World) {
+    let mut plan = with_cgroups(world, "cat /dev/zero");
+    plan.cgroup.groups.retain(|group| group.hierarchy == Hierarchy::V2);
+    if plan.cgroup.groups.is_empty() {
+        println!("skipped: this host has no unified hierarchy");
+        return;
+    }
+    plan.cgroup.device_program = Some(DENY_ALL.to_vec());
+    // mknod is denied too, so the nodes are the host's, bound.
+    let output = world.run(&plan);
+    assert!(output.stderr.contains("'/dev/zero': Operation not permitted"), "{output:?}");
+    world.launcher.remove_cgroups(&plan.cgroup).unwrap();
+    fresh(world);
+    plan.cgroup.device_program = Some(vec![0; 16]);
+    let error = world.refused(&plan);
+    assert_eq!(error.kind(), FailureKind::Cgroup);
+    assert!(error.sentence().starts_with("install the device filter on "), "{error}");
+}
+
+fn oom_kills_are_counted(world: &mut World) {
+    let mut plan = with_cgroups(world, "tail /dev/zero; echo $?");
+    let Some(memory) = v1(&mut plan.cgroup, "memory") else {
+        println!("skipped: this host has no v1 memory controller");
+        return;
+    };
+    memory.settings = vec![setting("memory.limit_in_bytes", "16777216", true)];
+    assert_eq!(world.run(&plan).text(), "137\n");
+    assert_eq!(world.launcher.oom_kills(&plan.cgroup), Some(1));
+}
