@@ -33,5 +33,3 @@ pub use image::Image;
 pub use images::{ImageLease, Images};
 pub use progress::{LayerProgress, PullProgress, Stage};
 pub use registry::Credentials;
-/// What a pull logs in with; callers need not know the registry client.
-pub use registry::Credentials;
