@@ -1,0 +1,201 @@
+//! Start, end, kill, forget, and a daemon that goes and comes back.
+
+use std::path::Path;
+
+use launch::plan::PidNamespace;
+use shim_protocol::{Body, Exit, FailureKind, Phase};
+
+use crate::fixture::{Shim, can_run, until};
+use crate::plans;
+
+#[test]
+fn an_exit_code_is_told_recorded_and_reported() {
+    if !can_run() {
+        return;
+    }
+    let (mut shim, mut client) = Shim::with_pod();
+    let (id, _) = shim.run(&mut client, "exit 7");
+    let exit = client.exit_of(id.as_str());
+    assert_eq!((exit.code, exit.signal, exit.oom_killed), (7, None, false));
+    assert!(exit.finished_at > 0);
+    let record = std::fs::read_to_string(shim.exit_record(&id)).unwrap();
+    assert_eq!(Exit::from_file(&record), Ok(exit.clone()));
+    assert_eq!(client.phase(id.as_str()), Some(Phase::Exited(exit)));
+    client.done(Body::Kill { container: id.to_string(), signal: 15, all: false });
+    client.done(Body::Kill { container: id.to_string(), signal: 9, all: true });
+    client.done(Body::Forget { container: id.to_string() });
+    client.done(Body::Forget { container: id.to_string() });
+    assert!(!shim.exit_record(&id).exists());
+    assert_eq!(client.phase(id.as_str()), None);
+    assert!(shim.cgroups_left().is_empty());
+}
+
+#[test]
+fn a_signal_reaches_the_first_process() {
+    if !can_run() {
+        return;
+    }
+    let (mut shim, mut client) = Shim::with_pod();
+    let (trapping, _) = shim.run(
+        &mut client,
+        "trap 'echo got it; exit 3' TERM; echo ready; while :; do sleep 0.01; done",
+    );
+    until("it is ready", || shim.records(&trapping) == ["stdout F ready"]);
+    client.done(Body::Kill { container: trapping.to_string(), signal: 15, all: false });
+    assert_eq!(client.exit_of(trapping.as_str()).code, 3);
+    assert_eq!(shim.records(&trapping), ["stdout F ready", "stdout F got it"]);
+
+    let (id, _) = shim.run(&mut client, "while :; do sleep 1; done");
+    client.done(Body::Kill { container: id.to_string(), signal: 9, all: true });
+    let exit = client.exit_of(id.as_str());
+    assert_eq!((exit.code, exit.signal, exit.oom_killed), (137, Some(9), false));
+}
+
+#[test]
+fn requests_that_make_no_sense_are_refused_by_kind() {
+    if !can_run() {
+        return;
+    }
+    let (mut shim, mut client) = Shim::with_pod();
+    let nobody = "0".repeat(64);
+    let kill = |container: &str, signal| Body::Kill {
+        container: container.to_owned(),
+        signal,
+        all: false,
+    };
+    assert_eq!(client.fails(kill(&nobody, 9)).kind, FailureKind::NotFound);
+    assert_eq!(client.fails(Body::KillExec { exec: 9 }).kind, FailureKind::NotFound);
+    assert_eq!(
+        client.fails(Body::ReopenLog { container: nobody.clone() }).kind,
+        FailureKind::NotFound
+    );
+    let out = Body::Forget { container: "../../etc/passwd".to_owned() };
+    assert_eq!(client.fails(out).kind, FailureKind::BadRequest);
+    assert_eq!(client.fails(Body::SetupPod(Box::new(shim.setup()))).kind, FailureKind::WrongState);
+
+    let (id, _) = shim.run(&mut client, "while :; do sleep 1; done");
+    assert_eq!(client.fails(kill(id.as_str(), 0)).kind, FailureKind::BadRequest);
+    assert_eq!(client.fails(kill(id.as_str(), 65)).kind, FailureKind::BadRequest);
+    assert_eq!(
+        client.fails(Body::Forget { container: id.to_string() }).kind,
+        FailureKind::WrongState
+    );
+    let (mut again, ..) = shim.container("true");
+    again.container = id.to_string();
+    assert_eq!(client.fails(Body::Start(Box::new(again))).kind, FailureKind::WrongState);
+    let (mut bad, ..) = shim.container("true");
+    bad.plan = b"nonsense".to_vec();
+    assert_eq!(client.fails(Body::Start(Box::new(bad))).kind, FailureKind::BadRequest);
+}
+
+#[test]
+fn a_program_that_is_missing_fails_the_start_and_leaves_nothing() {
+    if !can_run() {
+        return;
+    }
+    let (mut shim, mut client) = Shim::with_pod();
+    let open_files = || std::fs::read_dir(format!("/proc/{}/fd", shim.pid())).unwrap().count();
+    let before = open_files();
+    let (mut start, id, mut plan) = shim.container("");
+    plan.process.args = vec!["/bin/no-such-program".to_owned()];
+    start.plan = plan.encode();
+    let failure = client.fails(Body::Start(Box::new(start)));
+    assert_eq!((failure.kind, failure.errno), (FailureKind::CannotExec, Some(2)), "{failure:?}");
+    assert!(failure.message.contains("/bin/no-such-program"), "{}", failure.message);
+    assert_eq!(client.phase(id.as_str()), None);
+    assert!(shim.cgroups_left().is_empty());
+    let pid = shim.pid();
+    assert_eq!(std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(), before);
+    // The name is free again.
+    let (mut start, _, mut plan) = shim.container("exit 4");
+    start.container = id.to_string();
+    plan.process.env.clear();
+    start.plan = plan.encode();
+    shim.started(&mut client, start);
+    assert_eq!(client.exit_of(id.as_str()).code, 4);
+}
+
+#[test]
+fn a_daemon_that_dies_finds_everything_when_it_is_back() {
+    if !can_run() {
+        return;
+    }
+    let (mut shim, mut client) = Shim::with_pod();
+    let (stays, _) = shim.run(&mut client, "echo before; echo after; while :; do sleep 1; done");
+    let fifo = Path::new(&shim.root()).join("tmp/end");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+        .unwrap();
+    let (ends, _) = shim.run(&mut client, "cat /tmp/end; exit 5");
+    drop(client);
+
+    // Ends while nobody is connected.
+    std::fs::write(&fifo, "bye\n").unwrap();
+    let mut client = shim.client();
+    let mut exit = Exit::default();
+    until("it has ended", || match client.phase(ends.as_str()) {
+        Some(Phase::Exited(how)) => {
+            exit = how;
+            true
+        }
+        Some(Phase::Running(_)) | None => false,
+    });
+    assert_eq!(exit.code, 5);
+    assert_eq!(shim.records(&ends), ["stdout F bye"]);
+    assert!(matches!(client.phase(stays.as_str()), Some(Phase::Running(pid)) if pid > 0));
+    let state = client.state();
+    assert!(state.ready);
+    assert_eq!(state.execs, Some(Vec::new()));
+    until("the other one has logged", || {
+        shim.records(&stays) == ["stdout F before", "stdout F after"]
+    });
+}
+
+#[test]
+fn the_oom_killer_is_told_from_any_other() {
+    if !can_run() {
+        return;
+    }
+    let (mut shim, mut client) = Shim::with_pod();
+    let (mut start, id, mut plan) = shim.container("");
+    if !plans::limit_memory(&mut plan.cgroup, 16 << 20) {
+        return println!("skipped: no memory controller");
+    }
+    // tail keeps what has no line end in memory.
+    plan.process.args = ["/bin/tail", "/dev/zero"].map(str::to_owned).into();
+    start.plan = plan.encode();
+    shim.started(&mut client, start);
+    let exit = client.exit_of(id.as_str());
+    assert_eq!((exit.code, exit.signal, exit.oom_killed), (137, Some(9), true));
+}
+
+#[test]
+fn a_container_without_a_pid_namespace_takes_the_rest_with_it() {
+    if !can_run() {
+        return;
+    }
+    let (mut shim, mut client) = Shim::with_pod();
+    let (mut start, id, mut plan) = shim.container("sleep 1000 & echo $!; exit 0");
+    plan.namespaces.pid = PidNamespace::Inherit;
+    start.plan = plan.encode();
+    start.kill_rest = true;
+    shim.started(&mut client, start);
+    assert_eq!(client.exit_of(id.as_str()).code, 0);
+    client.done(Body::Forget { container: id.to_string() });
+    assert!(shim.cgroups_left().is_empty());
+}
+
+#[test]
+fn output_held_by_a_stranger_does_not_hold_the_exit_for_ever() {
+    if !can_run() {
+        return;
+    }
+    let (mut shim, mut client) = Shim::with_pod();
+    let (mut start, id, mut plan) = shim.container("sleep 1000 & echo -n unfinished; exit 2");
+    plan.namespaces.pid = PidNamespace::Inherit;
+    start.plan = plan.encode();
+    shim.started(&mut client, start);
+    assert_eq!(client.exit_of(id.as_str()).code, 2);
+    assert_eq!(shim.records(&id), ["stdout P unfinished"]);
+    client.done(Body::Kill { container: id.to_string(), signal: 9, all: true });
+    client.done(Body::Forget { container: id.to_string() });
+}
