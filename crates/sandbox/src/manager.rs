@@ -52,6 +52,7 @@ impl Sandboxes {
         for owner in recover_all(&this.cx).await {
             this.adopt(owner);
         }
+        this.collect_networks().await;
         this.tasks.spawn(crate::usage::measure_writable_layers(
             Arc::clone(&this.cx),
             this.draining.clone(),
@@ -66,6 +67,19 @@ impl Sandboxes {
             let Some(cx) = cx.upgrade() else { return HashSet::new() };
             cx.index.containers().iter().flat_map(|c| c.record.layers.clone()).collect()
         }));
+    }
+
+    /// Addresses and cached attachments of pods that are no more: a crash at the wrong moment.
+    async fn collect_networks(&self) {
+        let live = self.cx.index.pods().iter().map(|pod| pod.record.id.clone()).collect();
+        let cx = Arc::clone(&self.cx);
+        match crate::blocking::run(move || cx.parts.network.gc(&live)).await {
+            Ok(report) => tracing::debug!(?report, "networks collected"),
+            Err(error) => {
+                let error = crate::error::chain(&error);
+                tracing::warn!(error, "networks not collected");
+            }
+        }
     }
 
     /// What List and Status answer from.

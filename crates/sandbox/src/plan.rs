@@ -1,20 +1,16 @@
 //! From stored specs to launch plans. Blocking: reads the spec.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use bundle::HostFacts;
+use bundle::{HostFacts, NamespacePaths, PauseInput, SpecError};
 use launch::plan::{ExecPlan, LaunchPlan, RootSource};
-use model::{ContainerId, Digest, SandboxId};
+use model::{ContainerId, Digest, SandboxId, SecurityProfile};
 use oci_runtime::{ExecRequest, PlanContext, PlanError, Planned};
-use oci_spec::runtime::{
-    LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxNamespaceBuilder,
-    LinuxNamespaceType, LinuxResourcesBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
-    UserBuilder,
-};
+use oci_spec::runtime::Spec;
 
 use crate::context::Context;
 use crate::paths::Paths;
+use crate::record::PodRecord;
 
 /// Why no plan could be made.
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +37,9 @@ pub enum PlanFailure {
     /// A layer of its image is not there any more.
     #[error(transparent)]
     Layers(#[from] snapshot::MissingLayer),
-    /// The OCI types refused their own parts.
-    #[error("an OCI type could not be built")]
-    Build(#[from] oci_spec::OciSpecError),
+    /// The pod asks for what cannot be had.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
 }
 
 /// The pod's `/dev/shm` as specs name it: a mount that exists in the shim only.
@@ -129,57 +125,39 @@ fn read_spec(path: &Path) -> Result<Spec, PlanFailure> {
         .map_err(|source| PlanFailure::Parse { path: path.to_owned(), source })
 }
 
-/// CRI: the pause process is to be the last one the kernel kills and the least it schedules.
-const PAUSE_OOM_SCORE_ADJ: i32 = -998;
-const PAUSE_CPU_SHARES: u64 = 2;
-
 /// The plan of a pod's PID 1: an empty root, no capability, nothing to gain.
 pub(crate) fn pause(
     host: &HostFacts,
-    sandbox: &SandboxId,
+    pod: &PodRecord,
     cgroup_parent: &str,
 ) -> Result<LaunchPlan, PlanFailure> {
-    let none = LinuxCapabilitiesBuilder::default()
-        .bounding(HashSet::new())
-        .effective(HashSet::new())
-        .permitted(HashSet::new())
-        .inheritable(HashSet::new())
-        .ambient(HashSet::new())
-        .build()?;
-    let process = ProcessBuilder::default()
-        .args(vec!["/pause".to_owned()])
-        .cwd("/")
-        .user(UserBuilder::default().uid(65534u32).gid(65534u32).build()?)
-        .capabilities(none)
-        .no_new_privileges(true)
-        .oom_score_adj(PAUSE_OOM_SCORE_ADJ)
-        .build()?;
-    let cpu = LinuxCpuBuilder::default().shares(PAUSE_CPU_SHARES).build()?;
-    let linux = LinuxBuilder::default()
-        .cgroups_path(format!("{cgroup_parent}/{sandbox}"))
-        .namespaces(vec![
-            LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Pid).build()?,
-            LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Mount).build()?,
-        ])
-        .resources(LinuxResourcesBuilder::default().cpu(cpu).build()?)
-        .masked_paths(Vec::new())
-        .readonly_paths(Vec::new())
-        .build()?;
-    let spec = SpecBuilder::default()
-        .version("1.0.2")
-        .root(RootBuilder::default().path("/").readonly(true).build()?)
-        .process(process)
-        .mounts(Vec::new())
-        .linux(linux)
-        .build()?;
+    let localhost_seccomp = match &pod.config.security.seccomp {
+        Some(SecurityProfile::Localhost(path)) => {
+            let read = std::fs::read_to_string(path);
+            Some(read.map_err(|source| PlanFailure::Read { path: path.into(), source })?)
+        }
+        Some(SecurityProfile::RuntimeDefault | SecurityProfile::Unconfined) | None => None,
+    };
+    let spec = bundle::pause_spec(&PauseInput {
+        pod: &pod.config,
+        cgroup_path: &format!("{cgroup_parent}/{}", pod.id),
+        // The shim has unshared them itself: pause inherits.
+        namespaces: &NamespacePaths::default(),
+        localhost_seccomp: localhost_seccomp.as_deref(),
+        host,
+    })?;
     let context = PlanContext {
         root: RootSource::Empty,
         bundle: None,
         cgroup: &host.cgroup,
-        default_cgroup: "/knarr",
+        default_cgroup: cgroup_parent,
         launcher_paths: &[],
         in_pod: true,
         pod_pid: None,
     };
-    Ok(oci_runtime::plan(&spec, &context)?.plan)
+    let Planned { plan, notes } = oci_runtime::plan(&spec, &context)?;
+    for note in notes {
+        tracing::warn!(sandbox = %pod.id, %note, "not applied to the pause process");
+    }
+    Ok(plan)
 }

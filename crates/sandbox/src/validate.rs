@@ -3,7 +3,7 @@
 use model::{NamespaceMode, PodConfig};
 
 /// A pod configuration that cannot be run.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum InvalidPod {
     /// A part of its identity is missing.
     #[error("metadata.{0} of the pod is empty")]
@@ -25,19 +25,9 @@ pub enum InvalidPod {
     /// A host name the kernel refuses.
     #[error("hostname `{0}` is longer than 64 bytes or holds a NUL")]
     Hostname(String),
-    /// A kernel parameter that would change the host.
-    #[error(
-        "sysctl `{name}` belongs to the {namespace} namespace, which this pod shares with the host"
-    )]
-    SharedSysctl {
-        /// The parameter.
-        name: String,
-        /// `network` or `IPC`.
-        namespace: &'static str,
-    },
-    /// A kernel parameter outside every namespace.
-    #[error("sysctl `{0}` is not in a namespace of the pod: it would change the whole host")]
-    HostSysctl(String),
+    /// A kernel parameter that is the host's.
+    #[error("kernel parameters of the pod cannot be set")]
+    Sysctl(#[source] Box<bundle::SpecError>),
     /// Paths must be absolute.
     #[error("{field} `{path}` is not an absolute path without `..`")]
     Path {
@@ -58,7 +48,7 @@ pub(crate) fn pod(config: &PodConfig) -> Result<(), InvalidPod> {
     }
     namespaces(config)?;
     hostname(config)?;
-    sysctls(config)?;
+    bundle::pod_sysctls(config).map_err(|source| InvalidPod::Sysctl(Box::new(source)))?;
     for (field, path) in
         [("log_directory", &config.log_directory), ("cgroup_parent", &config.cgroup_parent)]
     {
@@ -102,44 +92,6 @@ fn hostname(config: &PodConfig) -> Result<(), InvalidPod> {
         return Err(InvalidPod::HostnameOfHost(hostname.clone()));
     }
     Ok(())
-}
-
-fn sysctls(config: &PodConfig) -> Result<(), InvalidPod> {
-    let options = &config.security.namespaces;
-    for name in config.sysctls.keys() {
-        // Both `net.ipv4.x` and `net/ipv4/x` are in use.
-        let dotted = name.replace('/', ".");
-        let (namespace, mode) = if dotted.starts_with("net.") {
-            ("network", options.network)
-        } else if is_ipc_sysctl(&dotted) {
-            ("IPC", options.ipc)
-        } else {
-            return Err(InvalidPod::HostSysctl(name.clone()));
-        };
-        if mode == NamespaceMode::Node {
-            return Err(InvalidPod::SharedSysctl { name: name.clone(), namespace });
-        }
-    }
-    Ok(())
-}
-
-/// ipc_namespaces(7).
-fn is_ipc_sysctl(name: &str) -> bool {
-    name.starts_with("fs.mqueue.")
-        || matches!(
-            name,
-            "kernel.msgmax"
-                | "kernel.msgmnb"
-                | "kernel.msgmni"
-                | "kernel.msg_next_id"
-                | "kernel.sem"
-                | "kernel.sem_next_id"
-                | "kernel.shmall"
-                | "kernel.shmmax"
-                | "kernel.shmmni"
-                | "kernel.shm_next_id"
-                | "kernel.shm_rmid_forced"
-        )
 }
 
 #[cfg(test)]
@@ -204,13 +156,13 @@ mod tests {
 
     #[test]
     fn an_ordinary_pod_and_namespaced_sysctls_pass() {
-        assert_eq!(pod(&pod_of(|_| {})), Ok(()));
+        pod(&pod_of(|_| {})).unwrap();
         let config = pod_of(|c| {
             c.hostname = "web-0".into();
             for name in ["net/ipv4/ip_forward", "kernel.shm_rmid_forced", "fs.mqueue.msg_max"] {
                 c.sysctls.insert(name.into(), "1".into());
             }
         });
-        assert_eq!(pod(&config), Ok(()));
+        pod(&config).unwrap();
     }
 }

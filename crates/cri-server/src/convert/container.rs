@@ -2,7 +2,7 @@
 
 use cri_api::v1;
 use model::{
-    CdiDevice, ContainerConfig, ContainerName, DeviceRequest, EnvVar, ImageSpec, MountPropagation,
+    CdiDevice, ContainerConfig, ContainerName, DeviceRequest, EnvVar, MountPropagation,
     MountRequest, MountSource,
 };
 use sandbox::{ContainerState, ContainerView};

@@ -10,7 +10,7 @@ pub(crate) mod stats;
 
 /// A request that says something knarr has no word for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConvertError {
+pub(crate) enum ConvertError {
     /// A message that must be there is not.
     #[error("{0} is missing")]
     Missing(&'static str),

@@ -78,10 +78,10 @@ fn profile(
     field: &'static str,
     profile: v1::SecurityProfile,
 ) -> Result<SecurityProfile, ConvertError> {
-    let kind = known::<v1::security_profile::ProfileType>(field, profile.profile_type)?;
+    let kind = known::<v1::ProfileType>(field, profile.profile_type)?;
     let reference = profile.localhost_ref;
     match kind {
-        v1::security_profile::ProfileType::Localhost => {
+        v1::ProfileType::Localhost => {
             let name = reference.strip_prefix("localhost/").unwrap_or(&reference);
             if name.is_empty() {
                 return Err(ConvertError::Missing("localhost_ref of a Localhost profile"));
@@ -93,8 +93,8 @@ fn profile(
             value: reference,
             want: "an empty text unless the profile type is Localhost",
         }),
-        v1::security_profile::ProfileType::RuntimeDefault => Ok(SecurityProfile::RuntimeDefault),
-        v1::security_profile::ProfileType::Unconfined => Ok(SecurityProfile::Unconfined),
+        v1::ProfileType::RuntimeDefault => Ok(SecurityProfile::RuntimeDefault),
+        v1::ProfileType::Unconfined => Ok(SecurityProfile::Unconfined),
     }
 }
 
@@ -158,9 +158,11 @@ pub(crate) fn container(
 ) -> Result<ContainerSecurity, ConvertError> {
     let Some(context) = context else { return Ok(ContainerSecurity::default()) };
     let capabilities = context.capabilities.unwrap_or_default();
+    #[expect(deprecated, reason = "older clients set only the text form")]
+    let apparmor_text = &context.apparmor_profile;
     let apparmor = match context.apparmor {
         Some(new) => Some(profile("apparmor.profile_type", new)?),
-        None => deprecated_apparmor(&context.apparmor_profile)?,
+        None => deprecated_apparmor(apparmor_text)?,
     };
     Ok(ContainerSecurity {
         capabilities: Capabilities {

@@ -25,3 +25,4 @@ pub(crate) mod status;
 pub(crate) mod stop_container;
 pub(crate) mod stop_pod_sandbox;
 pub(crate) mod version;
+pub(crate) mod watch_pull;

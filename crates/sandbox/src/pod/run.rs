@@ -12,6 +12,7 @@ use crate::error::RunError;
 use crate::files;
 use crate::link::{LinkError, ShimLink};
 use crate::record::{NetworkRecord, PodPhase, ProcessRecord};
+use crate::validate::InvalidPod;
 
 /// CRI: `/dev/shm` of a pod holds 64 MiB.
 const SHM_BYTES: u64 = 64 << 20;
@@ -139,8 +140,10 @@ impl Owner {
         let shared_pid = options.pid == NamespaceMode::Pod;
         let sandbox = self.id();
         let paths = self.cx.paths();
+        let sysctls =
+            bundle::pod_sysctls(config).map_err(|source| InvalidPod::Sysctl(Box::new(source)))?;
         let pause_plan = if shared_pid {
-            let plan = crate::plan::pause(&self.cx.parts.host, sandbox, &self.cgroup_parent)
+            let plan = crate::plan::pause(&self.cx.parts.host, &self.record, &self.cgroup_parent)
                 .map_err(|source| RunError::Pause { sandbox: sandbox.clone(), source })?;
             Some(plan.encode())
         } else {
@@ -154,32 +157,12 @@ impl Owner {
             new_uts: new_net,
             shared_pid,
             hostname: new_net.then(|| files::hostname(config)),
-            sysctls: self.sysctls(new_net),
+            sysctls: sysctls.into_iter().map(|(name, value)| Sysctl { name, value }).collect(),
             netns_path: new_net.then(|| paths.netns(sandbox).to_string_lossy().into_owned()),
             shm_bytes: new_ipc.then_some(SHM_BYTES),
             shm_path: new_ipc.then(|| crate::plan::shm_path(paths, sandbox)),
             pause_plan,
         })
-    }
-
-    /// CRI: unprivileged ports and ping work in pods unless the pod says otherwise.
-    fn sysctls(&self, new_net: bool) -> Vec<Sysctl> {
-        let requested = &self.record.config.sysctls;
-        let mut all: Vec<Sysctl> = requested
-            .iter()
-            .map(|(name, value)| Sysctl { name: name.replace('/', "."), value: value.clone() })
-            .collect();
-        if new_net {
-            for (name, value) in [
-                ("net.ipv4.ip_unprivileged_port_start", "0"),
-                ("net.ipv4.ping_group_range", "0 2147483647"),
-            ] {
-                if !all.iter().any(|sysctl| sysctl.name == name) {
-                    all.push(Sysctl { name: name.into(), value: value.into() });
-                }
-            }
-        }
-        all
     }
 
     async fn attach(&mut self) -> Result<(), RunError> {
