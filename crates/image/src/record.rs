@@ -105,7 +105,7 @@ impl Directory {
             step: "sync",
             source,
         })?;
-        for extension in ["manifest", "index", "config"] {
+        for extension in ["manifest", "index", "config", "bad"] {
             let path = self.file(id, extension);
             RealDisk.remove(&path).map_err(|source| WriteError::Io {
                 path,

@@ -301,6 +301,22 @@ mod tests {
         assert!(matches!(parse_token(br#"{"token":"a\nb"}"#, now), Err(Malformed::NoToken)));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_challenge_makes_the_reader_panic(
+            text in "(Bearer|Basic|x)?[ -~]{0,60}(realm=\"[ -~]{0,20}\")?[ -~]{0,20}",
+        ) {
+            drop(check(&[&text]));
+        }
+
+        #[test]
+        fn no_token_answer_makes_the_reader_panic(
+            body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..80),
+        ) {
+            drop(parse_token(&body, Instant::now()));
+        }
+    }
+
     #[test]
     fn a_form_is_url_encoded() {
         let any = Url::parse("https://a/?x=y").unwrap();

@@ -29,6 +29,8 @@ pub struct BlobStream {
     skip: u64,
     /// Offset at the last break.
     broken_at: u64,
+    /// How many hosts to pass over because the transfer got stuck at them.
+    hosts_tried: usize,
     answer: Option<Answer>,
     host: String,
     backoff: Backoff,
@@ -48,6 +50,7 @@ impl BlobStream {
             offset: 0,
             skip: 0,
             broken_at: 0,
+            hosts_tried: 0,
             host: String::new(),
             answer: None,
             backoff,
@@ -127,6 +130,10 @@ impl BlobStream {
     async fn resume(&mut self, mut broken: RegistryError) -> Result<(), RegistryError> {
         if self.offset - self.broken_at >= PROGRESS {
             self.backoff.reset();
+            self.hosts_tried = 0;
+        } else {
+            // Broken again before it got anywhere: perhaps another host does better.
+            self.hosts_tried += 1;
         }
         self.broken_at = self.offset;
         while let Some(wait) = self.backoff.next_wait(None) {
@@ -135,7 +142,7 @@ impl BlobStream {
                 error = &broken as &dyn std::error::Error, "a download broke and is resumed"
             );
             tokio::time::sleep(wait).await;
-            match self.session.open_blob(&self.digest, self.offset).await {
+            match self.session.open_blob(&self.digest, self.offset, self.hosts_tried).await {
                 Ok(answer) => return self.take(answer),
                 // The host says that nothing follows: the blob it has is shorter.
                 Err(RegistryError::Status { status: 416, .. }) => return Err(broken),

@@ -1,5 +1,6 @@
 //! One pull's view of a registry: which hosts to ask, in which order, with which log-in.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -175,16 +176,19 @@ impl Session {
     /// # Errors
     /// Those of the host asked last; failures of mirrors before it are logged.
     pub async fn blob(&self, descriptor: &Descriptor) -> Result<BlobStream, RegistryError> {
-        let answer = self.open_blob(&descriptor.digest, 0).await?;
+        let answer = self.open_blob(&descriptor.digest, 0, 0).await?;
         BlobStream::new(self.clone(), descriptor, answer)
     }
 
+    /// A blob from its byte `from` on, at the host `after` places behind the preferred one.
     pub(crate) async fn open_blob(
         &self,
         digest: &Digest,
         from: u64,
+        after: usize,
     ) -> Result<Answer, RegistryError> {
         let mut candidates = self.candidates(Need::Pull);
+        candidates.rotate(after);
         loop {
             let endpoint = candidates.next()?;
             let url = endpoint.url(&self.tail("blobs", &digest.to_string()));
@@ -214,11 +218,11 @@ impl Session {
                     return Ok(descriptor);
                 }
             }
-            // Some registries know no HEAD; of the rest, only GET says why.
-            Err(
-                RegistryError::Status { status: 400..=499 | 501, .. }
-                | RegistryError::Unauthorized { .. },
-            ) => {}
+            // Some registries know no HEAD.
+            Err(RegistryError::Status { status: 400..=428 | 430..=499 | 501, .. }) => {}
+            // Only GET says why. A refused log-in is not repeated: it may lock the account.
+            Err(RegistryError::Unauthorized { what: Subject::Manifest(_), detail, .. })
+                if detail.is_empty() => {}
             Err(other) => return Err(other),
         }
         request.method = Method::GET;
@@ -316,27 +320,32 @@ impl Session {
             Need::Resolve => endpoint.capabilities.resolve,
             Need::Pull => endpoint.capabilities.pull,
         };
-        let able: Vec<_> = self.shared.endpoints.iter().filter(able).collect();
-        let left = if able.iter().all(|endpoint| endpoint.is_unreachable()) {
-            able
-        } else {
-            able.into_iter().filter(|endpoint| !endpoint.is_unreachable()).collect()
-        };
-        Candidates { session: self, left: left.into_iter(), last: None }
+        let mut left: VecDeque<_> = self.shared.endpoints.iter().filter(able).collect();
+        if left.iter().any(|endpoint| !endpoint.is_unreachable()) {
+            left.retain(|endpoint| !endpoint.is_unreachable());
+        }
+        Candidates { session: self, left, last: None }
     }
 }
 
 /// The hosts left to ask for one thing.
 struct Candidates<'a> {
     session: &'a Session,
-    left: std::vec::IntoIter<&'a Endpoint>,
+    left: VecDeque<&'a Endpoint>,
     last: Option<RegistryError>,
 }
 
 impl<'a> Candidates<'a> {
+    /// Puts the first `by` hosts behind the others.
+    fn rotate(&mut self, by: usize) {
+        if !self.left.is_empty() {
+            self.left.rotate_left(by % self.left.len());
+        }
+    }
+
     /// The next host; the last failure once none is left.
     fn next(&mut self) -> Result<&'a Endpoint, RegistryError> {
-        match (self.left.next(), self.last.take()) {
+        match (self.left.pop_front(), self.last.take()) {
             (Some(endpoint), _) => Ok(endpoint),
             (None, Some(error)) => Err(error),
             // Every host was configured without the capability.
@@ -356,7 +365,7 @@ impl<'a> Candidates<'a> {
         } else if endpoint.guess {
             return Err(error);
         }
-        if !endpoint.guess && self.left.len() > 0 {
+        if !endpoint.guess && !self.left.is_empty() {
             let error: &dyn std::error::Error = &error;
             tracing::warn!(host = endpoint.host, error, "a mirror failed, trying the next host");
         }

@@ -21,8 +21,7 @@ const ERROR_BODY_MAX: u64 = 16 * 1024;
 /// How much of a server's words reaches a message.
 const DETAIL_MAX: usize = 256;
 
-/// What is asked.
-#[derive(Debug, Clone)]
+/// What is asked. Not `Debug`: forms hold secrets.
 pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) url: Url,

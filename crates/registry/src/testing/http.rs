@@ -2,8 +2,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::watch;
 
 use super::Seen;
@@ -31,7 +30,7 @@ pub(super) fn basic(user: &str, password: &str) -> String {
 
 /// Serves one connection until either side has enough.
 pub(super) async fn serve(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     answer: impl Fn(Seen) -> Reply,
     mut hold: watch::Receiver<bool>,
 ) {
@@ -49,7 +48,7 @@ pub(super) async fn serve(
 }
 
 /// The next request; `None` at the end or for anything that is no HTTP (a TLS greeting, say).
-async fn read(stream: &mut BufReader<TcpStream>) -> Option<Seen> {
+async fn read(stream: &mut BufReader<impl AsyncRead + Unpin>) -> Option<Seen> {
     let mut line = Vec::new();
     stream.read_until(b'\n', &mut line).await.ok()?;
     let line = String::from_utf8(line).ok()?;
@@ -76,7 +75,11 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<Seen> {
 }
 
 /// Whether the connection can be used again.
-async fn write(stream: &mut TcpStream, reply: Reply, head: bool) -> Result<bool, ()> {
+async fn write(
+    stream: &mut (impl AsyncWrite + Unpin),
+    reply: Reply,
+    head: bool,
+) -> Result<bool, ()> {
     let mut text = format!("HTTP/1.1 {} Fake\r\n", reply.status);
     for (name, value) in &reply.headers {
         text.push_str(&format!("{name}: {value}\r\n"));

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use model::Digest;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 use content::Content;
 pub use content::{ImageSpec, LayerSpec};
@@ -45,8 +46,8 @@ pub enum Fault {
     Status(u16, Vec<(String, String)>, String),
     /// The connection closes after so many bytes of the body.
     CutAfter(usize),
-    /// The first byte of the body is changed.
-    Corrupt,
+    /// This byte of the body is changed.
+    Corrupt(usize),
     /// So many bytes of the body, honestly announced.
     Shortened(usize),
     /// These bytes follow the body, honestly announced.
@@ -120,8 +121,17 @@ impl Drop for FakeRegistry {
 }
 
 impl FakeRegistry {
-    /// Listens on a free port of the loopback interface.
+    /// Listens on a free port of the loopback interface, without TLS.
     pub async fn start() -> Self {
+        Self::listen(None).await
+    }
+
+    /// The same with TLS alone.
+    pub async fn start_tls(config: Arc<rustls::ServerConfig>) -> Self {
+        Self::listen(Some(config.into())).await
+    }
+
+    async fn listen(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State::default()));
@@ -138,7 +148,17 @@ impl FakeRegistry {
                     counter.send_modify(|count| *count += 1);
                     reply
                 };
-                connections.spawn(http::serve(stream, answer, hold.clone()));
+                let (tls, hold) = (tls.clone(), hold.clone());
+                connections.spawn(async move {
+                    match tls {
+                        None => http::serve(stream, answer, hold).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                http::serve(stream, answer, hold).await;
+                            }
+                        }
+                    }
+                });
             }
         });
         Self { address, state, released, arrivals, task }
@@ -249,9 +269,9 @@ impl State {
         match fault {
             None | Some(Fault::Status(..) | Fault::NoRanges) => {}
             Some(Fault::CutAfter(bytes)) => reply.cut_after = Some(bytes),
-            Some(Fault::Corrupt) => {
-                if let Some(first) = reply.body.first_mut() {
-                    *first ^= 0xff;
+            Some(Fault::Corrupt(at)) => {
+                if let Some(byte) = reply.body.get_mut(at) {
+                    *byte ^= 0xff;
                 }
             }
             Some(Fault::Shortened(bytes)) => reply.body.truncate(bytes),
