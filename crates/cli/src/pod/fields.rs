@@ -243,9 +243,10 @@ impl<'n> Fields<'n> {
         map
     }
 
-    /// Nothing is left.
-    pub(super) fn is_exhausted(&self) -> bool {
-        self.left.is_empty()
+    /// Whether one of these fields is there and says something, be it an empty map.
+    pub(super) fn has_any(&self, keys: &[&str]) -> bool {
+        let given = |entry: &&Entry| entry.value.value != Value::Null;
+        self.left.iter().copied().filter(given).any(|entry| keys.contains(&entry.key.as_str()))
     }
 
     /// All fields that are left, for maps with free keys.
@@ -258,13 +259,22 @@ impl<'n> Fields<'n> {
             .collect()
     }
 
-    /// Names every field that was not taken: those Kubernetes knows are not supported, others
-    /// do not exist.
+    /// Names every field that was not taken: those Kubernetes knows are not supported, unless
+    /// they are empty as in generated manifests; others do not exist.
     pub(super) fn finish(self, unsupported: &[&str]) {
+        self.refuse_left(unsupported, Value::is_empty);
+    }
+
+    /// The same where an empty map already asks for something, as `downwardAPI: {}` does.
+    pub(super) fn finish_strictly(self, unsupported: &[&str]) {
+        self.refuse_left(unsupported, |value| *value == Value::Null);
+    }
+
+    fn refuse_left(self, unsupported: &[&str], is_unset: impl Fn(&Value) -> bool) {
         for entry in &self.left {
             let place = self.place.below(entry.line, &entry.key);
             if unsupported.contains(&entry.key.as_str()) {
-                if !entry.value.value.is_empty() {
+                if !is_unset(&entry.value.value) {
                     self.problem(&place, "is not supported by knarr run");
                 }
                 continue;

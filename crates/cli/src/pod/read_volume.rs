@@ -60,10 +60,10 @@ pub(super) fn volume(mut fields: Fields<'_>) -> Option<Volume> {
         (None, None) => None,
     };
     // Another source is named as unsupported below; with none at all, say what is missing.
-    if source.is_none() && fields.is_exhausted() {
+    if source.is_none() && !fields.has_any(UNSUPPORTED) {
         fields.problem(&place, "needs a source: emptyDir or hostPath");
     }
-    fields.finish(UNSUPPORTED);
+    fields.finish_strictly(UNSUPPORTED);
     Some(Volume { place, name: name?, source: source? })
 }
 

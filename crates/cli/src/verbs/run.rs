@@ -6,15 +6,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cri_api::v1;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     Error, Io,
     client::Client,
     human::short_id,
     output::{Format, FormatArg},
-    pod::{self, Facts, PodPlan},
+    pod::{self, ContainerPlan, Facts, PodPlan},
     run,
 };
 
@@ -45,15 +45,6 @@ pub struct Run {
     volumes_dir: PathBuf,
     #[command(flatten)]
     output: FormatArg,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct DryRun<'a> {
-    sandbox: &'a v1::PodSandboxConfig,
-    runtime_handler: &'a str,
-    init_containers: Vec<&'a v1::ContainerConfig>,
-    containers: Vec<&'a v1::ContainerConfig>,
 }
 
 #[derive(Serialize)]
@@ -126,23 +117,15 @@ impl Run {
     }
 
     fn print(&self, plan: &PodPlan, io: &mut Io<'_>) -> Result<u8, Error> {
-        let configs = |list: &'_ [pod::ContainerPlan]| -> Vec<v1::ContainerConfig> {
-            list.iter()
-                .map(|container| {
-                    let mut config = container.config.clone();
-                    let image = container.image.clone();
-                    config.image = Some(v1::ImageSpec { image, ..Default::default() });
-                    config
-                })
-                .collect()
+        let list = |list: &[ContainerPlan]| -> serde_json::Result<Vec<Value>> {
+            list.iter().map(config_value).collect()
         };
-        let (init, main) = (configs(&plan.init_containers), configs(&plan.containers));
-        let report = DryRun {
-            sandbox: &plan.sandbox,
-            runtime_handler: &plan.handler,
-            init_containers: init.iter().collect(),
-            containers: main.iter().collect(),
-        };
+        let report = serde_json::json!({
+            "sandbox": serde_json::to_value(&plan.sandbox).map_err(Error::Json)?,
+            "runtimeHandler": plan.handler,
+            "initContainers": list(&plan.init_containers).map_err(Error::Json)?,
+            "containers": list(&plan.containers).map_err(Error::Json)?,
+        });
         match self.output.format {
             Format::Json => io.json(&report)?,
             Format::Table | Format::Yaml => io.yaml(&report)?,
@@ -165,14 +148,28 @@ impl Run {
     }
 }
 
+/// A container's request for people: its image by name, its variables as text.
+fn config_value(container: &ContainerPlan) -> serde_json::Result<Value> {
+    let mut value = serde_json::to_value(&container.config)?;
+    value["image"] = serde_json::json!({ "image": container.image });
+    for (index, variable) in container.config.envs.iter().enumerate() {
+        value["envs"][index]["value"] = String::from_utf8_lossy(&variable.value).into();
+    }
+    Ok(value)
+}
+
 fn read(file: &Path) -> Result<String, Error> {
     let failed = |source| Error::Read { path: file.to_owned(), source };
     let mut text = String::new();
     if file == Path::new("-") {
-        std::io::stdin().take(MAX_MANIFEST).read_to_string(&mut text).map_err(failed)?;
+        std::io::stdin().take(MAX_MANIFEST + 1).read_to_string(&mut text).map_err(failed)?;
     } else {
         let file = fs::File::open(file).map_err(failed)?;
-        file.take(MAX_MANIFEST).read_to_string(&mut text).map_err(failed)?;
+        file.take(MAX_MANIFEST + 1).read_to_string(&mut text).map_err(failed)?;
+    }
+    // Half a manifest may be a manifest, but not the one that was written.
+    if u64::try_from(text.len()).is_ok_and(|length| length > MAX_MANIFEST) {
+        return Err(failed(std::io::ErrorKind::FileTooLarge.into()));
     }
     Ok(text)
 }
