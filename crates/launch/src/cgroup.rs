@@ -87,6 +87,24 @@ impl Groups {
         Ok(groups)
     }
 
+    /// Takes the unified cgroup a process is in now instead of its container's: one that has made
+    /// cgroups of its own below, and given them controllers, accepts no process itself.
+    pub(crate) fn follow(&mut self, plan: &CgroupPlan, pid: Pid) -> Result<(), LaunchError> {
+        let Some(group) = plan.groups.iter().find(|group| group.hierarchy == Hierarchy::V2) else {
+            return Ok(());
+        };
+        let file = format!("/proc/{}/cgroup", pid.as_raw_nonzero());
+        let open = || {
+            let text = std::fs::read_to_string(&file)?;
+            let below = unified_path(&text).ok_or(io::ErrorKind::NotFound)?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let path = format!("{}{below}", group.mountpoint);
+            io::Result::Ok(rustix::fs::open(path, flags, Mode::empty())?)
+        };
+        self.unified = Some(open().at(Step::CgroupJoin, &file)?);
+        Ok(())
+    }
+
     /// Hands over the duty to remove what was made.
     pub(crate) fn take_made(&mut self) -> Made {
         Made(std::mem::take(&mut self.opened))
@@ -117,6 +135,11 @@ impl Made {
     pub(crate) fn keep(&mut self) {
         self.0.clear();
     }
+}
+
+/// The unified hierarchy's line of `/proc/<pid>/cgroup`.
+fn unified_path(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("0::"))
 }
 
 fn make_failed(error: CgroupError) -> LaunchError {
@@ -205,5 +228,17 @@ pub(crate) fn pids(plan: &CgroupPlan) -> Result<Vec<Pid>, LaunchError> {
     match plan.groups.first() {
         Some(group) => sys::cgroup::pids(&group.path).map_err(cgroup_failed),
         None => Ok(Vec::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unified_path_is_found_among_others() {
+        let text = "2:cpu:/a\n1:name=systemd:/b\n0::/pod/c 0::/x\n";
+        assert_eq!(unified_path(text), Some("/pod/c 0::/x"));
+        assert_eq!(unified_path("2:cpu:/a\n"), None);
     }
 }

@@ -248,3 +248,29 @@ fn null() -> Result<OwnedFd, LaunchError> {
 pub(crate) fn clone_from_host(launcher: &Launcher, path: &str) -> io::Result<OwnedFd> {
     launcher.in_host_from_child(|| sys::mount::clone_path(path, false))?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_of_naming_layers_give_the_same_root() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: mounting needs root");
+            return;
+        }
+        for by in [overlay_by_layer, overlay_by_string] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+            let names = ["a:b,c", "plain", "upper", "work"].map(path);
+            for name in &names {
+                std::fs::create_dir(name).unwrap();
+            }
+            std::fs::write(format!("{}/f", names[0]), "top").unwrap();
+            std::fs::write(format!("{}/f", names[1]), "bottom").unwrap();
+            let (_, root) = by(&names[..2], &names[2], &names[3]).unwrap();
+            let root = root.unwrap();
+            assert_eq!(sys::fs::read_value(&root, "f").unwrap(), "top");
+        }
+    }
+}

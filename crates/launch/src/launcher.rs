@@ -63,10 +63,19 @@ impl Launcher {
     /// [`Step::PrivateNamespace`]; the process may then be in a half-made namespace and should end.
     pub fn in_private_namespace() -> Result<Self, LaunchError> {
         let host = namespace::own(Kind::Mount).at(Step::PrivateNamespace, "open the host's")?;
-        let proc = sys::mount::clone_path(c"/proc", false).at(Step::PrivateNamespace, "/proc")?;
-        let root = private_root().at(Step::PrivateNamespace, "tmpfs")?;
+        let own = make_template()?;
+        Self::new(Some(Left { host, own }), PathBuf::from(STAGING))
+    }
+
+    /// As [`Self::in_private_namespace`], from a template made by [`make_template`]: copies its few
+    /// mounts instead of the host's many.
+    ///
+    /// # Errors
+    /// [`Step::PrivateNamespace`]; the process may then be in the template and should end.
+    pub fn in_copy_of(template: BorrowedFd<'_>) -> Result<Self, LaunchError> {
+        let host = namespace::own(Kind::Mount).at(Step::PrivateNamespace, "open the host's")?;
+        namespace::enter(template, Kind::Mount).at(Step::PrivateNamespace, "enter the template")?;
         namespace::unshare(&[Kind::Mount]).at(Step::PrivateNamespace, "unshare")?;
-        enter_private(&root, &proc).at(Step::PrivateNamespace, "set up")?;
         let own = namespace::own(Kind::Mount).at(Step::PrivateNamespace, "open the new one")?;
         Self::new(Some(Left { host, own }), PathBuf::from(STAGING))
     }
@@ -194,6 +203,22 @@ impl Launcher {
     ) -> Result<T, LaunchError> {
         self.with_host(f).at(Step::HostNamespace, "")?
     }
+}
+
+/// Moves the calling thread into a new private mount namespace as
+/// [`Launcher::in_private_namespace`] has it, and returns a handle on that, which keeps it alive.
+///
+/// Unlike a launcher it may be called in a process with several threads, on a thread that ends
+/// afterwards: the others stay where they are.
+///
+/// # Errors
+/// [`Step::PrivateNamespace`]; the thread may then be in a half-made namespace and should end.
+pub fn make_template() -> Result<OwnedFd, LaunchError> {
+    let proc = sys::mount::clone_path(c"/proc", false).at(Step::PrivateNamespace, "/proc")?;
+    let root = private_root().at(Step::PrivateNamespace, "tmpfs")?;
+    namespace::unshare(&[Kind::Mount]).at(Step::PrivateNamespace, "unshare")?;
+    enter_private(&root, &proc).at(Step::PrivateNamespace, "set up")?;
+    namespace::own(Kind::Mount).at(Step::PrivateNamespace, "open the new one")
 }
 
 fn within<T>(

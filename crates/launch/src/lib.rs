@@ -27,6 +27,6 @@ mod report;
 mod sysctl;
 
 pub use error::{FailureKind, LaunchError, Step, Warning};
-pub use launcher::{Io, Launcher};
+pub use launcher::{Io, Launcher, make_template};
 pub use prepared::{Prepared, Running};
 pub use sysctl::write_sysctl;

@@ -178,8 +178,25 @@ impl Launcher {
         target: BorrowedFd<'_>,
         io: Io<'_>,
     ) -> Result<Running, LaunchError> {
+        let mut groups = self.on_host(|| Groups::open(&plan.cgroup))?;
+        match self.try_exec(plan, target, io, &groups) {
+            Err(error) if error.step == Step::Clone && error.errno() == Some(libc::EBUSY) => {
+                let pid = sys::pidfd::pid_of(target).at(Step::Namespace, "the container's")?;
+                self.on_host(|| groups.follow(&plan.cgroup, pid))?;
+                self.try_exec(plan, target, io, &groups)
+            }
+            result => result,
+        }
+    }
+
+    fn try_exec(
+        &self,
+        plan: &ExecPlan,
+        target: BorrowedFd<'_>,
+        io: Io<'_>,
+        groups: &Groups,
+    ) -> Result<Running, LaunchError> {
         let words = Words::of(&plan.process)?;
-        let groups = self.on_host(|| Groups::open(&plan.cgroup))?;
         let (channel, childs) = sys::fdpass::packet_pair().at(Step::Channel, "")?;
         let job = Job {
             launcher: self,
@@ -187,20 +204,19 @@ impl Launcher {
             words: &words,
             program: Program::InPath,
             io,
-            groups: &groups,
+            groups,
             reporter: Reporter(childs.as_fd()),
             start: Start::AtOnce,
             place: Place::Inside(Inside { target }),
         };
         let child = self
             .with_children_beside(target, || {
-                hidden(|| spawn(NewNamespaces::default(), &groups, &job))
+                hidden(|| spawn(NewNamespaces::default(), groups, &job))
             })
             .at(Step::Namespace, "the container's pid")?
             .at(Step::Clone, "")?;
         drop(childs);
         let attempt = Attempt { child: Some(child), made: Made::default(), channel };
-        drop(groups);
         let (mut console, mut warnings) = (None, Vec::new());
         match attempt.listen(&mut console, &mut warnings)? {
             Heard::Ready | Heard::Runs => attempt.succeed(console, warnings),

@@ -176,6 +176,18 @@ pub fn clone_path(path: impl Arg, recursive: bool) -> io::Result<OwnedFd> {
     clone_tree(CWD, path, recursive)
 }
 
+/// A file on a read-only mount that is in no mount table, to execute by `/proc/self/fd/<n>`: a
+/// process that gets hold of `/proc/<pid>/exe` of what runs from it cannot open it for writing,
+/// whatever its privileges are in its own namespaces.
+///
+/// # Errors
+/// What `open_tree(2)` and `mount_setattr(2)` refuse with.
+pub fn read_only_file(path: impl Arg) -> io::Result<OwnedFd> {
+    let file = clone_path(path, false)?;
+    change(&file, false, Change { set: ATTR_RDONLY, ..Change::default() })?;
+    Ok(file)
+}
+
 /// Puts a detached mount on an open file or directory.
 ///
 /// # Errors
@@ -213,4 +225,36 @@ pub fn pivot_to_current_dir() -> io::Result<()> {
     rustix::process::pivot_root(c".", c".")?;
     detach(c".")?;
     Ok(rustix::process::chdir(c"/")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_program_on_a_read_only_mount_cannot_be_opened_for_writing() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: mounting needs root");
+            return;
+        }
+        let program = read_only_file(c"/bin/cat").unwrap();
+        let mut child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let exe = format!("/proc/{}/exe", child.id());
+        let held = rustix::fs::open(
+            exe.as_str(),
+            rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .unwrap();
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        // Not even once nothing runs from it any more, which would be ETXTBSY.
+        let again = format!("/proc/self/fd/{}", held.as_raw_fd());
+        let error = std::fs::File::options().write(true).open(again).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
+    }
 }

@@ -1,7 +1,7 @@
 //! Processes by handle: a pidfd never comes to mean another process.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 
@@ -30,6 +30,18 @@ impl Ended {
 /// What `pidfd_open(2)` refuses with.
 pub fn open(pid: Pid) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// The number of the process in the PID namespace that the caller's `/proc` shows.
+///
+/// # Errors
+/// `ESRCH` when it has been reaped, otherwise what reading `/proc` fails with.
+pub fn pid_of(process: BorrowedFd<'_>) -> io::Result<Pid> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd()))?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+    // -1 stands for a process that is gone, 0 for one in a namespace that is not visible.
+    let pid = pid.and_then(|pid| pid.trim().parse().ok()).filter(|pid| *pid > 0);
+    pid.and_then(Pid::from_raw).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
 }
 
 /// Sends a signal by number. Success when the process has ended already.
@@ -82,5 +94,21 @@ fn reap(child: BorrowedFd<'_>, options: WaitIdOptions) -> io::Result<Option<Ende
             Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_handle_knows_its_number_until_the_process_is_reaped() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).unwrap();
+        let handle = open(pid).unwrap();
+        assert_eq!(pid_of(handle.as_fd()).unwrap(), pid);
+        child.wait().unwrap();
+        assert_eq!(pid_of(handle.as_fd()).unwrap_err().raw_os_error(), Some(libc::ESRCH));
     }
 }

@@ -5,9 +5,9 @@
 //!    of `/proc/self` needed later, all through the launcher's `/proc`: a container cannot forge it;
 //! 2. namespaces, host name, kernel parameters;
 //! 3. mounts, devices, terminal, masks, `pivot_root`;
-//! 4. session, streams, limits, working directory, and finding the program;
+//! 4. session, streams, working directory, and finding the program;
 //! 5. say "ready" and wait;
-//! 6. join what starves (`cpu`, `cpuset`);
+//! 6. join what starves (`cpu`, `cpuset`), resource limits;
 //! 7. identity: bounding set, groups, ids, capabilities, `no_new_privs`, seccomp last;
 //! 8. execute.
 //!
@@ -111,7 +111,6 @@ impl Job<'_> {
             Place::New(new) => self.enter_new(new)?,
             Place::Inside(inside) => self.enter_running(inside)?,
         };
-        session::apply_limits(self.process, self.reporter)?;
         session::clean_slate()?;
         let cwd = exec::enter_cwd(root.as_fd(), &self.process.cwd)?;
         let program = exec::Found::find(self)?;
@@ -124,6 +123,8 @@ impl Job<'_> {
         {
             enter_cgroup_namespace(new)?;
         }
+        // Late, because a tight limit on files or memory would hit the steps above.
+        session::apply_limits(self.process, self.reporter)?;
         sys::process::close_on_exec_from(3).at(Step::CloseFiles, "")?;
         rustix::process::umask(self.process.umask.map_or(inherited_mask, Mode::from_raw_mode));
         identity::assume(self.process, label, self.reporter, || cwd.settle(root.as_fd()))?;

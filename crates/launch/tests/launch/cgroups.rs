@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use launch::plan::{
-    CgroupDir, CgroupPlan, CgroupSetting, ExecPlan, Hierarchy, LaunchPlan, MountSource,
+    CgroupDir, CgroupPlan, CgroupSetting, ExecPlan, Hierarchy, LaunchPlan, MountSource, Namespace,
 };
 use launch::{FailureKind, Running};
 use model::{CgroupHierarchy, CgroupLayout};
@@ -18,6 +18,7 @@ pub(crate) const CASES: &[Case] = &[
     ("cgroups::limits_are_set_and_processes_join", limits_are_set_and_processes_join),
     ("cgroups::exec_joins_too", exec_joins_too),
     ("cgroups::the_view_is_the_containers_own", the_view_is_the_containers_own),
+    ("cgroups::the_unified_view_is_a_cgroup2_of_its_own", the_unified_view),
     ("cgroups::a_refused_setting_is_a_warning_unless_required", settings),
     ("cgroups::a_failed_launch_removes_them", a_failed_launch_removes_them),
     ("cgroups::a_dropped_process_removes_them", a_dropped_process_removes_them),
@@ -137,6 +138,35 @@ fn the_view_is_the_containers_own(world: &mut World) {
     assert_eq!(lines[1], plan.cgroup.groups.len().to_string(), "{output:?}");
     assert!(lines.contains(&"1"), "{output:?}");
     assert!(output.stderr.contains("x: Read-only file system"), "{output:?}");
+}
+
+fn the_unified_view(world: &mut World) {
+    for namespace in [Namespace::New, Namespace::Inherit] {
+        let mut plan = with_cgroups(
+            world,
+            "cd /sys/fs/cgroup; grep ' /sys/fs/cgroup ' /proc/self/mountinfo | cut -d' ' -f4,6,8; \
+             grep ^0:: /proc/self/cgroup | cut -d: -f3; mkdir x",
+        );
+        plan.cgroup.groups.retain(|group| group.hierarchy == Hierarchy::V2);
+        let Some(group) = plan.cgroup.groups.first() else {
+            println!("skipped: this host has no unified hierarchy");
+            return;
+        };
+        let path = group.path.strip_prefix(&group.mountpoint).unwrap().to_owned();
+        plan.namespaces.cgroup = namespace.clone();
+        let mut view = bind("", "/sys/fs/cgroup", RO | NOSUID | NODEV | NOEXEC);
+        view.source = MountSource::Cgroup;
+        plan.mounts.push(view);
+        let output = world.run(&plan);
+        let expected = match namespace {
+            Namespace::New => "/ ro,nosuid,nodev,noexec,relatime cgroup2\n/\n".to_owned(),
+            _ => format!("/ ro,nosuid,nodev,noexec,relatime cgroup2\n{path}\n"),
+        };
+        assert_eq!(output.stdout, expected, "{output:?}");
+        assert!(output.stderr.contains("Read-only"), "{output:?}");
+        world.launcher.remove_cgroups(&plan.cgroup).unwrap();
+        fresh(world);
+    }
 }
 
 fn settings(world: &mut World) {

@@ -15,6 +15,7 @@ pub(crate) const CASES: &[Case] = &[
     ("mounts::the_list_is_as_planned", the_list_is_as_planned),
     ("mounts::the_host_never_sees_them", the_host_never_sees_them),
     ("mounts::a_launcher_in_the_host_namespace_hides_them_too", host_launcher_hides_them),
+    ("mounts::a_launcher_can_start_from_a_template", a_launcher_from_a_template),
     ("mounts::a_read_only_root_is_read_only", a_read_only_root),
     ("mounts::an_overlay_keeps_its_layers_clean", an_overlay_keeps_its_layers_clean),
     ("mounts::a_directory_can_be_the_root", a_directory_can_be_the_root),
@@ -89,6 +90,31 @@ fn host_launcher_hides_them(world: &mut World) {
         sys::pidfd::wait(running.pidfd.as_fd()).unwrap();
     });
     assert_eq!(host_table(world), before);
+}
+
+fn a_launcher_from_a_template(world: &mut World) {
+    world.host(|| {
+        // The thread that makes it is gone before anything is launched.
+        let template = std::thread::spawn(|| launch::make_template().unwrap()).join().unwrap();
+        let pause = world.plan("");
+        let child = || {
+            let mut launcher = Launcher::in_copy_of(template.as_fd()).unwrap();
+            launcher.mount_tmpfs("/shm", 4096).unwrap();
+            let pause = launcher.pause(&pause).unwrap();
+            sys::pidfd::kill(pause.pidfd.as_fd()).unwrap();
+            sys::pidfd::wait(pause.pidfd.as_fd()).unwrap();
+            let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            i32::from(table.lines().count() != 3)
+        };
+        for _ in 0..2 {
+            // SAFETY: the other thread has been joined.
+            let child = unsafe {
+                sys::process::clone_child(sys::process::NewNamespaces::default(), None, child)
+            };
+            let ended = sys::pidfd::wait(child.unwrap().pidfd.as_fd()).unwrap();
+            assert_eq!(ended, sys::pidfd::Ended::Exited(0));
+        }
+    });
 }
 
 fn a_read_only_root(world: &mut World) {
