@@ -184,7 +184,7 @@ pub(crate) struct Loaded {
 /// # Errors
 /// [`ConfigError`] with everything that is wrong.
 pub(crate) fn load(file: Option<&Path>) -> Result<Loaded, ConfigError> {
-    let main = file.unwrap_or(Path::new(DEFAULT_FILE));
+    let main = file.unwrap_or_else(|| Path::new(DEFAULT_FILE));
     let mut files = Vec::new();
     match fs::read_to_string(main) {
         Ok(text) => files.push((main.to_owned(), text)),

@@ -95,7 +95,9 @@ impl Reader<'_, '_> {
             (false, DeValue::String(text)) => Ok(vec![text.to_string()]),
             (true, DeValue::Array(items)) => items
                 .iter()
-                .map(|item| item.get_ref().as_str().map(str::to_owned).ok_or(item.get_ref()))
+                .map(|item| {
+                    item.get_ref().as_str().map(str::to_owned).ok_or_else(|| item.get_ref())
+                })
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|item| format!("must hold only texts, not {}", kind(item))),
             (true, other) => Err(format!("must be a list of texts, not {}", kind(other))),
