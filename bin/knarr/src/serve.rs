@@ -98,7 +98,8 @@ async fn build(config: &Config, places: &Places) -> Result<Server> {
     let root = places.root.clone();
     let registry = config.registry();
     let (layers, images) = tokio::task::spawn_blocking(move || -> Result<_> {
-        let layers = Arc::new(snapshot::Layers::open(&root).context("cannot open the layer store")?);
+        let layers =
+            Arc::new(snapshot::Layers::open(&root).context("cannot open the layer store")?);
         let images = image::Images::open(&root, registry, Arc::clone(&layers))
             .context("cannot open the image store")?;
         Ok((layers, images))
@@ -109,10 +110,7 @@ async fn build(config: &Config, places: &Places) -> Result<Server> {
         .context("cannot read the boot id")?;
     let sandboxes = Sandboxes::open(Parts {
         network: cni::Engine::new(config.network(&places.root)),
-        handlers: Handlers {
-            default: config.default_handler.clone(),
-            known: config.handlers(),
-        },
+        handlers: Handlers { default: config.default_handler.clone(), known: config.handlers() },
         paths,
         shim,
         images: images.clone(),
