@@ -8,14 +8,14 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, FileType, Mode, Stat};
 use rustix::io::Errno;
 
-use crate::UnpackError;
 use crate::attrs::{self, syscall};
 use crate::dirs::{DirFault, Dirs, LayerDir, is_whiteout, stat_in};
-use crate::entry::{Entry, Kind, Sparse};
+use crate::entry::{Entry, Kind, Sparse, check};
 use crate::error::printable;
 use crate::path::{LayerPath, Role};
 use crate::remove::remove_tree;
 use crate::tar::TarReader;
+use crate::{LimitKind, Limits, UnpackError};
 
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
@@ -28,18 +28,22 @@ pub(crate) struct Applier<'r> {
     dirs: Dirs<'r>,
     counts: Counts,
     removed: u64,
+    /// How many directories may be made that no entry names.
+    max_implied: u64,
 }
 
 const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
 
 impl<'r> Applier<'r> {
-    pub(crate) fn new(root: BorrowedFd<'r>) -> Result<Self, UnpackError> {
+    pub(crate) fn new(root: BorrowedFd<'r>, limits: &Limits) -> Self {
         // The root itself.
         let counts = Counts { inodes: 1, ..Counts::default() };
-        Ok(Self { dirs: Dirs::new(root), counts, removed: 0 })
+        Self { dirs: Dirs::new(root), counts, removed: 0, max_implied: limits.entries }
     }
 
     pub(crate) fn apply(&mut self, entry: &Entry, tar: &mut TarReader) -> Result<(), UnpackError> {
+        // One long name can ask for two thousand directories.
+        check(LimitKind::Entries, self.dirs.created(), self.max_implied)?;
         match entry.path.role() {
             None => Err(UnpackError::BadWhiteout { name: entry.name.clone() }),
             Some(Role::AufsLeftover) => Ok(()),

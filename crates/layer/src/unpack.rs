@@ -15,7 +15,8 @@ use crate::{Compression, LimitKind, UnpackError};
 /// What a layer may ask of the node. The defaults are far above any real layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Entries in the tar.
+    /// Entries in the tar, and as many directories that entries lie in without an entry of their
+    /// own.
     pub entries: u64,
     /// Bytes of one name or link target. The kernel's own limit is 4095.
     pub path_bytes: u64,
@@ -153,7 +154,7 @@ fn write_tree(
     limits: &Limits,
 ) -> Result<Written, UnpackError> {
     let mut tar = TarReader::new(chunks, limits);
-    let mut applier = Applier::new(target)?;
+    let mut applier = Applier::new(target, limits);
     while let Some(entry) = tar.next()? {
         applier.apply(&entry, &mut tar)?;
     }

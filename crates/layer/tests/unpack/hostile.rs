@@ -143,6 +143,8 @@ fn every_limit_holds() {
     let two = [file("a", "12345"), file("b", "")];
     assert_eq!(hits(Limits { entries: 2, ..all() }, &two), None);
     assert_eq!(hits(Limits { entries: 1, ..all() }, &two), Some(LimitKind::Entries));
+    let deep = [file("a/b/c/d", ""), file("last", "")];
+    assert_eq!(hits(Limits { entries: 2, ..all() }, &deep), Some(LimitKind::Entries));
     assert_eq!(hits(Limits { file_bytes: 4, ..all() }, &two), Some(LimitKind::FileBytes));
     assert_eq!(hits(Limits { total_bytes: 2000, ..all() }, &two), Some(LimitKind::TotalBytes));
     let long = [file("x", "").pax("path", "d/".repeat(3000))];
