@@ -290,4 +290,47 @@ mod tests {
         let file = sealed_program("t", b"#!/bin/true\n").unwrap();
         assert!(rustix::io::write(&file, b"x").is_err());
     }
+
+    /// A path of a few short components, some of them symlinks of the same tree.
+    fn any_path() -> impl proptest::strategy::Strategy<Value = String> {
+        use proptest::prelude::*;
+        let part = prop_oneof![
+            4 => "[abc]",
+            2 => Just("..".to_owned()),
+            1 => Just(".".to_owned()),
+            1 => Just(String::new()),
+        ];
+        (any::<bool>(), proptest::collection::vec(part, 1..6)).prop_map(|(absolute, parts)| {
+            format!("{}{}", if absolute { "/" } else { "" }, parts.join("/"))
+        })
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_the_tree_holds_nothing_is_made_outside(
+            links in proptest::collection::vec((any_path(), any_path()), 0..6),
+            wanted in proptest::collection::vec((any_path(), proptest::bool::ANY), 1..6),
+        ) {
+            let (dir, _) = root();
+            let jail = dir.path().join("jail");
+            std::fs::create_dir(&jail).unwrap();
+            let fd = open_dir(jail.as_path()).unwrap();
+            for (at, target) in links {
+                // Only to place links; the tree is ours until the first wanted path.
+                let (parent, name) = at.rsplit_once('/').unwrap_or(("", &at));
+                if let Ok(parent) = mkdir_all_in_root(fd.as_fd(), &format!("{parent}/")) {
+                    rustix::fs::symlinkat(target.as_str(), &parent, name).ok();
+                }
+            }
+            for (path, directory) in wanted {
+                let missing = if directory { Missing::Directory } else { Missing::File };
+                if let Ok(found) = find_or_make_in_root(fd.as_fd(), &path, missing) {
+                    let place = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
+                    let place = std::fs::read_link(place).unwrap();
+                    proptest::prop_assert!(place.starts_with(&jail), "{place:?}");
+                }
+            }
+            proptest::prop_assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Processes inside a running container.
 
+use std::fs::File;
 use std::os::fd::AsFd;
 
 use launch::plan::ExecPlan;
@@ -7,6 +8,7 @@ use launch::{FailureKind, Io};
 use sys::pidfd::Ended;
 
 use crate::Case;
+use crate::files::screen;
 use crate::process::fresh;
 use crate::world::{World, process};
 
@@ -71,10 +73,8 @@ fn a_terminal_is_the_containers(world: &mut World) {
         cgroup: launch::plan::CgroupPlan::default(),
     };
     let exec = world.launcher.exec(&plan, running.pidfd.as_fd(), Io::Terminal).unwrap();
+    let shown = screen(File::from(exec.console.unwrap()));
     let ended = sys::pidfd::wait(exec.pidfd.as_fd()).unwrap();
-    let mut shown = [0; 256];
-    let read = rustix::io::read(exec.console.unwrap(), &mut shown).unwrap();
-    let shown = String::from_utf8_lossy(&shown[..read]).replace("\r\n", "\n");
     assert_eq!((shown.as_str(), ended), ("/dev/pts/0\n0     ptmx\n", Ended::Exited(0)));
 }
 

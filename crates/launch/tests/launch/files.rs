@@ -67,7 +67,7 @@ fn a_bound_dev_is_left_alone(world: &mut World) {
 }
 
 /// Everything a terminal shows until its other end closes.
-fn screen(mut master: File) -> String {
+pub(crate) fn screen(mut master: File) -> String {
     let mut shown = Vec::new();
     let mut buffer = [0; 1024];
     loop {
