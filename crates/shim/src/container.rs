@@ -24,6 +24,8 @@ pub(crate) struct Container {
     pub(crate) started_at: i64,
     /// Directories only: the settings have been applied.
     pub(crate) cgroup: CgroupPlan,
+    /// Its first process is PID 1 of a namespace of its own, which the kernel ends with it.
+    pub(crate) own_pidns: bool,
     /// When the first process ends, the others must too.
     pub(crate) kill_rest: bool,
     pub(crate) lifecycle: Lifecycle,
@@ -99,6 +101,11 @@ impl Container {
             Lifecycle::Running(running) => Some(running),
             Lifecycle::Draining(_) | Lifecycle::Ended(_) => None,
         }
+    }
+
+    /// Whether killing its first process now kills them all.
+    pub(crate) fn dies_with_its_first(&self) -> bool {
+        self.own_pidns && self.running().is_some()
     }
 
     /// When its outputs are no longer waited for.

@@ -1,6 +1,6 @@
 //! What each request does. Everything answers at once except `Shutdown`.
 
-use launch::plan::{ExecPlan, LaunchPlan};
+use launch::plan::{ExecPlan, LaunchPlan, PidNamespace};
 use model::ContainerId;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::getpid;
@@ -100,6 +100,7 @@ impl Supervisor {
             .map_err(|error| bad_request(format!("container {}: {}", id.short(), chain(&error))))?;
         let log = self.open_log(request.log_path.as_deref())?;
         let cgroup = directories_only(plan.cgroup.clone());
+        let own_pidns = plan.namespaces.pid == PidNamespace::New;
         let oom_kills = self.parts.runtime.oom_kills(&cgroup);
         let mut sink = Sink::new(log);
         let launched = match self.launch(plan, request.stdin, &mut sink) {
@@ -116,6 +117,7 @@ impl Supervisor {
             id,
             started_at,
             cgroup,
+            own_pidns,
             kill_rest: request.kill_rest,
             lifecycle: Lifecycle::Running(Running { pid, pidfd, stdin, sink, oom_kills }),
         });
@@ -124,6 +126,9 @@ impl Supervisor {
 
     fn open_log(&mut self, path: Option<&str>) -> Result<Option<ContainerLog>, Failure> {
         let Some(path) = path else { return Ok(None) };
+        if !path.starts_with('/') {
+            return Err(bad_request(format!("the log {path} is not an absolute path")));
+        }
         let opened = self.parts.runtime.on_host(|| ContainerLog::open(path.into()));
         opened.map(Some).map_err(|error| {
             io_failure(FailureKind::Internal, format!("cannot open the log {path}"), &error)
@@ -180,8 +185,11 @@ impl Supervisor {
                 io_failure(FailureKind::Internal, what, &error)
             })?;
         }
-        if all && signal == SIGKILL {
-            runtime.kill_cgroups(&found.cgroup)?;
+        if signal == SIGKILL {
+            if all && !found.dies_with_its_first() {
+                runtime.kill_cgroups(&found.cgroup)?;
+            }
+            runtime.thaw(&found.cgroup)?;
         } else if all {
             let first = found.running().map(|running| running.pid);
             runtime.signal_members(&found.cgroup, signal, first)?;

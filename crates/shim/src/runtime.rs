@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use launch::plan::{CgroupPlan, ExecPlan, LaunchPlan};
+use launch::plan::{CgroupDir, CgroupPlan, ExecPlan, Hierarchy, LaunchPlan};
 use launch::{LaunchError, Launcher, Running};
 use rustix::process::Pid;
 use shim_protocol::{Failure, FailureKind, Warning};
@@ -142,6 +142,25 @@ impl Runtime {
     /// Names the cgroup.
     pub(crate) fn kill_cgroups(&self, cgroup: &CgroupPlan) -> Result<(), Failure> {
         self.launcher.kill_all(cgroup).map_err(|error| launch_failed(&error))
+    }
+
+    /// Lets a container run that is frozen (v1): until then no SIGKILL takes effect. On v2 it does.
+    ///
+    /// # Errors
+    /// Names the cgroup.
+    pub(crate) fn thaw(&self, cgroup: &CgroupPlan) -> Result<(), Failure> {
+        let is_freezer = |group: &&CgroupDir| match &group.hierarchy {
+            Hierarchy::V1(controllers) => controllers.iter().any(|name| name == "freezer"),
+            Hierarchy::V2 => false,
+        };
+        let Some(group) = cgroup.groups.iter().find(is_freezer) else { return Ok(()) };
+        let state = format!("{}/freezer.state", group.path);
+        match self.on_host(|| std::fs::write(&state, "THAWED")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(io_failure(FailureKind::Cgroup, format!("cannot write {state}"), &error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Sends a signal to every process of a container but one.

@@ -97,7 +97,10 @@ impl Supervisor {
             if let Some(running) = container.running() {
                 sys::pidfd::kill(running.pidfd.as_fd()).ok();
             }
-            self.parts.runtime.kill_cgroups(&container.cgroup).ok();
+            if !container.dies_with_its_first() {
+                self.parts.runtime.kill_cgroups(&container.cgroup).ok();
+            }
+            self.parts.runtime.thaw(&container.cgroup).ok();
         }
         self.pod.kill_pause().ok();
     }

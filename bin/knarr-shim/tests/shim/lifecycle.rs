@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use launch::plan::PidNamespace;
+use launch::plan::{Hierarchy, PidNamespace};
 use shim_protocol::{Body, Exit, FailureKind, Phase};
 
 use crate::fixture::{Shim, can_run, until};
@@ -95,6 +95,8 @@ fn a_program_that_is_missing_fails_the_start_and_leaves_nothing() {
     }
     let (mut shim, mut client) = Shim::with_pod();
     let open_files = || std::fs::read_dir(format!("/proc/{}/fd", shim.pid())).unwrap().count();
+    // An answer means that the one before has been sent, with its file.
+    client.state();
     let before = open_files();
     let (mut start, id, mut plan) = shim.container("");
     plan.process.args = vec!["/bin/no-such-program".to_owned()];
@@ -198,4 +200,102 @@ fn output_held_by_a_stranger_does_not_hold_the_exit_for_ever() {
     assert_eq!(shim.records(&id), ["stdout P unfinished"]);
     client.done(Body::Kill { container: id.to_string(), signal: 9, all: true });
     client.done(Body::Forget { container: id.to_string() });
+}
+
+#[test]
+fn a_frozen_container_can_be_killed() {
+    if !can_run() {
+        return;
+    }
+    let (mut shim, mut client) = Shim::with_pod();
+    for all in [true, false] {
+        let (id, plan) = shim.run(&mut client, "while :; do sleep 1; done");
+        let files = plan.cgroup.groups.iter().filter_map(|group| match &group.hierarchy {
+            Hierarchy::V2 => Some((format!("{}/cgroup.freeze", group.path), "1")),
+            Hierarchy::V1(controllers) => controllers
+                .iter()
+                .any(|name| name == "freezer")
+                .then(|| (format!("{}/freezer.state", group.path), "FROZEN")),
+        });
+        for (file, value) in files {
+            std::fs::write(file, value).unwrap();
+        }
+        client.done(Body::Kill { container: id.to_string(), signal: 9, all });
+        assert_eq!(client.exit_of(id.as_str()).code, 137);
+    }
+}
+
+#[test]
+fn every_process_gets_a_signal_that_is_meant_for_all() {
+    if !can_run() {
+        return;
+    }
+    let (mut shim, mut client) = Shim::with_pod();
+    let script = "trap 'echo child; exit 0' USR1; while :; do sleep 0.01; done";
+    let (id, _) = shim.run(
+        &mut client,
+        &format!("trap 'echo first' USR1; ({script}) & echo ready; wait; wait; echo end"),
+    );
+    until("it is ready", || shim.records(&id) == ["stdout F ready"]);
+    client.done(Body::Kill { container: id.to_string(), signal: 10, all: true });
+    client.exit_of(id.as_str());
+    let mut records = shim.records(&id);
+    // The shells say what ended their sleeps.
+    records.retain(|record| record.starts_with("stdout"));
+    records.sort();
+    assert_eq!(records, ["stdout F child", "stdout F end", "stdout F first", "stdout F ready"]);
+}
+
+#[test]
+fn containers_that_came_and_went_leave_no_file_and_no_memory() {
+    if !can_run() {
+        return;
+    }
+    let (mut shim, mut client) = Shim::with_pod();
+    let status = format!("/proc/{}/status", shim.pid());
+    let number = |key: &str| {
+        let text = std::fs::read_to_string(&status).unwrap();
+        let line = text.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
+        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
+    };
+    client.state();
+    let before = std::fs::read_dir(format!("/proc/{}/fd", shim.pid())).unwrap().count();
+    let mut cycle = |shim: &mut Shim| {
+        let (id, plan) =
+            shim.run(&mut client, "head -c 200000 /dev/zero; while :; do sleep 1; done");
+        client.exec(crate::fixture::exec(1, &id, &plan, "head -c 20000 /dev/zero"));
+        client.done(Body::Kill { container: id.to_string(), signal: 9, all: true });
+        client.exit_of(id.as_str());
+        client.done(Body::Forget { container: id.to_string() });
+    };
+    // What the allocator keeps is there after the first few.
+    (0..5).for_each(|_| cycle(&mut shim));
+    let anonymous = number("RssAnon:");
+    (0..20).for_each(|_| cycle(&mut shim));
+    let files = std::fs::read_dir(format!("/proc/{}/fd", shim.pid())).unwrap().count();
+    assert_eq!(files, before);
+    assert_eq!(number("Threads:"), 1);
+    assert!(
+        number("RssAnon:") <= anonymous + 16,
+        "{} kB, then {} kB",
+        anonymous,
+        number("RssAnon:")
+    );
+    println!("RssAnon {} kB, RSS {} kB", number("RssAnon:"), number("VmRSS:"));
+}
+
+#[test]
+fn containers_do_not_inherit_what_is_the_shims() {
+    if !can_run() {
+        return;
+    }
+    let (mut shim, mut client) = Shim::with_pod();
+    let score = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    let records = shim.output(
+        &mut client,
+        "grep -E '^Sig(Blk|Ign)' /proc/self/status | tr -d '\\t'; cat /proc/self/oom_score_adj; ls /proc/self/fd | wc -l; umask",
+    );
+    // 0, 1, 2 and the directory that is listed.
+    let want = ["SigBlk:0000000000000000", "SigIgn:0000000000000000", score.trim(), "4", "0022"];
+    assert_eq!(records, want.map(|line| format!("stdout F {line}")));
 }

@@ -61,6 +61,9 @@ fn check(request: &PodSetup) -> Result<Option<LaunchPlan>, Failure> {
     if request.netns_path.is_some() && !request.new_net {
         return Err(bad_request("only a network namespace of the pod's own can be pinned"));
     }
+    if request.netns_path.as_ref().is_some_and(|path| !path.starts_with('/')) {
+        return Err(bad_request("the pin of a network namespace needs an absolute path"));
+    }
     if request.shm_bytes.is_some() != request.shm_path.is_some() {
         return Err(bad_request("/dev/shm needs both a size and a path"));
     }
