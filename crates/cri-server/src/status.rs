@@ -1,5 +1,9 @@
 //! Every error's gRPC code, in one place. Kubelet shows the messages in pod events, and tells
 //! NotFound, AlreadyExists, InvalidArgument, DeadlineExceeded, Unavailable and Unknown apart.
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "these stand behind `map_err`, which hands the error over"
+)]
 
 use image::{PullError, RemoveError, ResolveError};
 use model::ReferenceError;

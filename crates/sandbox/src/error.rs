@@ -380,7 +380,7 @@ pub enum ContainerError {
         /// The container.
         container: ContainerId,
         /// Why.
-        source: crate::plan::PlanFailure,
+        source: Box<crate::plan::PlanFailure>,
     },
     /// It outlived SIGKILL.
     #[error("container {container} did not end within {seconds} s of SIGKILL")]
@@ -396,7 +396,7 @@ pub enum ContainerError {
         /// The container.
         container: ContainerId,
         /// Why.
-        source: StepError,
+        source: Box<StepError>,
     },
 }
 

@@ -116,7 +116,7 @@ pub(crate) fn device_nodes(path: &str) -> Result<Vec<HostDevice>, FileError> {
     let mut found = Vec::new();
     if resolved.is_dir() {
         walk(&resolved, &mut |node, device| {
-            let below = Path::new(node).strip_prefix(&resolved).unwrap_or(Path::new(""));
+            let below = Path::new(node).strip_prefix(&resolved).unwrap_or_else(|_| Path::new(""));
             let path = requested.join(below).to_string_lossy().into_owned();
             found.push(HostDevice { path, ..device });
         })?;

@@ -51,7 +51,7 @@ fn make_missing(path: &Path) -> Result<(), FileError> {
     // The kernel follows at most 40.
     for _ in 0..40 {
         match std::fs::read_link(&path) {
-            Ok(target) => path = path.parent().unwrap_or(Path::new("/")).join(target),
+            Ok(target) => path = path.parent().unwrap_or_else(|| Path::new("/")).join(target),
             Err(_not_a_link) => break,
         }
     }

@@ -107,11 +107,11 @@ fn network(stats: &PodStats) -> Option<v1::NetworkUsage> {
 
 pub(crate) fn pod(
     view: &PodView,
-    stats: PodStats,
+    stats: &PodStats,
     containers: Vec<v1::ContainerStats>,
 ) -> v1::PodSandboxStats {
     let config = &view.record.config;
-    let network = network(&stats);
+    let network = network(stats);
     v1::PodSandboxStats {
         attributes: Some(v1::PodSandboxAttributes {
             id: view.record.id.to_string(),

@@ -27,5 +27,5 @@ pub(super) fn of_pod(server: &Server, view: &PodView) -> v1::PodSandboxStats {
         .iter()
         .map(|view| stats::container(view, server.sandboxes.container_stats(view)))
         .collect();
-    stats::pod(view, server.sandboxes.pod_stats(view), containers)
+    stats::pod(view, &server.sandboxes.pod_stats(view), containers)
 }

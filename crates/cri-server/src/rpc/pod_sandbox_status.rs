@@ -30,7 +30,7 @@ fn info(server: &Server, view: &PodView) -> BTreeMap<String, String> {
     let record = &view.record;
     let network = record.network.as_ref();
     let info = serde_json::json!({
-        "pid": view.pause_pid.or(record.shim.map(|shim| shim.pid)).unwrap_or(0),
+        "pid": view.pause_pid.or_else(|| record.shim.map(|shim| shim.pid)).unwrap_or(0),
         "netNamespaceClosed": view.network_closed,
         "runtimeHandler": record.handler,
         "cniResult": network.map(|network| &network.result),

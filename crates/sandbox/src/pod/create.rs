@@ -228,8 +228,18 @@ impl Making {
     fn write(&self, dir: &Path, spec: &Spec) -> Result<(), CreateError> {
         let stored = |source| CreateError::Files { name: self.name(), source };
         files::make_dir(dir).map_err(stored)?;
-        snapshot::ContainerRoot::prepare(dir)
-            .map_err(|source| CreateError::Layer { name: self.name(), source })?;
+        let lower = self
+            .cx
+            .parts
+            .layers
+            .lower_dirs(&self.record.layers)
+            .map_err(|error| CreateError::Plan { name: self.name(), source: error.into() })?;
+        // The container's `/` has the owner and mode the image gives it.
+        let root = match lower.first() {
+            Some(topmost) => snapshot::ContainerRoot::prepare_over(dir, topmost),
+            None => snapshot::ContainerRoot::prepare(dir),
+        };
+        root.map_err(|source| CreateError::Layer { name: self.name(), source })?;
         if let Some(log) = &self.record.log_path {
             make_log_dir(Path::new(log)).map_err(stored)?;
         }

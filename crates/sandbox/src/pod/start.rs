@@ -120,9 +120,8 @@ impl Owner {
     async fn read_exec_plan(&self, id: &ContainerId) -> Result<Arc<ExecPlan>, ContainerError> {
         let cx = Arc::clone(&self.cx);
         let (sandbox, container) = (self.id().clone(), id.clone());
-        blocking::run(move || plan::exec(&cx, &sandbox, &container))
-            .await
-            .map(Arc::new)
-            .map_err(|source| ContainerError::Plan { container: id.clone(), source })
+        blocking::run(move || plan::exec(&cx, &sandbox, &container)).await.map(Arc::new).map_err(
+            |source| ContainerError::Plan { container: id.clone(), source: Box::new(source) },
+        )
     }
 }

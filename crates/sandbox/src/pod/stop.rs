@@ -151,9 +151,10 @@ impl Owner {
         &mut self,
         id: &ContainerId,
     ) -> Result<(), ContainerError> {
-        self.discard_container(id)
-            .await
-            .map_err(|source| ContainerError::Remove { container: id.clone(), source })
+        self.discard_container(id).await.map_err(|source| ContainerError::Remove {
+            container: id.clone(),
+            source: Box::new(source),
+        })
     }
 
     /// Removes everything of an ended container, its record last. Can be run again.
