@@ -1,7 +1,7 @@
 //! Starting a pod's shim.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -30,18 +30,23 @@ pub enum SpawnError {
 
 /// Starts the shim with an already listening socket, so that the daemon can connect at once
 /// instead of waiting for it. Blocks for the length of a `posix_spawn`.
+///
+/// It runs from a read-only mount of its own: a container that gets hold of the shim's
+/// `/proc/<pid>/exe` cannot write through it to the program every pod of the node is started with.
 pub(crate) fn spawn(shim: &Path, state_dir: &Path) -> Result<Child, SpawnError> {
     let listener = listen(state_dir)?;
-    Command::new(shim)
+    let failed = |source| SpawnError::Exec { shim: shim.to_owned(), source };
+    let program = sys::mount::read_only_file(shim).map_err(failed)?;
+    Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+        .arg0("knarr-shim")
         .arg(state_dir)
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(listener)))
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())
-        .process_group(0)
         .spawn()
-        .map_err(|source| SpawnError::Exec { shim: shim.to_owned(), source })
+        .map_err(failed)
 }
 
 fn listen(state_dir: &Path) -> Result<UnixListener, FileError> {

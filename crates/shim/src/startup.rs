@@ -59,6 +59,8 @@ pub fn run(state_dir: &Path, build: &'static str) -> Result<(), RunError> {
     let step = |step| move |source: io::Error| RunError::Start { step, source };
     let null = take_standard_files().map_err(step("open /dev/null"))?;
     leave_session().map_err(step("start a session"))?;
+    // Executed by descriptor, it would be called by that descriptor's number in process lists.
+    rustix::thread::set_name(c"knarr-shim").map_err(|error| step("take its name")(error.into()))?;
     for signal in [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM, Signal::PIPE] {
         ignore_signal(signal.as_raw()).map_err(step("ignore signals"))?;
     }
