@@ -104,20 +104,24 @@ impl<'a> Leaks<'a> {
         ids_in(text).iter().any(|id| self.ids.contains(id))
     }
 
-    /// Not our own children: those are the daemon and the registry.
+    /// Not our own children: those are the daemon and the registry. Nor the dead that wait for
+    /// init, which takes its time on some machines.
     fn processes(&self) -> Vec<Leak> {
         let me = i32::try_from(std::process::id()).unwrap_or_default();
         let places = [self.scratch.state(), self.scratch.dir()].map(|p| p.display().to_string());
         let parent_cgroup = format!("{}/", self.scratch.cgroup_parent());
         proc::all()
             .into_iter()
-            .filter(|p| p.pid != me && p.parent != me)
+            .filter(|p| p.pid != me && p.parent != me && !(p.zombie && p.parent == 1))
             .filter(|p| {
                 places.iter().any(|place| p.cmdline.contains(place))
                     || p.cgroups.contains(&parent_cgroup)
                     || self.concerns(&p.cgroups)
             })
-            .map(|p| Leak::Process { pid: p.pid, cmdline: p.cmdline })
+            .map(|p| Leak::Process {
+                pid: p.pid,
+                cmdline: format!("{} (parent {}, zombie {})", p.cmdline, p.parent, p.zombie),
+            })
             .collect()
     }
 

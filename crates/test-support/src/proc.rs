@@ -15,6 +15,8 @@ pub struct Process {
     pub pid: i32,
     /// Its parent.
     pub parent: i32,
+    /// It has ended and waits to be reaped by its parent.
+    pub zombie: bool,
     /// Its arguments, joined by spaces; empty for a zombie.
     pub cmdline: String,
     /// `/proc/<pid>/cgroup`
@@ -37,8 +39,10 @@ fn look_at(pid: i32) -> Option<Process> {
     let cmdline = String::from_utf8_lossy(&cmdline).replace('\0', " ").trim_end().to_owned();
     let cgroups = fs::read_to_string(dir.join("cgroup")).ok()?;
     let stat = fs::read_to_string(dir.join("stat")).ok()?;
-    let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
-    Some(Process { pid, parent, cmdline, cgroups })
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let zombie = fields.next()? == "Z";
+    let parent = fields.next()?.parse().ok()?;
+    Some(Process { pid, parent, zombie, cmdline, cgroups })
 }
 
 /// Value of a line such as `Seccomp:` of a `status` file of `/proc`.

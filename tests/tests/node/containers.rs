@@ -5,7 +5,9 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use cri_api::v1;
+use test_support::cri::refused;
 use test_support::node::{on_a_node, texts};
+use tonic::Code;
 
 #[test]
 fn the_images_entrypoint_arguments_environment_and_directory_are_used() -> Result<()> {
@@ -61,17 +63,16 @@ fn path_and_hostname_are_in_every_environment() -> Result<()> {
 }
 
 #[test]
-fn environment_values_need_not_be_text() -> Result<()> {
+fn an_environment_value_that_is_not_text_is_refused_by_name() -> Result<()> {
     on_a_node(async |node| {
         let image = node.pulled("busybox").await?;
         let pod = node.pod("bytes");
+        let pod_id = node.cri.run_pod(&pod).await?;
         let container = pod.container("main", &image).sleeper().with(|config| {
             config.envs = vec![v1::KeyValue { key: "RAW".into(), value: vec![0xff, b'x', 0xfe] }];
         });
-        let (_, id) = node.run(&pod, &container).await?;
-        let hex = node.cri.shell(&id, "printf %s \"$RAW\" | od -An -tx1").await?;
-        ensure!(hex.split_whitespace().eq(["ff", "78", "fe"]), "{hex}");
-        Ok(())
+        let result = node.cri.create(&pod_id, &pod, &container).await;
+        refused(result, Code::InvalidArgument, &["RAW", "UTF-8"])
     })
 }
 
@@ -284,7 +285,20 @@ fn resource_limits_reach_the_kernel() -> Result<()> {
             }
         }
         ensure!(seen.len() >= 2, "no limits were found in the kernel: {seen:?}");
+        Ok(())
+    })
+}
 
+#[test]
+fn changed_limits_reach_the_status_and_leave_the_others_alone() -> Result<()> {
+    on_a_node(async |node| {
+        let image = node.pulled("busybox").await?;
+        let pod = node.pod("resize");
+        let container = pod.container("main", &image).sleeper().resources(|r| {
+            r.cpu_quota = 50_000;
+            r.memory_limit_in_bytes = 64 << 20;
+        });
+        let (_, id) = node.run(&pod, &container).await?;
         let linux =
             v1::LinuxContainerResources { memory_limit_in_bytes: 96 << 20, ..Default::default() };
         let request = v1::UpdateContainerResourcesRequest {

@@ -127,6 +127,9 @@ fn a_torn_record_costs_one_pod_and_not_the_store() -> Result<()> {
         let listed: Vec<_> = node.cri.pods(None).await?.into_iter().map(|pod| pod.id).collect();
         ensure!(listed.contains(&whole), "{listed:?}");
         ensure!(node.daemon.log_text().contains(&torn), "the torn record is not mentioned");
+        // What is left of it is kept for a person to look at.
+        let kept = node.scratch.root().join("pods").join(format!("{torn}.bad"));
+        std::fs::remove_dir_all(&kept)?;
         Ok(())
     })
 }

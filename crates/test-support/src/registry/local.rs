@@ -12,9 +12,9 @@ use crate::images::OciImage;
 /// What goes wrong when a blob is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// The connection breaks after that many bytes, every time.
+    /// The connection breaks at that byte of the blob, every time.
     Truncate(usize),
-    /// The connection breaks after that many bytes of the first request only.
+    /// The connection breaks at that byte of the blob, the first time.
     TruncateOnce(usize),
     /// Other bytes of the same length.
     Corrupt,
@@ -225,7 +225,7 @@ fn send(
     let body = &content.bytes[start..];
     match fault {
         Some(Fault::Truncate(n) | Fault::TruncateOnce(n)) => {
-            stream.write_all(&body[..body.len().min(*n)])?;
+            stream.write_all(&body[..body.len().min(n.saturating_sub(start))])?;
             return Ok(false);
         }
         Some(Fault::Corrupt) => {
