@@ -32,6 +32,8 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
         .register_descriptors(&bytes)
         .context("read the descriptors")?
         .btree_map(["."])
+        // As crictl prints it: scripts read `"state": "SANDBOX_READY"`, the default value.
+        .emit_fields()
         .build(&[".runtime.v1"])
         .context("generate the JSON mapping")?;
     for (from, to) in [

@@ -169,7 +169,7 @@ fn configuration(scratch: &Scratch, settings: &Settings) -> String {
     let own_bin = scratch.dir().join("cni.bin");
     let bin = settings.cni_bin_dir.as_deref().unwrap_or(&own_bin);
     format!(
-        "[log]\nlevel = \"debug\"\n\n[cgroup]\ndriver = \"cgroupfs\"\n\n\
+        "[log]\nlevel = \"debug,h2=info,hyper_util=info,reqwest=info,tonic=info\"\n\n[cgroup]\ndriver = \"cgroupfs\"\n\n\
          [cni]\nconf_dir = \"{cni}\"\nbin_dirs = [\"{bin}\"]\nbridge_name = \"{bridge}\"\nsubnets = [\"{subnet}\"]\n\n\
          [registry]\nconfig_path = \"{certs}\"\n\n{extra}",
         bin = bin.display(),

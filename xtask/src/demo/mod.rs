@@ -105,9 +105,9 @@ fn look_around(stage: &Stage, pod: &Pod) -> Result<()> {
     has(&stage.knarr(&["images"])?, &["demo/web", "demo/client"])?;
     let inspected = stage.quiet(&["inspect", "demo"])?;
     let inspected: serde_json::Value = serde_json::from_str(&inspected).context("inspect")?;
-    let state = &inspected["status"]["state"];
-    println!("\n$ knarr inspect demo   (state: {state})");
-    ensure!(state == "SANDBOX_READY", "{inspected}");
+    let ip = &inspected["status"]["network"]["ip"];
+    println!("\n$ knarr inspect demo | jq .status.network.ip\n  {ip}");
+    ensure!(ip.as_str() == Some(&pod.address.ip().to_string()), "{inspected}");
     Ok(())
 }
 
