@@ -6,35 +6,35 @@ impl serde::Serialize for AttachRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.container_id.is_empty() {
+        if true {
             len += 1;
         }
-        if self.stdin {
+        if true {
             len += 1;
         }
-        if self.tty {
+        if true {
             len += 1;
         }
-        if self.stdout {
+        if true {
             len += 1;
         }
-        if self.stderr {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.AttachRequest", len)?;
-        if !self.container_id.is_empty() {
+        if true {
             struct_ser.serialize_field("containerId", &self.container_id)?;
         }
-        if self.stdin {
+        if true {
             struct_ser.serialize_field("stdin", &self.stdin)?;
         }
-        if self.tty {
+        if true {
             struct_ser.serialize_field("tty", &self.tty)?;
         }
-        if self.stdout {
+        if true {
             struct_ser.serialize_field("stdout", &self.stdout)?;
         }
-        if self.stderr {
+        if true {
             struct_ser.serialize_field("stderr", &self.stderr)?;
         }
         struct_ser.end()
@@ -166,11 +166,11 @@ impl serde::Serialize for AttachResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.url.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.AttachResponse", len)?;
-        if !self.url.is_empty() {
+        if true {
             struct_ser.serialize_field("url", &self.url)?;
         }
         struct_ser.end()
@@ -257,41 +257,41 @@ impl serde::Serialize for AuthConfig {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.username.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.password.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.auth.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.server_address.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.identity_token.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.registry_token.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.AuthConfig", len)?;
-        if !self.username.is_empty() {
+        if true {
             struct_ser.serialize_field("username", &self.username)?;
         }
-        if !self.password.is_empty() {
+        if true {
             struct_ser.serialize_field("password", &self.password)?;
         }
-        if !self.auth.is_empty() {
+        if true {
             struct_ser.serialize_field("auth", &self.auth)?;
         }
-        if !self.server_address.is_empty() {
+        if true {
             struct_ser.serialize_field("serverAddress", &self.server_address)?;
         }
-        if !self.identity_token.is_empty() {
+        if true {
             struct_ser.serialize_field("identityToken", &self.identity_token)?;
         }
-        if !self.registry_token.is_empty() {
+        if true {
             struct_ser.serialize_field("registryToken", &self.registry_token)?;
         }
         struct_ser.end()
@@ -436,11 +436,11 @@ impl serde::Serialize for CdiDevice {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.name.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.CDIDevice", len)?;
-        if !self.name.is_empty() {
+        if true {
             struct_ser.serialize_field("name", &self.name)?;
         }
         struct_ser.end()
@@ -527,23 +527,23 @@ impl serde::Serialize for Capability {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.add_capabilities.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.drop_capabilities.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.add_ambient_capabilities.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.Capability", len)?;
-        if !self.add_capabilities.is_empty() {
+        if true {
             struct_ser.serialize_field("addCapabilities", &self.add_capabilities)?;
         }
-        if !self.drop_capabilities.is_empty() {
+        if true {
             struct_ser.serialize_field("dropCapabilities", &self.drop_capabilities)?;
         }
-        if !self.add_ambient_capabilities.is_empty() {
+        if true {
             struct_ser.serialize_field("addAmbientCapabilities", &self.add_ambient_capabilities)?;
         }
         struct_ser.end()
@@ -726,23 +726,23 @@ impl serde::Serialize for CheckpointContainerRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.container_id.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.location.is_empty() {
+        if true {
             len += 1;
         }
-        if self.timeout != 0 {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.CheckpointContainerRequest", len)?;
-        if !self.container_id.is_empty() {
+        if true {
             struct_ser.serialize_field("containerId", &self.container_id)?;
         }
-        if !self.location.is_empty() {
+        if true {
             struct_ser.serialize_field("location", &self.location)?;
         }
-        if self.timeout != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("timeout", ToString::to_string(&self.timeout).as_str())?;
@@ -927,29 +927,29 @@ impl serde::Serialize for CheckpointPodRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.output_path.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.container_ids.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.options.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.CheckpointPodRequest", len)?;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             struct_ser.serialize_field("podSandboxId", &self.pod_sandbox_id)?;
         }
-        if !self.output_path.is_empty() {
+        if true {
             struct_ser.serialize_field("outputPath", &self.output_path)?;
         }
-        if !self.container_ids.is_empty() {
+        if true {
             struct_ser.serialize_field("containerIds", &self.container_ids)?;
         }
-        if !self.options.is_empty() {
+        if true {
             struct_ser.serialize_field("options", &self.options)?;
         }
         struct_ser.end()
@@ -1145,41 +1145,41 @@ impl serde::Serialize for Container {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.id.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             len += 1;
         }
-        if self.metadata.is_some() {
+        if true {
             len += 1;
         }
-        if self.image.is_some() {
+        if true {
             len += 1;
         }
-        if !self.image_ref.is_empty() {
+        if true {
             len += 1;
         }
-        if self.state != 0 {
+        if true {
             len += 1;
         }
-        if self.created_at != 0 {
+        if true {
             len += 1;
         }
-        if !self.labels.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.annotations.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.image_id.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.Container", len)?;
-        if !self.id.is_empty() {
+        if true {
             struct_ser.serialize_field("id", &self.id)?;
         }
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             struct_ser.serialize_field("podSandboxId", &self.pod_sandbox_id)?;
         }
         if let Some(v) = self.metadata.as_ref() {
@@ -1188,26 +1188,26 @@ impl serde::Serialize for Container {
         if let Some(v) = self.image.as_ref() {
             struct_ser.serialize_field("image", v)?;
         }
-        if !self.image_ref.is_empty() {
+        if true {
             struct_ser.serialize_field("imageRef", &self.image_ref)?;
         }
-        if self.state != 0 {
+        if true {
             let v = ContainerState::try_from(self.state)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.state)))?;
             struct_ser.serialize_field("state", &v)?;
         }
-        if self.created_at != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("createdAt", ToString::to_string(&self.created_at).as_str())?;
         }
-        if !self.labels.is_empty() {
+        if true {
             struct_ser.serialize_field("labels", &self.labels)?;
         }
-        if !self.annotations.is_empty() {
+        if true {
             struct_ser.serialize_field("annotations", &self.annotations)?;
         }
-        if !self.image_id.is_empty() {
+        if true {
             struct_ser.serialize_field("imageId", &self.image_id)?;
         }
         struct_ser.end()
@@ -1403,29 +1403,29 @@ impl serde::Serialize for ContainerAttributes {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.id.is_empty() {
+        if true {
             len += 1;
         }
-        if self.metadata.is_some() {
+        if true {
             len += 1;
         }
-        if !self.labels.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.annotations.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ContainerAttributes", len)?;
-        if !self.id.is_empty() {
+        if true {
             struct_ser.serialize_field("id", &self.id)?;
         }
         if let Some(v) = self.metadata.as_ref() {
             struct_ser.serialize_field("metadata", v)?;
         }
-        if !self.labels.is_empty() {
+        if true {
             struct_ser.serialize_field("labels", &self.labels)?;
         }
-        if !self.annotations.is_empty() {
+        if true {
             struct_ser.serialize_field("annotations", &self.annotations)?;
         }
         struct_ser.end()
@@ -1549,58 +1549,58 @@ impl serde::Serialize for ContainerConfig {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.metadata.is_some() {
+        if true {
             len += 1;
         }
-        if self.image.is_some() {
+        if true {
             len += 1;
         }
-        if !self.command.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.args.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.working_dir.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.envs.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.mounts.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.devices.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.labels.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.annotations.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.log_path.is_empty() {
+        if true {
             len += 1;
         }
-        if self.stdin {
+        if true {
             len += 1;
         }
-        if self.stdin_once {
+        if true {
             len += 1;
         }
-        if self.tty {
+        if true {
             len += 1;
         }
-        if self.linux.is_some() {
+        if true {
             len += 1;
         }
-        if self.windows.is_some() {
+        if true {
             len += 1;
         }
-        if !self.cdi_devices.is_empty() {
+        if true {
             len += 1;
         }
-        if self.stop_signal != 0 {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ContainerConfig", len)?;
@@ -1610,40 +1610,40 @@ impl serde::Serialize for ContainerConfig {
         if let Some(v) = self.image.as_ref() {
             struct_ser.serialize_field("image", v)?;
         }
-        if !self.command.is_empty() {
+        if true {
             struct_ser.serialize_field("command", &self.command)?;
         }
-        if !self.args.is_empty() {
+        if true {
             struct_ser.serialize_field("args", &self.args)?;
         }
-        if !self.working_dir.is_empty() {
+        if true {
             struct_ser.serialize_field("workingDir", &self.working_dir)?;
         }
-        if !self.envs.is_empty() {
+        if true {
             struct_ser.serialize_field("envs", &self.envs)?;
         }
-        if !self.mounts.is_empty() {
+        if true {
             struct_ser.serialize_field("mounts", &self.mounts)?;
         }
-        if !self.devices.is_empty() {
+        if true {
             struct_ser.serialize_field("devices", &self.devices)?;
         }
-        if !self.labels.is_empty() {
+        if true {
             struct_ser.serialize_field("labels", &self.labels)?;
         }
-        if !self.annotations.is_empty() {
+        if true {
             struct_ser.serialize_field("annotations", &self.annotations)?;
         }
-        if !self.log_path.is_empty() {
+        if true {
             struct_ser.serialize_field("logPath", &self.log_path)?;
         }
-        if self.stdin {
+        if true {
             struct_ser.serialize_field("stdin", &self.stdin)?;
         }
-        if self.stdin_once {
+        if true {
             struct_ser.serialize_field("stdinOnce", &self.stdin_once)?;
         }
-        if self.tty {
+        if true {
             struct_ser.serialize_field("tty", &self.tty)?;
         }
         if let Some(v) = self.linux.as_ref() {
@@ -1652,10 +1652,10 @@ impl serde::Serialize for ContainerConfig {
         if let Some(v) = self.windows.as_ref() {
             struct_ser.serialize_field("windows", v)?;
         }
-        if !self.cdi_devices.is_empty() {
+        if true {
             struct_ser.serialize_field("CDIDevices", &self.cdi_devices)?;
         }
-        if self.stop_signal != 0 {
+        if true {
             let v = Signal::try_from(self.stop_signal)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.stop_signal)))?;
             struct_ser.serialize_field("stopSignal", &v)?;
@@ -1940,31 +1940,31 @@ impl serde::Serialize for ContainerEventResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.container_id.is_empty() {
+        if true {
             len += 1;
         }
-        if self.container_event_type != 0 {
+        if true {
             len += 1;
         }
-        if self.created_at != 0 {
+        if true {
             len += 1;
         }
-        if self.pod_sandbox_status.is_some() {
+        if true {
             len += 1;
         }
-        if !self.containers_statuses.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ContainerEventResponse", len)?;
-        if !self.container_id.is_empty() {
+        if true {
             struct_ser.serialize_field("containerId", &self.container_id)?;
         }
-        if self.container_event_type != 0 {
+        if true {
             let v = ContainerEventType::try_from(self.container_event_type)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.container_event_type)))?;
             struct_ser.serialize_field("containerEventType", &v)?;
         }
-        if self.created_at != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("createdAt", ToString::to_string(&self.created_at).as_str())?;
@@ -1972,7 +1972,7 @@ impl serde::Serialize for ContainerEventResponse {
         if let Some(v) = self.pod_sandbox_status.as_ref() {
             struct_ser.serialize_field("podSandboxStatus", v)?;
         }
-        if !self.containers_statuses.is_empty() {
+        if true {
             struct_ser.serialize_field("containersStatuses", &self.containers_statuses)?;
         }
         struct_ser.end()
@@ -2187,29 +2187,29 @@ impl serde::Serialize for ContainerFilter {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.id.is_empty() {
+        if true {
             len += 1;
         }
-        if self.state.is_some() {
+        if true {
             len += 1;
         }
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.label_selector.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ContainerFilter", len)?;
-        if !self.id.is_empty() {
+        if true {
             struct_ser.serialize_field("id", &self.id)?;
         }
         if let Some(v) = self.state.as_ref() {
             struct_ser.serialize_field("state", v)?;
         }
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             struct_ser.serialize_field("podSandboxId", &self.pod_sandbox_id)?;
         }
-        if !self.label_selector.is_empty() {
+        if true {
             struct_ser.serialize_field("labelSelector", &self.label_selector)?;
         }
         struct_ser.end()
@@ -2333,17 +2333,17 @@ impl serde::Serialize for ContainerMetadata {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.name.is_empty() {
+        if true {
             len += 1;
         }
-        if self.attempt != 0 {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ContainerMetadata", len)?;
-        if !self.name.is_empty() {
+        if true {
             struct_ser.serialize_field("name", &self.name)?;
         }
-        if self.attempt != 0 {
+        if true {
             struct_ser.serialize_field("attempt", &self.attempt)?;
         }
         struct_ser.end()
@@ -2443,17 +2443,17 @@ impl serde::Serialize for ContainerMetrics {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.container_id.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.metrics.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ContainerMetrics", len)?;
-        if !self.container_id.is_empty() {
+        if true {
             struct_ser.serialize_field("containerId", &self.container_id)?;
         }
-        if !self.metrics.is_empty() {
+        if true {
             struct_ser.serialize_field("metrics", &self.metrics)?;
         }
         struct_ser.end()
@@ -2552,10 +2552,10 @@ impl serde::Serialize for ContainerResources {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.linux.is_some() {
+        if true {
             len += 1;
         }
-        if self.windows.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ContainerResources", len)?;
@@ -2737,11 +2737,11 @@ impl serde::Serialize for ContainerStateValue {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.state != 0 {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ContainerStateValue", len)?;
-        if self.state != 0 {
+        if true {
             let v = ContainerState::try_from(self.state)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.state)))?;
             struct_ser.serialize_field("state", &v)?;
@@ -2830,22 +2830,22 @@ impl serde::Serialize for ContainerStats {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.attributes.is_some() {
+        if true {
             len += 1;
         }
-        if self.cpu.is_some() {
+        if true {
             len += 1;
         }
-        if self.memory.is_some() {
+        if true {
             len += 1;
         }
-        if self.writable_layer.is_some() {
+        if true {
             len += 1;
         }
-        if self.swap.is_some() {
+        if true {
             len += 1;
         }
-        if self.io.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ContainerStats", len)?;
@@ -3007,23 +3007,23 @@ impl serde::Serialize for ContainerStatsFilter {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.id.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.label_selector.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ContainerStatsFilter", len)?;
-        if !self.id.is_empty() {
+        if true {
             struct_ser.serialize_field("id", &self.id)?;
         }
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             struct_ser.serialize_field("podSandboxId", &self.pod_sandbox_id)?;
         }
-        if !self.label_selector.is_empty() {
+        if true {
             struct_ser.serialize_field("labelSelector", &self.label_selector)?;
         }
         struct_ser.end()
@@ -3136,11 +3136,11 @@ impl serde::Serialize for ContainerStatsRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.container_id.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ContainerStatsRequest", len)?;
-        if !self.container_id.is_empty() {
+        if true {
             struct_ser.serialize_field("containerId", &self.container_id)?;
         }
         struct_ser.end()
@@ -3228,7 +3228,7 @@ impl serde::Serialize for ContainerStatsResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.stats.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ContainerStatsResponse", len)?;
@@ -3319,127 +3319,127 @@ impl serde::Serialize for ContainerStatus {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.id.is_empty() {
+        if true {
             len += 1;
         }
-        if self.metadata.is_some() {
+        if true {
             len += 1;
         }
-        if self.state != 0 {
+        if true {
             len += 1;
         }
-        if self.created_at != 0 {
+        if true {
             len += 1;
         }
-        if self.started_at != 0 {
+        if true {
             len += 1;
         }
-        if self.finished_at != 0 {
+        if true {
             len += 1;
         }
-        if self.exit_code != 0 {
+        if true {
             len += 1;
         }
-        if self.image.is_some() {
+        if true {
             len += 1;
         }
-        if !self.image_ref.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.reason.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.message.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.labels.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.annotations.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.mounts.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.log_path.is_empty() {
+        if true {
             len += 1;
         }
-        if self.resources.is_some() {
+        if true {
             len += 1;
         }
-        if !self.image_id.is_empty() {
+        if true {
             len += 1;
         }
-        if self.user.is_some() {
+        if true {
             len += 1;
         }
-        if self.stop_signal != 0 {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ContainerStatus", len)?;
-        if !self.id.is_empty() {
+        if true {
             struct_ser.serialize_field("id", &self.id)?;
         }
         if let Some(v) = self.metadata.as_ref() {
             struct_ser.serialize_field("metadata", v)?;
         }
-        if self.state != 0 {
+        if true {
             let v = ContainerState::try_from(self.state)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.state)))?;
             struct_ser.serialize_field("state", &v)?;
         }
-        if self.created_at != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("createdAt", ToString::to_string(&self.created_at).as_str())?;
         }
-        if self.started_at != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("startedAt", ToString::to_string(&self.started_at).as_str())?;
         }
-        if self.finished_at != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("finishedAt", ToString::to_string(&self.finished_at).as_str())?;
         }
-        if self.exit_code != 0 {
+        if true {
             struct_ser.serialize_field("exitCode", &self.exit_code)?;
         }
         if let Some(v) = self.image.as_ref() {
             struct_ser.serialize_field("image", v)?;
         }
-        if !self.image_ref.is_empty() {
+        if true {
             struct_ser.serialize_field("imageRef", &self.image_ref)?;
         }
-        if !self.reason.is_empty() {
+        if true {
             struct_ser.serialize_field("reason", &self.reason)?;
         }
-        if !self.message.is_empty() {
+        if true {
             struct_ser.serialize_field("message", &self.message)?;
         }
-        if !self.labels.is_empty() {
+        if true {
             struct_ser.serialize_field("labels", &self.labels)?;
         }
-        if !self.annotations.is_empty() {
+        if true {
             struct_ser.serialize_field("annotations", &self.annotations)?;
         }
-        if !self.mounts.is_empty() {
+        if true {
             struct_ser.serialize_field("mounts", &self.mounts)?;
         }
-        if !self.log_path.is_empty() {
+        if true {
             struct_ser.serialize_field("logPath", &self.log_path)?;
         }
         if let Some(v) = self.resources.as_ref() {
             struct_ser.serialize_field("resources", v)?;
         }
-        if !self.image_id.is_empty() {
+        if true {
             struct_ser.serialize_field("imageId", &self.image_id)?;
         }
         if let Some(v) = self.user.as_ref() {
             struct_ser.serialize_field("user", v)?;
         }
-        if self.stop_signal != 0 {
+        if true {
             let v = Signal::try_from(self.stop_signal)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.stop_signal)))?;
             struct_ser.serialize_field("stopSignal", &v)?;
@@ -3746,17 +3746,17 @@ impl serde::Serialize for ContainerStatusRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.container_id.is_empty() {
+        if true {
             len += 1;
         }
-        if self.verbose {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ContainerStatusRequest", len)?;
-        if !self.container_id.is_empty() {
+        if true {
             struct_ser.serialize_field("containerId", &self.container_id)?;
         }
-        if self.verbose {
+        if true {
             struct_ser.serialize_field("verbose", &self.verbose)?;
         }
         struct_ser.end()
@@ -3855,17 +3855,17 @@ impl serde::Serialize for ContainerStatusResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.status.is_some() {
+        if true {
             len += 1;
         }
-        if !self.info.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ContainerStatusResponse", len)?;
         if let Some(v) = self.status.as_ref() {
             struct_ser.serialize_field("status", v)?;
         }
-        if !self.info.is_empty() {
+        if true {
             struct_ser.serialize_field("info", &self.info)?;
         }
         struct_ser.end()
@@ -3965,7 +3965,7 @@ impl serde::Serialize for ContainerUser {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.linux.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ContainerUser", len)?;
@@ -4056,20 +4056,20 @@ impl serde::Serialize for CpuUsage {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.timestamp != 0 {
+        if true {
             len += 1;
         }
-        if self.usage_core_nano_seconds.is_some() {
+        if true {
             len += 1;
         }
-        if self.usage_nano_cores.is_some() {
+        if true {
             len += 1;
         }
-        if self.psi.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.CpuUsage", len)?;
-        if self.timestamp != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("timestamp", ToString::to_string(&self.timestamp).as_str())?;
@@ -4204,17 +4204,17 @@ impl serde::Serialize for CreateContainerRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             len += 1;
         }
-        if self.config.is_some() {
+        if true {
             len += 1;
         }
-        if self.sandbox_config.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.CreateContainerRequest", len)?;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             struct_ser.serialize_field("podSandboxId", &self.pod_sandbox_id)?;
         }
         if let Some(v) = self.config.as_ref() {
@@ -4331,11 +4331,11 @@ impl serde::Serialize for CreateContainerResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.container_id.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.CreateContainerResponse", len)?;
-        if !self.container_id.is_empty() {
+        if true {
             struct_ser.serialize_field("containerId", &self.container_id)?;
         }
         struct_ser.end()
@@ -4423,23 +4423,23 @@ impl serde::Serialize for DnsConfig {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.servers.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.searches.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.options.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.DNSConfig", len)?;
-        if !self.servers.is_empty() {
+        if true {
             struct_ser.serialize_field("servers", &self.servers)?;
         }
-        if !self.searches.is_empty() {
+        if true {
             struct_ser.serialize_field("searches", &self.searches)?;
         }
-        if !self.options.is_empty() {
+        if true {
             struct_ser.serialize_field("options", &self.options)?;
         }
         struct_ser.end()
@@ -4548,23 +4548,23 @@ impl serde::Serialize for Device {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.container_path.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.host_path.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.permissions.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.Device", len)?;
-        if !self.container_path.is_empty() {
+        if true {
             struct_ser.serialize_field("containerPath", &self.container_path)?;
         }
-        if !self.host_path.is_empty() {
+        if true {
             struct_ser.serialize_field("hostPath", &self.host_path)?;
         }
-        if !self.permissions.is_empty() {
+        if true {
             struct_ser.serialize_field("permissions", &self.permissions)?;
         }
         struct_ser.end()
@@ -4675,41 +4675,41 @@ impl serde::Serialize for ExecRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.container_id.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.cmd.is_empty() {
+        if true {
             len += 1;
         }
-        if self.tty {
+        if true {
             len += 1;
         }
-        if self.stdin {
+        if true {
             len += 1;
         }
-        if self.stdout {
+        if true {
             len += 1;
         }
-        if self.stderr {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ExecRequest", len)?;
-        if !self.container_id.is_empty() {
+        if true {
             struct_ser.serialize_field("containerId", &self.container_id)?;
         }
-        if !self.cmd.is_empty() {
+        if true {
             struct_ser.serialize_field("cmd", &self.cmd)?;
         }
-        if self.tty {
+        if true {
             struct_ser.serialize_field("tty", &self.tty)?;
         }
-        if self.stdin {
+        if true {
             struct_ser.serialize_field("stdin", &self.stdin)?;
         }
-        if self.stdout {
+        if true {
             struct_ser.serialize_field("stdout", &self.stdout)?;
         }
-        if self.stderr {
+        if true {
             struct_ser.serialize_field("stderr", &self.stderr)?;
         }
         struct_ser.end()
@@ -4852,11 +4852,11 @@ impl serde::Serialize for ExecResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.url.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ExecResponse", len)?;
-        if !self.url.is_empty() {
+        if true {
             struct_ser.serialize_field("url", &self.url)?;
         }
         struct_ser.end()
@@ -4943,23 +4943,23 @@ impl serde::Serialize for ExecSyncRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.container_id.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.cmd.is_empty() {
+        if true {
             len += 1;
         }
-        if self.timeout != 0 {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ExecSyncRequest", len)?;
-        if !self.container_id.is_empty() {
+        if true {
             struct_ser.serialize_field("containerId", &self.container_id)?;
         }
-        if !self.cmd.is_empty() {
+        if true {
             struct_ser.serialize_field("cmd", &self.cmd)?;
         }
-        if self.timeout != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("timeout", ToString::to_string(&self.timeout).as_str())?;
@@ -5073,27 +5073,27 @@ impl serde::Serialize for ExecSyncResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.stdout.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.stderr.is_empty() {
+        if true {
             len += 1;
         }
-        if self.exit_code != 0 {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ExecSyncResponse", len)?;
-        if !self.stdout.is_empty() {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("stdout", pbjson::private::base64::encode(&self.stdout).as_str())?;
         }
-        if !self.stderr.is_empty() {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("stderr", pbjson::private::base64::encode(&self.stderr).as_str())?;
         }
-        if self.exit_code != 0 {
+        if true {
             struct_ser.serialize_field("exitCode", &self.exit_code)?;
         }
         struct_ser.end()
@@ -5209,11 +5209,11 @@ impl serde::Serialize for FilesystemIdentifier {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.mountpoint.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.FilesystemIdentifier", len)?;
-        if !self.mountpoint.is_empty() {
+        if true {
             struct_ser.serialize_field("mountpoint", &self.mountpoint)?;
         }
         struct_ser.end()
@@ -5300,20 +5300,20 @@ impl serde::Serialize for FilesystemUsage {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.timestamp != 0 {
+        if true {
             len += 1;
         }
-        if self.fs_id.is_some() {
+        if true {
             len += 1;
         }
-        if self.used_bytes.is_some() {
+        if true {
             len += 1;
         }
-        if self.inodes_used.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.FilesystemUsage", len)?;
-        if self.timestamp != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("timestamp", ToString::to_string(&self.timestamp).as_str())?;
@@ -5520,17 +5520,17 @@ impl serde::Serialize for HugepageLimit {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.page_size.is_empty() {
+        if true {
             len += 1;
         }
-        if self.limit != 0 {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.HugepageLimit", len)?;
-        if !self.page_size.is_empty() {
+        if true {
             struct_ser.serialize_field("pageSize", &self.page_size)?;
         }
-        if self.limit != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("limit", ToString::to_string(&self.limit).as_str())?;
@@ -5633,23 +5633,23 @@ impl serde::Serialize for IdMapping {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.host_id != 0 {
+        if true {
             len += 1;
         }
-        if self.container_id != 0 {
+        if true {
             len += 1;
         }
-        if self.length != 0 {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.IDMapping", len)?;
-        if self.host_id != 0 {
+        if true {
             struct_ser.serialize_field("hostId", &self.host_id)?;
         }
-        if self.container_id != 0 {
+        if true {
             struct_ser.serialize_field("containerId", &self.container_id)?;
         }
-        if self.length != 0 {
+        if true {
             struct_ser.serialize_field("length", &self.length)?;
         }
         struct_ser.end()
@@ -5766,41 +5766,41 @@ impl serde::Serialize for Image {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.id.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.repo_tags.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.repo_digests.is_empty() {
+        if true {
             len += 1;
         }
-        if self.size != 0 {
+        if true {
             len += 1;
         }
-        if self.uid.is_some() {
+        if true {
             len += 1;
         }
-        if !self.username.is_empty() {
+        if true {
             len += 1;
         }
-        if self.spec.is_some() {
+        if true {
             len += 1;
         }
-        if self.pinned {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.Image", len)?;
-        if !self.id.is_empty() {
+        if true {
             struct_ser.serialize_field("id", &self.id)?;
         }
-        if !self.repo_tags.is_empty() {
+        if true {
             struct_ser.serialize_field("repoTags", &self.repo_tags)?;
         }
-        if !self.repo_digests.is_empty() {
+        if true {
             struct_ser.serialize_field("repoDigests", &self.repo_digests)?;
         }
-        if self.size != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("size", ToString::to_string(&self.size).as_str())?;
@@ -5808,13 +5808,13 @@ impl serde::Serialize for Image {
         if let Some(v) = self.uid.as_ref() {
             struct_ser.serialize_field("uid", v)?;
         }
-        if !self.username.is_empty() {
+        if true {
             struct_ser.serialize_field("username", &self.username)?;
         }
         if let Some(v) = self.spec.as_ref() {
             struct_ser.serialize_field("spec", v)?;
         }
-        if self.pinned {
+        if true {
             struct_ser.serialize_field("pinned", &self.pinned)?;
         }
         struct_ser.end()
@@ -5982,7 +5982,7 @@ impl serde::Serialize for ImageFilter {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.image.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ImageFilter", len)?;
@@ -6144,17 +6144,17 @@ impl serde::Serialize for ImageFsInfoResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.image_filesystems.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.container_filesystems.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ImageFsInfoResponse", len)?;
-        if !self.image_filesystems.is_empty() {
+        if true {
             struct_ser.serialize_field("imageFilesystems", &self.image_filesystems)?;
         }
-        if !self.container_filesystems.is_empty() {
+        if true {
             struct_ser.serialize_field("containerFilesystems", &self.container_filesystems)?;
         }
         struct_ser.end()
@@ -6254,35 +6254,35 @@ impl serde::Serialize for ImageSpec {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.image.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.annotations.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.user_specified_image.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.runtime_handler.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.image_ref.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ImageSpec", len)?;
-        if !self.image.is_empty() {
+        if true {
             struct_ser.serialize_field("image", &self.image)?;
         }
-        if !self.annotations.is_empty() {
+        if true {
             struct_ser.serialize_field("annotations", &self.annotations)?;
         }
-        if !self.user_specified_image.is_empty() {
+        if true {
             struct_ser.serialize_field("userSpecifiedImage", &self.user_specified_image)?;
         }
-        if !self.runtime_handler.is_empty() {
+        if true {
             struct_ser.serialize_field("runtimeHandler", &self.runtime_handler)?;
         }
-        if !self.image_ref.is_empty() {
+        if true {
             struct_ser.serialize_field("imageRef", &self.image_ref)?;
         }
         struct_ser.end()
@@ -6418,17 +6418,17 @@ impl serde::Serialize for ImageStatusRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.image.is_some() {
+        if true {
             len += 1;
         }
-        if self.verbose {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ImageStatusRequest", len)?;
         if let Some(v) = self.image.as_ref() {
             struct_ser.serialize_field("image", v)?;
         }
-        if self.verbose {
+        if true {
             struct_ser.serialize_field("verbose", &self.verbose)?;
         }
         struct_ser.end()
@@ -6526,17 +6526,17 @@ impl serde::Serialize for ImageStatusResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.image.is_some() {
+        if true {
             len += 1;
         }
-        if !self.info.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ImageStatusResponse", len)?;
         if let Some(v) = self.image.as_ref() {
             struct_ser.serialize_field("image", v)?;
         }
-        if !self.info.is_empty() {
+        if true {
             struct_ser.serialize_field("info", &self.info)?;
         }
         struct_ser.end()
@@ -6636,11 +6636,11 @@ impl serde::Serialize for Int64Value {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.value != 0 {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.Int64Value", len)?;
-        if self.value != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("value", ToString::to_string(&self.value).as_str())?;
@@ -6731,14 +6731,14 @@ impl serde::Serialize for IoUsage {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.timestamp != 0 {
+        if true {
             len += 1;
         }
-        if self.psi.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.IoUsage", len)?;
-        if self.timestamp != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("timestamp", ToString::to_string(&self.timestamp).as_str())?;
@@ -6843,17 +6843,17 @@ impl serde::Serialize for KeyValue {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.key.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.value.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.KeyValue", len)?;
-        if !self.key.is_empty() {
+        if true {
             struct_ser.serialize_field("key", &self.key)?;
         }
-        if !self.value.is_empty() {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("value", pbjson::private::base64::encode(&self.value).as_str())?;
@@ -6955,10 +6955,10 @@ impl serde::Serialize for LinuxContainerConfig {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.resources.is_some() {
+        if true {
             len += 1;
         }
-        if self.security_context.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.LinuxContainerConfig", len)?;
@@ -7064,75 +7064,75 @@ impl serde::Serialize for LinuxContainerResources {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.cpu_period != 0 {
+        if true {
             len += 1;
         }
-        if self.cpu_quota != 0 {
+        if true {
             len += 1;
         }
-        if self.cpu_shares != 0 {
+        if true {
             len += 1;
         }
-        if self.memory_limit_in_bytes != 0 {
+        if true {
             len += 1;
         }
-        if self.oom_score_adj != 0 {
+        if true {
             len += 1;
         }
-        if !self.cpuset_cpus.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.cpuset_mems.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.hugepage_limits.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.unified.is_empty() {
+        if true {
             len += 1;
         }
-        if self.memory_swap_limit_in_bytes != 0 {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.LinuxContainerResources", len)?;
-        if self.cpu_period != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("cpuPeriod", ToString::to_string(&self.cpu_period).as_str())?;
         }
-        if self.cpu_quota != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("cpuQuota", ToString::to_string(&self.cpu_quota).as_str())?;
         }
-        if self.cpu_shares != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("cpuShares", ToString::to_string(&self.cpu_shares).as_str())?;
         }
-        if self.memory_limit_in_bytes != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("memoryLimitInBytes", ToString::to_string(&self.memory_limit_in_bytes).as_str())?;
         }
-        if self.oom_score_adj != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("oomScoreAdj", ToString::to_string(&self.oom_score_adj).as_str())?;
         }
-        if !self.cpuset_cpus.is_empty() {
+        if true {
             struct_ser.serialize_field("cpusetCpus", &self.cpuset_cpus)?;
         }
-        if !self.cpuset_mems.is_empty() {
+        if true {
             struct_ser.serialize_field("cpusetMems", &self.cpuset_mems)?;
         }
-        if !self.hugepage_limits.is_empty() {
+        if true {
             struct_ser.serialize_field("hugepageLimits", &self.hugepage_limits)?;
         }
-        if !self.unified.is_empty() {
+        if true {
             struct_ser.serialize_field("unified", &self.unified)?;
         }
-        if self.memory_swap_limit_in_bytes != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("memorySwapLimitInBytes", ToString::to_string(&self.memory_swap_limit_in_bytes).as_str())?;
@@ -7343,62 +7343,62 @@ impl serde::Serialize for LinuxContainerSecurityContext {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.capabilities.is_some() {
+        if true {
             len += 1;
         }
-        if self.privileged {
+        if true {
             len += 1;
         }
-        if self.namespace_options.is_some() {
+        if true {
             len += 1;
         }
-        if self.selinux_options.is_some() {
+        if true {
             len += 1;
         }
-        if self.run_as_user.is_some() {
+        if true {
             len += 1;
         }
-        if self.run_as_group.is_some() {
+        if true {
             len += 1;
         }
-        if !self.run_as_username.is_empty() {
+        if true {
             len += 1;
         }
-        if self.readonly_rootfs {
+        if true {
             len += 1;
         }
-        if !self.supplemental_groups.is_empty() {
+        if true {
             len += 1;
         }
-        if self.supplemental_groups_policy != 0 {
+        if true {
             len += 1;
         }
-        if self.no_new_privs {
+        if true {
             len += 1;
         }
-        if !self.masked_paths.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.readonly_paths.is_empty() {
+        if true {
             len += 1;
         }
-        if self.seccomp.is_some() {
+        if true {
             len += 1;
         }
-        if self.apparmor.is_some() {
+        if true {
             len += 1;
         }
-        if !self.apparmor_profile.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.seccomp_profile_path.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.LinuxContainerSecurityContext", len)?;
         if let Some(v) = self.capabilities.as_ref() {
             struct_ser.serialize_field("capabilities", v)?;
         }
-        if self.privileged {
+        if true {
             struct_ser.serialize_field("privileged", &self.privileged)?;
         }
         if let Some(v) = self.namespace_options.as_ref() {
@@ -7413,27 +7413,27 @@ impl serde::Serialize for LinuxContainerSecurityContext {
         if let Some(v) = self.run_as_group.as_ref() {
             struct_ser.serialize_field("runAsGroup", v)?;
         }
-        if !self.run_as_username.is_empty() {
+        if true {
             struct_ser.serialize_field("runAsUsername", &self.run_as_username)?;
         }
-        if self.readonly_rootfs {
+        if true {
             struct_ser.serialize_field("readonlyRootfs", &self.readonly_rootfs)?;
         }
-        if !self.supplemental_groups.is_empty() {
+        if true {
             struct_ser.serialize_field("supplementalGroups", &self.supplemental_groups.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         }
-        if self.supplemental_groups_policy != 0 {
+        if true {
             let v = SupplementalGroupsPolicy::try_from(self.supplemental_groups_policy)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.supplemental_groups_policy)))?;
             struct_ser.serialize_field("supplementalGroupsPolicy", &v)?;
         }
-        if self.no_new_privs {
+        if true {
             struct_ser.serialize_field("noNewPrivs", &self.no_new_privs)?;
         }
-        if !self.masked_paths.is_empty() {
+        if true {
             struct_ser.serialize_field("maskedPaths", &self.masked_paths)?;
         }
-        if !self.readonly_paths.is_empty() {
+        if true {
             struct_ser.serialize_field("readonlyPaths", &self.readonly_paths)?;
         }
         if let Some(v) = self.seccomp.as_ref() {
@@ -7442,10 +7442,10 @@ impl serde::Serialize for LinuxContainerSecurityContext {
         if let Some(v) = self.apparmor.as_ref() {
             struct_ser.serialize_field("apparmor", v)?;
         }
-        if !self.apparmor_profile.is_empty() {
+        if true {
             struct_ser.serialize_field("apparmorProfile", &self.apparmor_profile)?;
         }
-        if !self.seccomp_profile_path.is_empty() {
+        if true {
             struct_ser.serialize_field("seccompProfilePath", &self.seccomp_profile_path)?;
         }
         struct_ser.end()
@@ -7724,27 +7724,27 @@ impl serde::Serialize for LinuxContainerUser {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.uid != 0 {
+        if true {
             len += 1;
         }
-        if self.gid != 0 {
+        if true {
             len += 1;
         }
-        if !self.supplemental_groups.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.LinuxContainerUser", len)?;
-        if self.uid != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("uid", ToString::to_string(&self.uid).as_str())?;
         }
-        if self.gid != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("gid", ToString::to_string(&self.gid).as_str())?;
         }
-        if !self.supplemental_groups.is_empty() {
+        if true {
             struct_ser.serialize_field("supplementalGroups", &self.supplemental_groups.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         }
         struct_ser.end()
@@ -7861,29 +7861,29 @@ impl serde::Serialize for LinuxPodSandboxConfig {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.cgroup_parent.is_empty() {
+        if true {
             len += 1;
         }
-        if self.security_context.is_some() {
+        if true {
             len += 1;
         }
-        if !self.sysctls.is_empty() {
+        if true {
             len += 1;
         }
-        if self.overhead.is_some() {
+        if true {
             len += 1;
         }
-        if self.resources.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.LinuxPodSandboxConfig", len)?;
-        if !self.cgroup_parent.is_empty() {
+        if true {
             struct_ser.serialize_field("cgroupParent", &self.cgroup_parent)?;
         }
         if let Some(v) = self.security_context.as_ref() {
             struct_ser.serialize_field("securityContext", v)?;
         }
-        if !self.sysctls.is_empty() {
+        if true {
             struct_ser.serialize_field("sysctls", &self.sysctls)?;
         }
         if let Some(v) = self.overhead.as_ref() {
@@ -8024,22 +8024,22 @@ impl serde::Serialize for LinuxPodSandboxStats {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.cpu.is_some() {
+        if true {
             len += 1;
         }
-        if self.memory.is_some() {
+        if true {
             len += 1;
         }
-        if self.network.is_some() {
+        if true {
             len += 1;
         }
-        if self.process.is_some() {
+        if true {
             len += 1;
         }
-        if !self.containers.is_empty() {
+        if true {
             len += 1;
         }
-        if self.io.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.LinuxPodSandboxStats", len)?;
@@ -8055,7 +8055,7 @@ impl serde::Serialize for LinuxPodSandboxStats {
         if let Some(v) = self.process.as_ref() {
             struct_ser.serialize_field("process", v)?;
         }
-        if !self.containers.is_empty() {
+        if true {
             struct_ser.serialize_field("containers", &self.containers)?;
         }
         if let Some(v) = self.io.as_ref() {
@@ -8200,7 +8200,7 @@ impl serde::Serialize for LinuxPodSandboxStatus {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.namespaces.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.LinuxPodSandboxStatus", len)?;
@@ -8291,11 +8291,11 @@ impl serde::Serialize for LinuxRuntimeConfiguration {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.cgroup_driver != 0 {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.LinuxRuntimeConfiguration", len)?;
-        if self.cgroup_driver != 0 {
+        if true {
             let v = CgroupDriver::try_from(self.cgroup_driver)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.cgroup_driver)))?;
             struct_ser.serialize_field("cgroupDriver", &v)?;
@@ -8385,37 +8385,37 @@ impl serde::Serialize for LinuxSandboxSecurityContext {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.namespace_options.is_some() {
+        if true {
             len += 1;
         }
-        if self.selinux_options.is_some() {
+        if true {
             len += 1;
         }
-        if self.run_as_user.is_some() {
+        if true {
             len += 1;
         }
-        if self.run_as_group.is_some() {
+        if true {
             len += 1;
         }
-        if self.readonly_rootfs {
+        if true {
             len += 1;
         }
-        if !self.supplemental_groups.is_empty() {
+        if true {
             len += 1;
         }
-        if self.supplemental_groups_policy != 0 {
+        if true {
             len += 1;
         }
-        if self.privileged {
+        if true {
             len += 1;
         }
-        if self.seccomp.is_some() {
+        if true {
             len += 1;
         }
-        if self.apparmor.is_some() {
+        if true {
             len += 1;
         }
-        if !self.seccomp_profile_path.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.LinuxSandboxSecurityContext", len)?;
@@ -8431,18 +8431,18 @@ impl serde::Serialize for LinuxSandboxSecurityContext {
         if let Some(v) = self.run_as_group.as_ref() {
             struct_ser.serialize_field("runAsGroup", v)?;
         }
-        if self.readonly_rootfs {
+        if true {
             struct_ser.serialize_field("readonlyRootfs", &self.readonly_rootfs)?;
         }
-        if !self.supplemental_groups.is_empty() {
+        if true {
             struct_ser.serialize_field("supplementalGroups", &self.supplemental_groups.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         }
-        if self.supplemental_groups_policy != 0 {
+        if true {
             let v = SupplementalGroupsPolicy::try_from(self.supplemental_groups_policy)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.supplemental_groups_policy)))?;
             struct_ser.serialize_field("supplementalGroupsPolicy", &v)?;
         }
-        if self.privileged {
+        if true {
             struct_ser.serialize_field("privileged", &self.privileged)?;
         }
         if let Some(v) = self.seccomp.as_ref() {
@@ -8451,7 +8451,7 @@ impl serde::Serialize for LinuxSandboxSecurityContext {
         if let Some(v) = self.apparmor.as_ref() {
             struct_ser.serialize_field("apparmor", v)?;
         }
-        if !self.seccomp_profile_path.is_empty() {
+        if true {
             struct_ser.serialize_field("seccompProfilePath", &self.seccomp_profile_path)?;
         }
         struct_ser.end()
@@ -8659,7 +8659,7 @@ impl serde::Serialize for ListContainerStatsRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.filter.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ListContainerStatsRequest", len)?;
@@ -8750,11 +8750,11 @@ impl serde::Serialize for ListContainerStatsResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.stats.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ListContainerStatsResponse", len)?;
-        if !self.stats.is_empty() {
+        if true {
             struct_ser.serialize_field("stats", &self.stats)?;
         }
         struct_ser.end()
@@ -8841,7 +8841,7 @@ impl serde::Serialize for ListContainersRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.filter.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ListContainersRequest", len)?;
@@ -8932,11 +8932,11 @@ impl serde::Serialize for ListContainersResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.containers.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ListContainersResponse", len)?;
-        if !self.containers.is_empty() {
+        if true {
             struct_ser.serialize_field("containers", &self.containers)?;
         }
         struct_ser.end()
@@ -9023,7 +9023,7 @@ impl serde::Serialize for ListImagesRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.filter.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ListImagesRequest", len)?;
@@ -9114,11 +9114,11 @@ impl serde::Serialize for ListImagesResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.images.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ListImagesResponse", len)?;
-        if !self.images.is_empty() {
+        if true {
             struct_ser.serialize_field("images", &self.images)?;
         }
         struct_ser.end()
@@ -9276,11 +9276,11 @@ impl serde::Serialize for ListMetricDescriptorsResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.descriptors.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ListMetricDescriptorsResponse", len)?;
-        if !self.descriptors.is_empty() {
+        if true {
             struct_ser.serialize_field("descriptors", &self.descriptors)?;
         }
         struct_ser.end()
@@ -9438,11 +9438,11 @@ impl serde::Serialize for ListPodSandboxMetricsResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.pod_metrics.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ListPodSandboxMetricsResponse", len)?;
-        if !self.pod_metrics.is_empty() {
+        if true {
             struct_ser.serialize_field("podMetrics", &self.pod_metrics)?;
         }
         struct_ser.end()
@@ -9530,7 +9530,7 @@ impl serde::Serialize for ListPodSandboxRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.filter.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ListPodSandboxRequest", len)?;
@@ -9621,11 +9621,11 @@ impl serde::Serialize for ListPodSandboxResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.items.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ListPodSandboxResponse", len)?;
-        if !self.items.is_empty() {
+        if true {
             struct_ser.serialize_field("items", &self.items)?;
         }
         struct_ser.end()
@@ -9712,7 +9712,7 @@ impl serde::Serialize for ListPodSandboxStatsRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.filter.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ListPodSandboxStatsRequest", len)?;
@@ -9803,11 +9803,11 @@ impl serde::Serialize for ListPodSandboxStatsResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.stats.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ListPodSandboxStatsResponse", len)?;
-        if !self.stats.is_empty() {
+        if true {
             struct_ser.serialize_field("stats", &self.stats)?;
         }
         struct_ser.end()
@@ -9894,32 +9894,32 @@ impl serde::Serialize for MemoryUsage {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.timestamp != 0 {
+        if true {
             len += 1;
         }
-        if self.working_set_bytes.is_some() {
+        if true {
             len += 1;
         }
-        if self.available_bytes.is_some() {
+        if true {
             len += 1;
         }
-        if self.usage_bytes.is_some() {
+        if true {
             len += 1;
         }
-        if self.rss_bytes.is_some() {
+        if true {
             len += 1;
         }
-        if self.page_faults.is_some() {
+        if true {
             len += 1;
         }
-        if self.major_page_faults.is_some() {
+        if true {
             len += 1;
         }
-        if self.psi.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.MemoryUsage", len)?;
-        if self.timestamp != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("timestamp", ToString::to_string(&self.timestamp).as_str())?;
@@ -10114,36 +10114,36 @@ impl serde::Serialize for Metric {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.name.is_empty() {
+        if true {
             len += 1;
         }
-        if self.timestamp != 0 {
+        if true {
             len += 1;
         }
-        if self.metric_type != 0 {
+        if true {
             len += 1;
         }
-        if !self.label_values.is_empty() {
+        if true {
             len += 1;
         }
-        if self.value.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.Metric", len)?;
-        if !self.name.is_empty() {
+        if true {
             struct_ser.serialize_field("name", &self.name)?;
         }
-        if self.timestamp != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("timestamp", ToString::to_string(&self.timestamp).as_str())?;
         }
-        if self.metric_type != 0 {
+        if true {
             let v = MetricType::try_from(self.metric_type)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.metric_type)))?;
             struct_ser.serialize_field("metricType", &v)?;
         }
-        if !self.label_values.is_empty() {
+        if true {
             struct_ser.serialize_field("labelValues", &self.label_values)?;
         }
         if let Some(v) = self.value.as_ref() {
@@ -10281,23 +10281,23 @@ impl serde::Serialize for MetricDescriptor {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.name.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.help.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.label_keys.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.MetricDescriptor", len)?;
-        if !self.name.is_empty() {
+        if true {
             struct_ser.serialize_field("name", &self.name)?;
         }
-        if !self.help.is_empty() {
+        if true {
             struct_ser.serialize_field("help", &self.help)?;
         }
-        if !self.label_keys.is_empty() {
+        if true {
             struct_ser.serialize_field("labelKeys", &self.label_keys)?;
         }
         struct_ser.end()
@@ -10478,73 +10478,73 @@ impl serde::Serialize for Mount {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.container_path.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.host_path.is_empty() {
+        if true {
             len += 1;
         }
-        if self.readonly {
+        if true {
             len += 1;
         }
-        if self.selinux_relabel {
+        if true {
             len += 1;
         }
-        if self.propagation != 0 {
+        if true {
             len += 1;
         }
-        if !self.uid_mappings.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.gid_mappings.is_empty() {
+        if true {
             len += 1;
         }
-        if self.recursive_read_only {
+        if true {
             len += 1;
         }
-        if self.image.is_some() {
+        if true {
             len += 1;
         }
-        if !self.image_sub_path.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.mount_options.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.Mount", len)?;
-        if !self.container_path.is_empty() {
+        if true {
             struct_ser.serialize_field("containerPath", &self.container_path)?;
         }
-        if !self.host_path.is_empty() {
+        if true {
             struct_ser.serialize_field("hostPath", &self.host_path)?;
         }
-        if self.readonly {
+        if true {
             struct_ser.serialize_field("readonly", &self.readonly)?;
         }
-        if self.selinux_relabel {
+        if true {
             struct_ser.serialize_field("selinuxRelabel", &self.selinux_relabel)?;
         }
-        if self.propagation != 0 {
+        if true {
             let v = MountPropagation::try_from(self.propagation)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.propagation)))?;
             struct_ser.serialize_field("propagation", &v)?;
         }
-        if !self.uid_mappings.is_empty() {
+        if true {
             struct_ser.serialize_field("uidMappings", &self.uid_mappings)?;
         }
-        if !self.gid_mappings.is_empty() {
+        if true {
             struct_ser.serialize_field("gidMappings", &self.gid_mappings)?;
         }
-        if self.recursive_read_only {
+        if true {
             struct_ser.serialize_field("recursiveReadOnly", &self.recursive_read_only)?;
         }
         if let Some(v) = self.image.as_ref() {
             struct_ser.serialize_field("image", v)?;
         }
-        if !self.image_sub_path.is_empty() {
+        if true {
             struct_ser.serialize_field("imageSubPath", &self.image_sub_path)?;
         }
-        if !self.mount_options.is_empty() {
+        if true {
             struct_ser.serialize_field("mountOptions", &self.mount_options)?;
         }
         struct_ser.end()
@@ -10821,7 +10821,7 @@ impl serde::Serialize for Namespace {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.options.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.Namespace", len)?;
@@ -10989,38 +10989,38 @@ impl serde::Serialize for NamespaceOption {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.network != 0 {
+        if true {
             len += 1;
         }
-        if self.pid != 0 {
+        if true {
             len += 1;
         }
-        if self.ipc != 0 {
+        if true {
             len += 1;
         }
-        if !self.target_id.is_empty() {
+        if true {
             len += 1;
         }
-        if self.userns_options.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.NamespaceOption", len)?;
-        if self.network != 0 {
+        if true {
             let v = NamespaceMode::try_from(self.network)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.network)))?;
             struct_ser.serialize_field("network", &v)?;
         }
-        if self.pid != 0 {
+        if true {
             let v = NamespaceMode::try_from(self.pid)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.pid)))?;
             struct_ser.serialize_field("pid", &v)?;
         }
-        if self.ipc != 0 {
+        if true {
             let v = NamespaceMode::try_from(self.ipc)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.ipc)))?;
             struct_ser.serialize_field("ipc", &v)?;
         }
-        if !self.target_id.is_empty() {
+        if true {
             struct_ser.serialize_field("targetId", &self.target_id)?;
         }
         if let Some(v) = self.userns_options.as_ref() {
@@ -11156,11 +11156,11 @@ impl serde::Serialize for NetworkConfig {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.pod_cidr.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.NetworkConfig", len)?;
-        if !self.pod_cidr.is_empty() {
+        if true {
             struct_ser.serialize_field("podCidr", &self.pod_cidr)?;
         }
         struct_ser.end()
@@ -11248,23 +11248,23 @@ impl serde::Serialize for NetworkInterfaceUsage {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.name.is_empty() {
+        if true {
             len += 1;
         }
-        if self.rx_bytes.is_some() {
+        if true {
             len += 1;
         }
-        if self.rx_errors.is_some() {
+        if true {
             len += 1;
         }
-        if self.tx_bytes.is_some() {
+        if true {
             len += 1;
         }
-        if self.tx_errors.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.NetworkInterfaceUsage", len)?;
-        if !self.name.is_empty() {
+        if true {
             struct_ser.serialize_field("name", &self.name)?;
         }
         if let Some(v) = self.rx_bytes.as_ref() {
@@ -11411,17 +11411,17 @@ impl serde::Serialize for NetworkUsage {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.timestamp != 0 {
+        if true {
             len += 1;
         }
-        if self.default_interface.is_some() {
+        if true {
             len += 1;
         }
-        if !self.interfaces.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.NetworkUsage", len)?;
-        if self.timestamp != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("timestamp", ToString::to_string(&self.timestamp).as_str())?;
@@ -11429,7 +11429,7 @@ impl serde::Serialize for NetworkUsage {
         if let Some(v) = self.default_interface.as_ref() {
             struct_ser.serialize_field("defaultInterface", v)?;
         }
-        if !self.interfaces.is_empty() {
+        if true {
             struct_ser.serialize_field("interfaces", &self.interfaces)?;
         }
         struct_ser.end()
@@ -11541,11 +11541,11 @@ impl serde::Serialize for PodIp {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.ip.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PodIP", len)?;
-        if !self.ip.is_empty() {
+        if true {
             struct_ser.serialize_field("ip", &self.ip)?;
         }
         struct_ser.end()
@@ -11632,51 +11632,51 @@ impl serde::Serialize for PodSandbox {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.id.is_empty() {
+        if true {
             len += 1;
         }
-        if self.metadata.is_some() {
+        if true {
             len += 1;
         }
-        if self.state != 0 {
+        if true {
             len += 1;
         }
-        if self.created_at != 0 {
+        if true {
             len += 1;
         }
-        if !self.labels.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.annotations.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.runtime_handler.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PodSandbox", len)?;
-        if !self.id.is_empty() {
+        if true {
             struct_ser.serialize_field("id", &self.id)?;
         }
         if let Some(v) = self.metadata.as_ref() {
             struct_ser.serialize_field("metadata", v)?;
         }
-        if self.state != 0 {
+        if true {
             let v = PodSandboxState::try_from(self.state)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.state)))?;
             struct_ser.serialize_field("state", &v)?;
         }
-        if self.created_at != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("createdAt", ToString::to_string(&self.created_at).as_str())?;
         }
-        if !self.labels.is_empty() {
+        if true {
             struct_ser.serialize_field("labels", &self.labels)?;
         }
-        if !self.annotations.is_empty() {
+        if true {
             struct_ser.serialize_field("annotations", &self.annotations)?;
         }
-        if !self.runtime_handler.is_empty() {
+        if true {
             struct_ser.serialize_field("runtimeHandler", &self.runtime_handler)?;
         }
         struct_ser.end()
@@ -11837,29 +11837,29 @@ impl serde::Serialize for PodSandboxAttributes {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.id.is_empty() {
+        if true {
             len += 1;
         }
-        if self.metadata.is_some() {
+        if true {
             len += 1;
         }
-        if !self.labels.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.annotations.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PodSandboxAttributes", len)?;
-        if !self.id.is_empty() {
+        if true {
             struct_ser.serialize_field("id", &self.id)?;
         }
         if let Some(v) = self.metadata.as_ref() {
             struct_ser.serialize_field("metadata", v)?;
         }
-        if !self.labels.is_empty() {
+        if true {
             struct_ser.serialize_field("labels", &self.labels)?;
         }
-        if !self.annotations.is_empty() {
+        if true {
             struct_ser.serialize_field("annotations", &self.annotations)?;
         }
         struct_ser.end()
@@ -11983,53 +11983,53 @@ impl serde::Serialize for PodSandboxConfig {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.metadata.is_some() {
+        if true {
             len += 1;
         }
-        if !self.hostname.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.log_directory.is_empty() {
+        if true {
             len += 1;
         }
-        if self.dns_config.is_some() {
+        if true {
             len += 1;
         }
-        if !self.port_mappings.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.labels.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.annotations.is_empty() {
+        if true {
             len += 1;
         }
-        if self.linux.is_some() {
+        if true {
             len += 1;
         }
-        if self.windows.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PodSandboxConfig", len)?;
         if let Some(v) = self.metadata.as_ref() {
             struct_ser.serialize_field("metadata", v)?;
         }
-        if !self.hostname.is_empty() {
+        if true {
             struct_ser.serialize_field("hostname", &self.hostname)?;
         }
-        if !self.log_directory.is_empty() {
+        if true {
             struct_ser.serialize_field("logDirectory", &self.log_directory)?;
         }
         if let Some(v) = self.dns_config.as_ref() {
             struct_ser.serialize_field("dnsConfig", v)?;
         }
-        if !self.port_mappings.is_empty() {
+        if true {
             struct_ser.serialize_field("portMappings", &self.port_mappings)?;
         }
-        if !self.labels.is_empty() {
+        if true {
             struct_ser.serialize_field("labels", &self.labels)?;
         }
-        if !self.annotations.is_empty() {
+        if true {
             struct_ser.serialize_field("annotations", &self.annotations)?;
         }
         if let Some(v) = self.linux.as_ref() {
@@ -12217,23 +12217,23 @@ impl serde::Serialize for PodSandboxFilter {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.id.is_empty() {
+        if true {
             len += 1;
         }
-        if self.state.is_some() {
+        if true {
             len += 1;
         }
-        if !self.label_selector.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PodSandboxFilter", len)?;
-        if !self.id.is_empty() {
+        if true {
             struct_ser.serialize_field("id", &self.id)?;
         }
         if let Some(v) = self.state.as_ref() {
             struct_ser.serialize_field("state", v)?;
         }
-        if !self.label_selector.is_empty() {
+        if true {
             struct_ser.serialize_field("labelSelector", &self.label_selector)?;
         }
         struct_ser.end()
@@ -12345,29 +12345,29 @@ impl serde::Serialize for PodSandboxMetadata {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.name.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.uid.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.namespace.is_empty() {
+        if true {
             len += 1;
         }
-        if self.attempt != 0 {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PodSandboxMetadata", len)?;
-        if !self.name.is_empty() {
+        if true {
             struct_ser.serialize_field("name", &self.name)?;
         }
-        if !self.uid.is_empty() {
+        if true {
             struct_ser.serialize_field("uid", &self.uid)?;
         }
-        if !self.namespace.is_empty() {
+        if true {
             struct_ser.serialize_field("namespace", &self.namespace)?;
         }
-        if self.attempt != 0 {
+        if true {
             struct_ser.serialize_field("attempt", &self.attempt)?;
         }
         struct_ser.end()
@@ -12489,23 +12489,23 @@ impl serde::Serialize for PodSandboxMetrics {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.metrics.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.container_metrics.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PodSandboxMetrics", len)?;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             struct_ser.serialize_field("podSandboxId", &self.pod_sandbox_id)?;
         }
-        if !self.metrics.is_empty() {
+        if true {
             struct_ser.serialize_field("metrics", &self.metrics)?;
         }
-        if !self.container_metrics.is_empty() {
+        if true {
             struct_ser.serialize_field("containerMetrics", &self.container_metrics)?;
         }
         struct_ser.end()
@@ -12616,17 +12616,17 @@ impl serde::Serialize for PodSandboxNetworkStatus {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.ip.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.additional_ips.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PodSandboxNetworkStatus", len)?;
-        if !self.ip.is_empty() {
+        if true {
             struct_ser.serialize_field("ip", &self.ip)?;
         }
-        if !self.additional_ips.is_empty() {
+        if true {
             struct_ser.serialize_field("additionalIps", &self.additional_ips)?;
         }
         struct_ser.end()
@@ -12796,11 +12796,11 @@ impl serde::Serialize for PodSandboxStateValue {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.state != 0 {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PodSandboxStateValue", len)?;
-        if self.state != 0 {
+        if true {
             let v = PodSandboxState::try_from(self.state)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.state)))?;
             struct_ser.serialize_field("state", &v)?;
@@ -12889,13 +12889,13 @@ impl serde::Serialize for PodSandboxStats {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.attributes.is_some() {
+        if true {
             len += 1;
         }
-        if self.linux.is_some() {
+        if true {
             len += 1;
         }
-        if self.windows.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PodSandboxStats", len)?;
@@ -13014,17 +13014,17 @@ impl serde::Serialize for PodSandboxStatsFilter {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.id.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.label_selector.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PodSandboxStatsFilter", len)?;
-        if !self.id.is_empty() {
+        if true {
             struct_ser.serialize_field("id", &self.id)?;
         }
-        if !self.label_selector.is_empty() {
+        if true {
             struct_ser.serialize_field("labelSelector", &self.label_selector)?;
         }
         struct_ser.end()
@@ -13125,11 +13125,11 @@ impl serde::Serialize for PodSandboxStatsRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PodSandboxStatsRequest", len)?;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             struct_ser.serialize_field("podSandboxId", &self.pod_sandbox_id)?;
         }
         struct_ser.end()
@@ -13217,7 +13217,7 @@ impl serde::Serialize for PodSandboxStatsResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.stats.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PodSandboxStatsResponse", len)?;
@@ -13308,46 +13308,46 @@ impl serde::Serialize for PodSandboxStatus {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.id.is_empty() {
+        if true {
             len += 1;
         }
-        if self.metadata.is_some() {
+        if true {
             len += 1;
         }
-        if self.state != 0 {
+        if true {
             len += 1;
         }
-        if self.created_at != 0 {
+        if true {
             len += 1;
         }
-        if self.network.is_some() {
+        if true {
             len += 1;
         }
-        if self.linux.is_some() {
+        if true {
             len += 1;
         }
-        if !self.labels.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.annotations.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.runtime_handler.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PodSandboxStatus", len)?;
-        if !self.id.is_empty() {
+        if true {
             struct_ser.serialize_field("id", &self.id)?;
         }
         if let Some(v) = self.metadata.as_ref() {
             struct_ser.serialize_field("metadata", v)?;
         }
-        if self.state != 0 {
+        if true {
             let v = PodSandboxState::try_from(self.state)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.state)))?;
             struct_ser.serialize_field("state", &v)?;
         }
-        if self.created_at != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("createdAt", ToString::to_string(&self.created_at).as_str())?;
@@ -13358,13 +13358,13 @@ impl serde::Serialize for PodSandboxStatus {
         if let Some(v) = self.linux.as_ref() {
             struct_ser.serialize_field("linux", v)?;
         }
-        if !self.labels.is_empty() {
+        if true {
             struct_ser.serialize_field("labels", &self.labels)?;
         }
-        if !self.annotations.is_empty() {
+        if true {
             struct_ser.serialize_field("annotations", &self.annotations)?;
         }
-        if !self.runtime_handler.is_empty() {
+        if true {
             struct_ser.serialize_field("runtimeHandler", &self.runtime_handler)?;
         }
         struct_ser.end()
@@ -13547,17 +13547,17 @@ impl serde::Serialize for PodSandboxStatusRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             len += 1;
         }
-        if self.verbose {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PodSandboxStatusRequest", len)?;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             struct_ser.serialize_field("podSandboxId", &self.pod_sandbox_id)?;
         }
-        if self.verbose {
+        if true {
             struct_ser.serialize_field("verbose", &self.verbose)?;
         }
         struct_ser.end()
@@ -13656,29 +13656,29 @@ impl serde::Serialize for PodSandboxStatusResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.status.is_some() {
+        if true {
             len += 1;
         }
-        if !self.info.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.containers_statuses.is_empty() {
+        if true {
             len += 1;
         }
-        if self.timestamp != 0 {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PodSandboxStatusResponse", len)?;
         if let Some(v) = self.status.as_ref() {
             struct_ser.serialize_field("status", v)?;
         }
-        if !self.info.is_empty() {
+        if true {
             struct_ser.serialize_field("info", &self.info)?;
         }
-        if !self.containers_statuses.is_empty() {
+        if true {
             struct_ser.serialize_field("containersStatuses", &self.containers_statuses)?;
         }
-        if self.timestamp != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("timestamp", ToString::to_string(&self.timestamp).as_str())?;
@@ -13805,17 +13805,17 @@ impl serde::Serialize for PortForwardRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.port.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PortForwardRequest", len)?;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             struct_ser.serialize_field("podSandboxId", &self.pod_sandbox_id)?;
         }
-        if !self.port.is_empty() {
+        if true {
             struct_ser.serialize_field("port", &self.port)?;
         }
         struct_ser.end()
@@ -13917,11 +13917,11 @@ impl serde::Serialize for PortForwardResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.url.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PortForwardResponse", len)?;
-        if !self.url.is_empty() {
+        if true {
             struct_ser.serialize_field("url", &self.url)?;
         }
         struct_ser.end()
@@ -14008,31 +14008,31 @@ impl serde::Serialize for PortMapping {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.protocol != 0 {
+        if true {
             len += 1;
         }
-        if self.container_port != 0 {
+        if true {
             len += 1;
         }
-        if self.host_port != 0 {
+        if true {
             len += 1;
         }
-        if !self.host_ip.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PortMapping", len)?;
-        if self.protocol != 0 {
+        if true {
             let v = Protocol::try_from(self.protocol)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.protocol)))?;
             struct_ser.serialize_field("protocol", &v)?;
         }
-        if self.container_port != 0 {
+        if true {
             struct_ser.serialize_field("containerPort", &self.container_port)?;
         }
-        if self.host_port != 0 {
+        if true {
             struct_ser.serialize_field("hostPort", &self.host_port)?;
         }
-        if !self.host_ip.is_empty() {
+        if true {
             struct_ser.serialize_field("hostIp", &self.host_ip)?;
         }
         struct_ser.end()
@@ -14159,14 +14159,14 @@ impl serde::Serialize for ProcessUsage {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.timestamp != 0 {
+        if true {
             len += 1;
         }
-        if self.process_count.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ProcessUsage", len)?;
-        if self.timestamp != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("timestamp", ToString::to_string(&self.timestamp).as_str())?;
@@ -14420,31 +14420,31 @@ impl serde::Serialize for PsiData {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.total != 0 {
+        if true {
             len += 1;
         }
-        if self.avg10 != 0. {
+        if true {
             len += 1;
         }
-        if self.avg60 != 0. {
+        if true {
             len += 1;
         }
-        if self.avg300 != 0. {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PsiData", len)?;
-        if self.total != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("Total", ToString::to_string(&self.total).as_str())?;
         }
-        if self.avg10 != 0. {
+        if true {
             struct_ser.serialize_field("Avg10", &self.avg10)?;
         }
-        if self.avg60 != 0. {
+        if true {
             struct_ser.serialize_field("Avg60", &self.avg60)?;
         }
-        if self.avg300 != 0. {
+        if true {
             struct_ser.serialize_field("Avg300", &self.avg300)?;
         }
         struct_ser.end()
@@ -14572,10 +14572,10 @@ impl serde::Serialize for PsiStats {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.full.is_some() {
+        if true {
             len += 1;
         }
-        if self.some.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PsiStats", len)?;
@@ -14680,13 +14680,13 @@ impl serde::Serialize for PullImageRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.image.is_some() {
+        if true {
             len += 1;
         }
-        if self.auth.is_some() {
+        if true {
             len += 1;
         }
-        if self.sandbox_config.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PullImageRequest", len)?;
@@ -14806,11 +14806,11 @@ impl serde::Serialize for PullImageResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.image_ref.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.PullImageResponse", len)?;
-        if !self.image_ref.is_empty() {
+        if true {
             struct_ser.serialize_field("imageRef", &self.image_ref)?;
         }
         struct_ser.end()
@@ -14898,11 +14898,11 @@ impl serde::Serialize for RemoveContainerRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.container_id.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.RemoveContainerRequest", len)?;
-        if !self.container_id.is_empty() {
+        if true {
             struct_ser.serialize_field("containerId", &self.container_id)?;
         }
         struct_ser.end()
@@ -15061,7 +15061,7 @@ impl serde::Serialize for RemoveImageRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.image.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.RemoveImageRequest", len)?;
@@ -15223,11 +15223,11 @@ impl serde::Serialize for RemovePodSandboxRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.RemovePodSandboxRequest", len)?;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             struct_ser.serialize_field("podSandboxId", &self.pod_sandbox_id)?;
         }
         struct_ser.end()
@@ -15386,11 +15386,11 @@ impl serde::Serialize for ReopenContainerLogRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.container_id.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.ReopenContainerLogRequest", len)?;
-        if !self.container_id.is_empty() {
+        if true {
             struct_ser.serialize_field("containerId", &self.container_id)?;
         }
         struct_ser.end()
@@ -15549,35 +15549,35 @@ impl serde::Serialize for RestorePodRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.checkpoint_path.is_empty() {
+        if true {
             len += 1;
         }
-        if self.config.is_some() {
+        if true {
             len += 1;
         }
-        if !self.runtime_handler.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.options.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.container_configs.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.RestorePodRequest", len)?;
-        if !self.checkpoint_path.is_empty() {
+        if true {
             struct_ser.serialize_field("checkpointPath", &self.checkpoint_path)?;
         }
         if let Some(v) = self.config.as_ref() {
             struct_ser.serialize_field("config", v)?;
         }
-        if !self.runtime_handler.is_empty() {
+        if true {
             struct_ser.serialize_field("runtimeHandler", &self.runtime_handler)?;
         }
-        if !self.options.is_empty() {
+        if true {
             struct_ser.serialize_field("options", &self.options)?;
         }
-        if !self.container_configs.is_empty() {
+        if true {
             struct_ser.serialize_field("containerConfigs", &self.container_configs)?;
         }
         struct_ser.end()
@@ -15713,17 +15713,17 @@ impl serde::Serialize for RestorePodResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.restored_containers.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.RestorePodResponse", len)?;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             struct_ser.serialize_field("podSandboxId", &self.pod_sandbox_id)?;
         }
-        if !self.restored_containers.is_empty() {
+        if true {
             struct_ser.serialize_field("restoredContainers", &self.restored_containers)?;
         }
         struct_ser.end()
@@ -15823,17 +15823,17 @@ impl serde::Serialize for RestoredContainer {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.name.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.container_id.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.RestoredContainer", len)?;
-        if !self.name.is_empty() {
+        if true {
             struct_ser.serialize_field("name", &self.name)?;
         }
-        if !self.container_id.is_empty() {
+        if true {
             struct_ser.serialize_field("containerId", &self.container_id)?;
         }
         struct_ser.end()
@@ -15932,17 +15932,17 @@ impl serde::Serialize for RunPodSandboxRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.config.is_some() {
+        if true {
             len += 1;
         }
-        if !self.runtime_handler.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.RunPodSandboxRequest", len)?;
         if let Some(v) = self.config.as_ref() {
             struct_ser.serialize_field("config", v)?;
         }
-        if !self.runtime_handler.is_empty() {
+        if true {
             struct_ser.serialize_field("runtimeHandler", &self.runtime_handler)?;
         }
         struct_ser.end()
@@ -16041,11 +16041,11 @@ impl serde::Serialize for RunPodSandboxResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.RunPodSandboxResponse", len)?;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             struct_ser.serialize_field("podSandboxId", &self.pod_sandbox_id)?;
         }
         struct_ser.end()
@@ -16133,29 +16133,29 @@ impl serde::Serialize for RuntimeCondition {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.r#type.is_empty() {
+        if true {
             len += 1;
         }
-        if self.status {
+        if true {
             len += 1;
         }
-        if !self.reason.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.message.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.RuntimeCondition", len)?;
-        if !self.r#type.is_empty() {
+        if true {
             struct_ser.serialize_field("type", &self.r#type)?;
         }
-        if self.status {
+        if true {
             struct_ser.serialize_field("status", &self.status)?;
         }
-        if !self.reason.is_empty() {
+        if true {
             struct_ser.serialize_field("reason", &self.reason)?;
         }
-        if !self.message.is_empty() {
+        if true {
             struct_ser.serialize_field("message", &self.message)?;
         }
         struct_ser.end()
@@ -16275,7 +16275,7 @@ impl serde::Serialize for RuntimeConfig {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.network_config.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.RuntimeConfig", len)?;
@@ -16438,7 +16438,7 @@ impl serde::Serialize for RuntimeConfigResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.linux.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.RuntimeConfigResponse", len)?;
@@ -16529,23 +16529,23 @@ impl serde::Serialize for RuntimeFeatures {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.supplemental_groups_policy {
+        if true {
             len += 1;
         }
-        if self.user_namespaces_host_network {
+        if true {
             len += 1;
         }
-        if self.mount_options {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.RuntimeFeatures", len)?;
-        if self.supplemental_groups_policy {
+        if true {
             struct_ser.serialize_field("supplementalGroupsPolicy", &self.supplemental_groups_policy)?;
         }
-        if self.user_namespaces_host_network {
+        if true {
             struct_ser.serialize_field("userNamespacesHostNetwork", &self.user_namespaces_host_network)?;
         }
-        if self.mount_options {
+        if true {
             struct_ser.serialize_field("mountOptions", &self.mount_options)?;
         }
         struct_ser.end()
@@ -16657,14 +16657,14 @@ impl serde::Serialize for RuntimeHandler {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.name.is_empty() {
+        if true {
             len += 1;
         }
-        if self.features.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.RuntimeHandler", len)?;
-        if !self.name.is_empty() {
+        if true {
             struct_ser.serialize_field("name", &self.name)?;
         }
         if let Some(v) = self.features.as_ref() {
@@ -16765,17 +16765,17 @@ impl serde::Serialize for RuntimeHandlerFeatures {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.recursive_read_only_mounts {
+        if true {
             len += 1;
         }
-        if self.user_namespaces {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.RuntimeHandlerFeatures", len)?;
-        if self.recursive_read_only_mounts {
+        if true {
             struct_ser.serialize_field("recursiveReadOnlyMounts", &self.recursive_read_only_mounts)?;
         }
-        if self.user_namespaces {
+        if true {
             struct_ser.serialize_field("userNamespaces", &self.user_namespaces)?;
         }
         struct_ser.end()
@@ -16875,11 +16875,11 @@ impl serde::Serialize for RuntimeStatus {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.conditions.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.RuntimeStatus", len)?;
-        if !self.conditions.is_empty() {
+        if true {
             struct_ser.serialize_field("conditions", &self.conditions)?;
         }
         struct_ser.end()
@@ -16966,29 +16966,29 @@ impl serde::Serialize for SeLinuxOption {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.user.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.role.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.r#type.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.level.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.SELinuxOption", len)?;
-        if !self.user.is_empty() {
+        if true {
             struct_ser.serialize_field("user", &self.user)?;
         }
-        if !self.role.is_empty() {
+        if true {
             struct_ser.serialize_field("role", &self.role)?;
         }
-        if !self.r#type.is_empty() {
+        if true {
             struct_ser.serialize_field("type", &self.r#type)?;
         }
-        if !self.level.is_empty() {
+        if true {
             struct_ser.serialize_field("level", &self.level)?;
         }
         struct_ser.end()
@@ -17108,19 +17108,19 @@ impl serde::Serialize for SecurityProfile {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.profile_type != 0 {
+        if true {
             len += 1;
         }
-        if !self.localhost_ref.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.SecurityProfile", len)?;
-        if self.profile_type != 0 {
+        if true {
             let v = ProfileType::try_from(self.profile_type)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.profile_type)))?;
             struct_ser.serialize_field("profileType", &v)?;
         }
-        if !self.localhost_ref.is_empty() {
+        if true {
             struct_ser.serialize_field("localhostRef", &self.localhost_ref)?;
         }
         struct_ser.end()
@@ -17483,11 +17483,11 @@ impl serde::Serialize for StartContainerRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.container_id.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.StartContainerRequest", len)?;
-        if !self.container_id.is_empty() {
+        if true {
             struct_ser.serialize_field("containerId", &self.container_id)?;
         }
         struct_ser.end()
@@ -17646,11 +17646,11 @@ impl serde::Serialize for StatusRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.verbose {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.StatusRequest", len)?;
-        if self.verbose {
+        if true {
             struct_ser.serialize_field("verbose", &self.verbose)?;
         }
         struct_ser.end()
@@ -17737,26 +17737,26 @@ impl serde::Serialize for StatusResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.status.is_some() {
+        if true {
             len += 1;
         }
-        if !self.info.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.runtime_handlers.is_empty() {
+        if true {
             len += 1;
         }
-        if self.features.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.StatusResponse", len)?;
         if let Some(v) = self.status.as_ref() {
             struct_ser.serialize_field("status", v)?;
         }
-        if !self.info.is_empty() {
+        if true {
             struct_ser.serialize_field("info", &self.info)?;
         }
-        if !self.runtime_handlers.is_empty() {
+        if true {
             struct_ser.serialize_field("runtimeHandlers", &self.runtime_handlers)?;
         }
         if let Some(v) = self.features.as_ref() {
@@ -17882,17 +17882,17 @@ impl serde::Serialize for StopContainerRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.container_id.is_empty() {
+        if true {
             len += 1;
         }
-        if self.timeout != 0 {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.StopContainerRequest", len)?;
-        if !self.container_id.is_empty() {
+        if true {
             struct_ser.serialize_field("containerId", &self.container_id)?;
         }
-        if self.timeout != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("timeout", ToString::to_string(&self.timeout).as_str())?;
@@ -18066,11 +18066,11 @@ impl serde::Serialize for StopPodSandboxRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.StopPodSandboxRequest", len)?;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             struct_ser.serialize_field("podSandboxId", &self.pod_sandbox_id)?;
         }
         struct_ser.end()
@@ -18229,7 +18229,7 @@ impl serde::Serialize for StreamContainerStatsRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.filter.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.StreamContainerStatsRequest", len)?;
@@ -18320,11 +18320,11 @@ impl serde::Serialize for StreamContainerStatsResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.container_stats.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.StreamContainerStatsResponse", len)?;
-        if !self.container_stats.is_empty() {
+        if true {
             struct_ser.serialize_field("containerStats", &self.container_stats)?;
         }
         struct_ser.end()
@@ -18412,7 +18412,7 @@ impl serde::Serialize for StreamContainersRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.filter.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.StreamContainersRequest", len)?;
@@ -18503,11 +18503,11 @@ impl serde::Serialize for StreamContainersResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.containers.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.StreamContainersResponse", len)?;
-        if !self.containers.is_empty() {
+        if true {
             struct_ser.serialize_field("containers", &self.containers)?;
         }
         struct_ser.end()
@@ -18594,7 +18594,7 @@ impl serde::Serialize for StreamImagesRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.filter.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.StreamImagesRequest", len)?;
@@ -18685,11 +18685,11 @@ impl serde::Serialize for StreamImagesResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.images.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.StreamImagesResponse", len)?;
-        if !self.images.is_empty() {
+        if true {
             struct_ser.serialize_field("images", &self.images)?;
         }
         struct_ser.end()
@@ -18847,11 +18847,11 @@ impl serde::Serialize for StreamPodSandboxMetricsResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.pod_sandbox_metrics.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.StreamPodSandboxMetricsResponse", len)?;
-        if !self.pod_sandbox_metrics.is_empty() {
+        if true {
             struct_ser.serialize_field("podSandboxMetrics", &self.pod_sandbox_metrics)?;
         }
         struct_ser.end()
@@ -18939,7 +18939,7 @@ impl serde::Serialize for StreamPodSandboxStatsRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.filter.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.StreamPodSandboxStatsRequest", len)?;
@@ -19030,11 +19030,11 @@ impl serde::Serialize for StreamPodSandboxStatsResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.pod_sandbox_stats.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.StreamPodSandboxStatsResponse", len)?;
-        if !self.pod_sandbox_stats.is_empty() {
+        if true {
             struct_ser.serialize_field("podSandboxStats", &self.pod_sandbox_stats)?;
         }
         struct_ser.end()
@@ -19122,7 +19122,7 @@ impl serde::Serialize for StreamPodSandboxesRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.filter.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.StreamPodSandboxesRequest", len)?;
@@ -19213,11 +19213,11 @@ impl serde::Serialize for StreamPodSandboxesResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.pod_sandboxes.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.StreamPodSandboxesResponse", len)?;
-        if !self.pod_sandboxes.is_empty() {
+        if true {
             struct_ser.serialize_field("podSandboxes", &self.pod_sandboxes)?;
         }
         struct_ser.end()
@@ -19376,17 +19376,17 @@ impl serde::Serialize for SwapUsage {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.timestamp != 0 {
+        if true {
             len += 1;
         }
-        if self.swap_available_bytes.is_some() {
+        if true {
             len += 1;
         }
-        if self.swap_usage_bytes.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.SwapUsage", len)?;
-        if self.timestamp != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("timestamp", ToString::to_string(&self.timestamp).as_str())?;
@@ -19507,11 +19507,11 @@ impl serde::Serialize for UInt64Value {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.value != 0 {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.UInt64Value", len)?;
-        if self.value != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("value", ToString::to_string(&self.value).as_str())?;
@@ -19602,20 +19602,20 @@ impl serde::Serialize for UpdateContainerResourcesRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.container_id.is_empty() {
+        if true {
             len += 1;
         }
-        if self.linux.is_some() {
+        if true {
             len += 1;
         }
-        if self.windows.is_some() {
+        if true {
             len += 1;
         }
-        if !self.annotations.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.UpdateContainerResourcesRequest", len)?;
-        if !self.container_id.is_empty() {
+        if true {
             struct_ser.serialize_field("containerId", &self.container_id)?;
         }
         if let Some(v) = self.linux.as_ref() {
@@ -19624,7 +19624,7 @@ impl serde::Serialize for UpdateContainerResourcesRequest {
         if let Some(v) = self.windows.as_ref() {
             struct_ser.serialize_field("windows", v)?;
         }
-        if !self.annotations.is_empty() {
+        if true {
             struct_ser.serialize_field("annotations", &self.annotations)?;
         }
         struct_ser.end()
@@ -19818,17 +19818,17 @@ impl serde::Serialize for UpdatePodSandboxResourcesRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             len += 1;
         }
-        if self.overhead.is_some() {
+        if true {
             len += 1;
         }
-        if self.resources.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.UpdatePodSandboxResourcesRequest", len)?;
-        if !self.pod_sandbox_id.is_empty() {
+        if true {
             struct_ser.serialize_field("podSandboxId", &self.pod_sandbox_id)?;
         }
         if let Some(v) = self.overhead.as_ref() {
@@ -20015,7 +20015,7 @@ impl serde::Serialize for UpdateRuntimeConfigRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.runtime_config.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.UpdateRuntimeConfigRequest", len)?;
@@ -20178,25 +20178,25 @@ impl serde::Serialize for UserNamespace {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.mode != 0 {
+        if true {
             len += 1;
         }
-        if !self.uids.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.gids.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.UserNamespace", len)?;
-        if self.mode != 0 {
+        if true {
             let v = NamespaceMode::try_from(self.mode)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.mode)))?;
             struct_ser.serialize_field("mode", &v)?;
         }
-        if !self.uids.is_empty() {
+        if true {
             struct_ser.serialize_field("uids", &self.uids)?;
         }
-        if !self.gids.is_empty() {
+        if true {
             struct_ser.serialize_field("gids", &self.gids)?;
         }
         struct_ser.end()
@@ -20305,11 +20305,11 @@ impl serde::Serialize for VersionRequest {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.version.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.VersionRequest", len)?;
-        if !self.version.is_empty() {
+        if true {
             struct_ser.serialize_field("version", &self.version)?;
         }
         struct_ser.end()
@@ -20396,29 +20396,29 @@ impl serde::Serialize for VersionResponse {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.version.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.runtime_name.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.runtime_version.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.runtime_api_version.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.VersionResponse", len)?;
-        if !self.version.is_empty() {
+        if true {
             struct_ser.serialize_field("version", &self.version)?;
         }
-        if !self.runtime_name.is_empty() {
+        if true {
             struct_ser.serialize_field("runtimeName", &self.runtime_name)?;
         }
-        if !self.runtime_version.is_empty() {
+        if true {
             struct_ser.serialize_field("runtimeVersion", &self.runtime_version)?;
         }
-        if !self.runtime_api_version.is_empty() {
+        if true {
             struct_ser.serialize_field("runtimeApiVersion", &self.runtime_api_version)?;
         }
         struct_ser.end()
@@ -20541,10 +20541,10 @@ impl serde::Serialize for WindowsContainerConfig {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.resources.is_some() {
+        if true {
             len += 1;
         }
-        if self.security_context.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.WindowsContainerConfig", len)?;
@@ -20650,51 +20650,51 @@ impl serde::Serialize for WindowsContainerResources {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.cpu_shares != 0 {
+        if true {
             len += 1;
         }
-        if self.cpu_count != 0 {
+        if true {
             len += 1;
         }
-        if self.cpu_maximum != 0 {
+        if true {
             len += 1;
         }
-        if self.memory_limit_in_bytes != 0 {
+        if true {
             len += 1;
         }
-        if self.rootfs_size_in_bytes != 0 {
+        if true {
             len += 1;
         }
-        if !self.affinity_cpus.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.WindowsContainerResources", len)?;
-        if self.cpu_shares != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("cpuShares", ToString::to_string(&self.cpu_shares).as_str())?;
         }
-        if self.cpu_count != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("cpuCount", ToString::to_string(&self.cpu_count).as_str())?;
         }
-        if self.cpu_maximum != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("cpuMaximum", ToString::to_string(&self.cpu_maximum).as_str())?;
         }
-        if self.memory_limit_in_bytes != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("memoryLimitInBytes", ToString::to_string(&self.memory_limit_in_bytes).as_str())?;
         }
-        if self.rootfs_size_in_bytes != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("rootfsSizeInBytes", ToString::to_string(&self.rootfs_size_in_bytes).as_str())?;
         }
-        if !self.affinity_cpus.is_empty() {
+        if true {
             struct_ser.serialize_field("affinityCpus", &self.affinity_cpus)?;
         }
         struct_ser.end()
@@ -20852,23 +20852,23 @@ impl serde::Serialize for WindowsContainerSecurityContext {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.run_as_username.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.credential_spec.is_empty() {
+        if true {
             len += 1;
         }
-        if self.host_process {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.WindowsContainerSecurityContext", len)?;
-        if !self.run_as_username.is_empty() {
+        if true {
             struct_ser.serialize_field("runAsUsername", &self.run_as_username)?;
         }
-        if !self.credential_spec.is_empty() {
+        if true {
             struct_ser.serialize_field("credentialSpec", &self.credential_spec)?;
         }
-        if self.host_process {
+        if true {
             struct_ser.serialize_field("hostProcess", &self.host_process)?;
         }
         struct_ser.end()
@@ -20980,16 +20980,16 @@ impl serde::Serialize for WindowsContainerStats {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.attributes.is_some() {
+        if true {
             len += 1;
         }
-        if self.cpu.is_some() {
+        if true {
             len += 1;
         }
-        if self.memory.is_some() {
+        if true {
             len += 1;
         }
-        if self.writable_layer.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.WindowsContainerStats", len)?;
@@ -21123,19 +21123,19 @@ impl serde::Serialize for WindowsCpuGroupAffinity {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.cpu_mask != 0 {
+        if true {
             len += 1;
         }
-        if self.cpu_group != 0 {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.WindowsCpuGroupAffinity", len)?;
-        if self.cpu_mask != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("cpuMask", ToString::to_string(&self.cpu_mask).as_str())?;
         }
-        if self.cpu_group != 0 {
+        if true {
             struct_ser.serialize_field("cpuGroup", &self.cpu_group)?;
         }
         struct_ser.end()
@@ -21239,17 +21239,17 @@ impl serde::Serialize for WindowsCpuUsage {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.timestamp != 0 {
+        if true {
             len += 1;
         }
-        if self.usage_core_nano_seconds.is_some() {
+        if true {
             len += 1;
         }
-        if self.usage_nano_cores.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.WindowsCpuUsage", len)?;
-        if self.timestamp != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("timestamp", ToString::to_string(&self.timestamp).as_str())?;
@@ -21370,17 +21370,17 @@ impl serde::Serialize for WindowsFilesystemUsage {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.timestamp != 0 {
+        if true {
             len += 1;
         }
-        if self.fs_id.is_some() {
+        if true {
             len += 1;
         }
-        if self.used_bytes.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.WindowsFilesystemUsage", len)?;
-        if self.timestamp != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("timestamp", ToString::to_string(&self.timestamp).as_str())?;
@@ -21501,23 +21501,23 @@ impl serde::Serialize for WindowsMemoryUsage {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.timestamp != 0 {
+        if true {
             len += 1;
         }
-        if self.working_set_bytes.is_some() {
+        if true {
             len += 1;
         }
-        if self.available_bytes.is_some() {
+        if true {
             len += 1;
         }
-        if self.page_faults.is_some() {
+        if true {
             len += 1;
         }
-        if self.commit_memory_bytes.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.WindowsMemoryUsage", len)?;
-        if self.timestamp != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("timestamp", ToString::to_string(&self.timestamp).as_str())?;
@@ -21668,11 +21668,11 @@ impl serde::Serialize for WindowsNamespaceOption {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.network != 0 {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.WindowsNamespaceOption", len)?;
-        if self.network != 0 {
+        if true {
             let v = NamespaceMode::try_from(self.network)
                 .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.network)))?;
             struct_ser.serialize_field("network", &v)?;
@@ -21761,23 +21761,23 @@ impl serde::Serialize for WindowsNetworkInterfaceUsage {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.name.is_empty() {
+        if true {
             len += 1;
         }
-        if self.rx_bytes.is_some() {
+        if true {
             len += 1;
         }
-        if self.rx_packets_dropped.is_some() {
+        if true {
             len += 1;
         }
-        if self.tx_bytes.is_some() {
+        if true {
             len += 1;
         }
-        if self.tx_packets_dropped.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.WindowsNetworkInterfaceUsage", len)?;
-        if !self.name.is_empty() {
+        if true {
             struct_ser.serialize_field("name", &self.name)?;
         }
         if let Some(v) = self.rx_bytes.as_ref() {
@@ -21924,17 +21924,17 @@ impl serde::Serialize for WindowsNetworkUsage {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.timestamp != 0 {
+        if true {
             len += 1;
         }
-        if self.default_interface.is_some() {
+        if true {
             len += 1;
         }
-        if !self.interfaces.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.WindowsNetworkUsage", len)?;
-        if self.timestamp != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("timestamp", ToString::to_string(&self.timestamp).as_str())?;
@@ -21942,7 +21942,7 @@ impl serde::Serialize for WindowsNetworkUsage {
         if let Some(v) = self.default_interface.as_ref() {
             struct_ser.serialize_field("defaultInterface", v)?;
         }
-        if !self.interfaces.is_empty() {
+        if true {
             struct_ser.serialize_field("interfaces", &self.interfaces)?;
         }
         struct_ser.end()
@@ -22054,7 +22054,7 @@ impl serde::Serialize for WindowsPodSandboxConfig {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.security_context.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.WindowsPodSandboxConfig", len)?;
@@ -22146,19 +22146,19 @@ impl serde::Serialize for WindowsPodSandboxStats {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.cpu.is_some() {
+        if true {
             len += 1;
         }
-        if self.memory.is_some() {
+        if true {
             len += 1;
         }
-        if self.network.is_some() {
+        if true {
             len += 1;
         }
-        if self.process.is_some() {
+        if true {
             len += 1;
         }
-        if !self.containers.is_empty() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.WindowsPodSandboxStats", len)?;
@@ -22174,7 +22174,7 @@ impl serde::Serialize for WindowsPodSandboxStats {
         if let Some(v) = self.process.as_ref() {
             struct_ser.serialize_field("process", v)?;
         }
-        if !self.containers.is_empty() {
+        if true {
             struct_ser.serialize_field("containers", &self.containers)?;
         }
         struct_ser.end()
@@ -22305,14 +22305,14 @@ impl serde::Serialize for WindowsProcessUsage {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if self.timestamp != 0 {
+        if true {
             len += 1;
         }
-        if self.process_count.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.WindowsProcessUsage", len)?;
-        if self.timestamp != 0 {
+        if true {
             #[allow(clippy::needless_borrow)]
             #[allow(clippy::needless_borrows_for_generic_args)]
             struct_ser.serialize_field("timestamp", ToString::to_string(&self.timestamp).as_str())?;
@@ -22418,26 +22418,26 @@ impl serde::Serialize for WindowsSandboxSecurityContext {
     {
         use serde::ser::SerializeStruct;
         let mut len = 0;
-        if !self.run_as_username.is_empty() {
+        if true {
             len += 1;
         }
-        if !self.credential_spec.is_empty() {
+        if true {
             len += 1;
         }
-        if self.host_process {
+        if true {
             len += 1;
         }
-        if self.namespace_options.is_some() {
+        if true {
             len += 1;
         }
         let mut struct_ser = serializer.serialize_struct("runtime.v1.WindowsSandboxSecurityContext", len)?;
-        if !self.run_as_username.is_empty() {
+        if true {
             struct_ser.serialize_field("runAsUsername", &self.run_as_username)?;
         }
-        if !self.credential_spec.is_empty() {
+        if true {
             struct_ser.serialize_field("credentialSpec", &self.credential_spec)?;
         }
-        if self.host_process {
+        if true {
             struct_ser.serialize_field("hostProcess", &self.host_process)?;
         }
         if let Some(v) = self.namespace_options.as_ref() {

@@ -10,7 +10,7 @@ use launch::plan::ExecPlan;
 use model::ContainerId;
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
-use shim_protocol::{Body, Exit, StartExec};
+use shim_protocol::{Body, Exit, FailureKind, StartExec};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
@@ -195,9 +195,14 @@ impl Drop for KillOnDrop<'_> {
 
 async fn kill(link: &ShimLink, container: &ContainerId, exec: u64) {
     link.unwatch_exec(exec);
-    if let Err(error) = link.call_done(Body::KillExec { exec }).await {
-        let error = crate::error::chain(&error);
-        tracing::warn!(%container, error, "abandoned command not killed");
+    match link.call_done(Body::KillExec { exec }).await {
+        Ok(()) => {}
+        // It ended by itself in this moment.
+        Err(LinkError::Failed(failure)) if failure.kind == FailureKind::NotFound => {}
+        Err(error) => {
+            let error = crate::error::chain(&error);
+            tracing::warn!(%container, error, "abandoned command not killed");
+        }
     }
 }
 
