@@ -11,6 +11,7 @@ mod cli;
 mod containers;
 mod exec;
 mod images;
+mod leaks;
 mod lifecycle;
 mod logs;
 mod network;
