@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -227,11 +227,32 @@ pub(crate) fn sweep(scratch: &Scratch) {
     if Path::new("/sys/class/net").join(&bridge).exists() {
         quietly(Command::new("ip").args(["link", "delete", &bridge]));
     }
-    let element = format!("{{ {} }}", scratch.subnet());
-    quietly(Command::new("nft").args(["delete", "element", "ip", "knarr", "pods", &element]));
+    drop_packet_filter(scratch);
     for root in cgroup_roots() {
         fs::remove_dir(root.join(&bridge)).ok();
     }
+}
+
+/// The masquerading table is shared by all daemons of this network namespace. The last place to go
+/// takes it along, unless it serves somebody else as well.
+fn drop_packet_filter(scratch: &Scratch) {
+    if Scratch::taken().iter().any(|place| place != scratch.state()) {
+        return;
+    }
+    let list = Command::new("nft").args(["list", "table", "ip", "knarr"]).output();
+    let Ok(list) = list else { return };
+    let list = String::from_utf8_lossy(&list.stdout).into_owned();
+    let mut elements = list.lines().filter(|line| line.contains("elements"));
+    if elements.all(|line| addresses_in(line).iter().all(|address| Scratch::may_use(*address))) {
+        for family in ["ip", "ip6"] {
+            quietly(Command::new("nft").args(["delete", "table", family, "knarr"]));
+        }
+    }
+}
+
+/// Every IPv4 address in a text.
+fn addresses_in(text: &str) -> Vec<Ipv4Addr> {
+    text.split(|c: char| c != '.' && !c.is_ascii_digit()).filter_map(|w| w.parse().ok()).collect()
 }
 
 fn remove(leak: &Leak) {
@@ -258,7 +279,7 @@ fn remove(leak: &Leak) {
         Leak::Reservation(path) => {
             fs::remove_file(path).ok();
         }
-        // Files go with the scratch directory; packet filter elements with their bridge's table.
+        // Files go with the scratch directory; elements with their table.
         Leak::File(_) | Leak::Nft(_) => {}
     }
 }

@@ -29,8 +29,7 @@ impl Scratch {
     pub fn claim() -> Result<Self> {
         ensure!(rustix::process::geteuid().is_root(), "not root");
         for number in 0..PLACES {
-            // Short, because a unix socket's path has 108 bytes and an id takes 64 of them.
-            let state = PathBuf::from(format!("/run/kt{number:03x}"));
+            let state = state_dir(number);
             match fs::create_dir(&state) {
                 Ok(()) => return Self::furnish(number, state),
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -38,6 +37,17 @@ impl Scratch {
             }
         }
         bail!("all of /run/kt000 to /run/kt{:03x} are taken", PLACES - 1)
+    }
+
+    /// The state directories of all claimed places.
+    pub(crate) fn taken() -> Vec<PathBuf> {
+        (0..PLACES).map(state_dir).filter(|path| path.exists()).collect()
+    }
+
+    /// Whether some scratch place's pods may have this address.
+    pub(crate) fn may_use(address: Ipv4Addr) -> bool {
+        let [a, b, _, _] = address.octets();
+        a == 10 && (208..224).contains(&b)
     }
 
     fn furnish(number: u16, state: PathBuf) -> Result<Self> {
@@ -99,6 +109,11 @@ impl Scratch {
     pub fn logs(&self) -> PathBuf {
         self.dir.join("logs")
     }
+}
+
+/// Short, because a unix socket's path has 108 bytes and an id takes 64 of them.
+fn state_dir(number: u16) -> PathBuf {
+    PathBuf::from(format!("/run/kt{number:03x}"))
 }
 
 impl Drop for Scratch {

@@ -40,13 +40,15 @@ impl Stage {
         Ok(Self { program: daemon.program(), daemon, registry, scratch })
     }
 
-    /// Runs `knarr ARGS` as a user would, shows it, and returns its standard output. Progress and
-    /// complaints go straight to the terminal.
+    /// Runs `knarr ARGS` as a user would, shows what it says, and returns its standard output.
     pub(super) fn knarr(&self, args: &[&str]) -> Result<String> {
         let begun = Instant::now();
         println!("\n$ knarr {}", args.join(" "));
-        let output = self.quiet(args)?;
-        for line in output.lines() {
+        // A pull draws its progress on the terminal itself.
+        let pulls = args.first() == Some(&"pull");
+        let stderr = if pulls { Stdio::inherit() } else { Stdio::piped() };
+        let (output, complaints) = self.call(args, stderr)?;
+        for line in complaints.lines().chain(output.lines()) {
             println!("  {line}");
         }
         println!("  ({} ms)", begun.elapsed().as_millis());
@@ -55,16 +57,26 @@ impl Stage {
 
     /// As [`Stage::knarr`], without showing it.
     pub(super) fn quiet(&self, args: &[&str]) -> Result<String> {
+        self.call(args, Stdio::inherit()).map(|(output, _)| output)
+    }
+
+    fn call(&self, args: &[&str], stderr: Stdio) -> Result<(String, String)> {
         ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
         let output = Command::new(&self.program)
             .env("KNARR_ADDRESS", self.scratch.socket())
             .args(args)
             .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
+            .stderr(stderr)
             .output()
             .context("start knarr")?;
-        ensure!(output.status.success(), "knarr {}: {}", args.join(" "), output.status);
-        String::from_utf8(output.stdout).context("knarr's output")
+        let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(
+            output.status.success(),
+            "knarr {}: {}\n{complaints}",
+            args.join(" "),
+            output.status
+        );
+        Ok((String::from_utf8(output.stdout).context("knarr's output")?, complaints))
     }
 
     /// Ends the daemon and looks for what it left behind.
