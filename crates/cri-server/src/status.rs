@@ -80,6 +80,7 @@ pub(crate) fn from_create(error: CreateError) -> Status {
         | CreateError::Plan { .. } => Code::InvalidArgument,
         CreateError::Accounts { .. }
         | CreateError::Layer { .. }
+        | CreateError::Volumes { .. }
         | CreateError::Files { .. }
         | CreateError::Record { .. }
         | CreateError::Random(_) => Code::Unknown,

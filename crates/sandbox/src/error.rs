@@ -281,6 +281,14 @@ pub enum CreateError {
         /// Why.
         source: snapshot::RootError,
     },
+    /// The image cannot be looked into for its volumes.
+    #[error("cannot prepare the image's volumes for container `{name}`")]
+    Volumes {
+        /// Container name.
+        name: String,
+        /// Why.
+        source: snapshot::ViewError,
+    },
     /// Files or the record cannot be written.
     #[error("cannot store container `{name}`")]
     Files {

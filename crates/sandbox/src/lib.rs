@@ -28,6 +28,7 @@ mod stats;
 mod usage;
 mod validate;
 mod view;
+mod volumes;
 
 pub use admission::Refusal;
 pub use context::{Handlers, Parts, now as clock};

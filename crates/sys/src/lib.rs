@@ -13,6 +13,7 @@
 
 pub mod bpf;
 pub mod cgroup;
+pub mod copy;
 pub mod credentials;
 pub mod fdpass;
 pub mod fs;

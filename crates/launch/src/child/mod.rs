@@ -14,7 +14,6 @@
 //! The launcher has one thread, so this is ordinary code on a copy of its memory. It must not come
 //! back: [`Job::run`] returns the exit status of a child that could not execute.
 
-mod copy_up;
 mod device;
 mod exec;
 mod identity;

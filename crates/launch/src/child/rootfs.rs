@@ -8,7 +8,7 @@ use sys::mount::{
 };
 
 use super::terminal::{self, Terminal};
-use super::{Job, New, copy_up, device, protect, session, target};
+use super::{Job, New, device, protect, session, target};
 use crate::error::{At, LaunchError, Step};
 use crate::host::{self, Detached, HierarchyView};
 use crate::launcher::Io;
@@ -98,7 +98,7 @@ impl<'a> Builder<'a> {
         let held_back = if copy_up { mount.attr_set & ATTR_RDONLY } else { 0 };
         let made = make(fstype, source, options, mount.attr_set & !held_back, &mount.target)?;
         if copy_up {
-            copy_up::copy(target.as_fd(), made.as_fd()).at(Step::CopyUp, &mount.target)?;
+            sys::copy::copy_tree(target.as_fd(), made.as_fd()).at(Step::CopyUp, &mount.target)?;
             let change = Change { set: held_back, ..Change::default() };
             sys::mount::change(&made, false, change).at(Step::MountAttributes, &mount.target)?;
         }

@@ -26,6 +26,7 @@ use crate::host;
 use crate::mounts::{self, HostPath};
 use crate::plan;
 use crate::record::{ContainerRecord, ContainerState, PodRecord};
+use crate::volumes;
 
 impl Owner {
     pub(super) async fn on_create(
@@ -384,15 +385,24 @@ impl Making {
     }
 
     /// Volumes the image declares live in a directory of the container and begin with what the
-    /// image has there.
+    /// image has there, owners kept.
     fn volumes(&self) -> Result<Vec<AnonymousVolume>, CreateError> {
         let declared = bundle::image_volumes(&self.record.config, &self.image.config);
+        if declared.is_empty() {
+            return Ok(Vec::new());
+        }
+        let image = self
+            .cx
+            .parts
+            .layers
+            .open_merged(&self.record.layers)
+            .map_err(|source| CreateError::Volumes { name: self.name(), source })?;
         let dir = self.cx.paths().container(&self.pod.id, &self.record.id).join("volumes");
         let mut volumes = Vec::new();
         for (number, container_path) in declared.into_iter().enumerate() {
             let path = dir.join(number.to_string());
-            files::make_dir(&path)
-                .map_err(|source| CreateError::Files { name: self.name(), source })?;
+            volumes::fill(&image, &container_path, &path)
+                .map_err(|source| self.unusable(format!("volume `{container_path}`"), source))?;
             volumes.push(AnonymousVolume {
                 container_path,
                 host_path: path.to_string_lossy().into_owned(),

@@ -1,5 +1,4 @@
-//! Filling a new tmpfs with what its directory held, so that a mount over an image's directory
-//! shows the image's files.
+//! Copying a directory tree as it is: what a mount over an image's directory begins with.
 
 use std::fs::File;
 use std::io;
@@ -11,10 +10,12 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawDir, Stat, Timespec, T
 /// How deep directories may nest; paths of the kernel's own limit fit.
 const MAX_DEPTH: u32 = 2048;
 
-/// Copies everything below `from` into `to`, which is on another file system and empty, and gives
-/// `to` the mode and owner of `from`. Every step is relative to an open directory and follows no
-/// symlink.
-pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
+/// Copies everything below `from` into the empty directory `to`, and gives `to` the mode and owner
+/// of `from`. Every step is relative to an open directory and follows no symlink. Blocks.
+///
+/// # Errors
+/// The first of the file systems'; what was copied by then stays.
+pub fn copy_tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
     let to = open_dir(to, c".")?;
     copy_directory(&open_dir(from, c".")?, &to, 0)
 }
@@ -110,8 +111,8 @@ mod tests {
         fs::set_permissions(from.path().join("d/f"), fs::Permissions::from_mode(0o640)).unwrap();
         symlink("/etc/shadow", from.path().join("l")).unwrap();
         fs::set_permissions(from.path(), fs::Permissions::from_mode(0o711)).unwrap();
-        let open = |path| sys::fs::open_dir(path).unwrap();
-        copy(open(from.path()).as_fd(), open(to.path()).as_fd()).unwrap();
+        let open = |path| crate::fs::open_dir(path).unwrap();
+        copy_tree(open(from.path()).as_fd(), open(to.path()).as_fd()).unwrap();
         assert_eq!(fs::read_to_string(to.path().join("d/f")).unwrap(), "text");
         let mode =
             |path: &std::path::Path| fs::symlink_metadata(path).unwrap().permissions().mode();
