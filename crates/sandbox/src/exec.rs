@@ -84,8 +84,9 @@ impl Session {
         timeout: Option<Duration>,
     ) -> Result<ExecOutput, ExecError> {
         let pipe = |source| ExecError::Pipe { container: self.container.clone(), source };
-        let (stdout, stdout_end) = output_pipe().map_err(pipe)?;
-        let (stderr, stderr_end) = output_pipe().map_err(pipe)?;
+        let uid = self.target.plan.process.uid;
+        let (stdout, stdout_end) = output_pipe(uid).map_err(pipe)?;
+        let (stderr, stderr_end) = output_pipe(uid).map_err(pipe)?;
         let stdin = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| pipe(errno.into()))?;
         let exec = next_exec();
@@ -213,8 +214,10 @@ fn next_exec() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-fn output_pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
+/// The writing end belongs to the command's user, who may open `/dev/stdout` anew.
+fn output_pipe(uid: u32) -> io::Result<(pipe::Receiver, OwnedFd)> {
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::fs::fchown(&write, Some(rustix::fs::Uid::from_raw(uid)), None)?;
     Ok((pipe::Receiver::from_owned_fd(read)?, write))
 }
 
