@@ -1,5 +1,6 @@
 //! The per-pod supervisor. The daemon starts one per pod, with the pod's state directory as its
 //! argument and the listening socket as descriptor 0.
+#![forbid(unsafe_code)]
 
 use std::error::Error;
 use std::ffi::OsString;

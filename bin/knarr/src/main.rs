@@ -1,4 +1,5 @@
 //! The knarr daemon and command line. Parses what was asked, builds the parts, runs them.
+#![forbid(unsafe_code)]
 
 mod config;
 mod help;
