@@ -1,6 +1,6 @@
 //! Build, test and demonstrate knarr.
 //!
-//! `cargo xtask build|test|demo|generate`. CI calls `test` and nothing else.
+//! `cargo xtask build|test|demo|vm|generate`. CI calls `test` and nothing else.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks")]
 
@@ -15,6 +15,7 @@ mod elf;
 mod generate;
 mod steps;
 mod test;
+mod vm;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Build, test and demonstrate knarr")]
@@ -31,6 +32,11 @@ enum Task {
     Test,
     /// Run a pod of two containers the way a user would, with nothing but the `knarr` command.
     Demo,
+    /// Run knarr on cgroup v2 in a virtual machine.
+    Vm {
+        /// Only these: `walk`, `launch`, `node`.
+        parts: Vec<String>,
+    },
     /// Regenerate the committed protobuf code from the .proto file.
     Generate {
         /// Fail when the committed code differs instead of writing it.
@@ -46,6 +52,7 @@ fn main() -> Result<()> {
         Task::Build => dist::run(&root),
         Task::Test => test::run(&root),
         Task::Demo => demo::run(&root),
+        Task::Vm { parts } => vm::run(&root, &parts),
         Task::Generate { check } => generate::run(&root, check),
     }
 }

@@ -33,7 +33,11 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     step("dependencies", || deny(root))?;
     dist::run(root)?;
     step("tests", || {
-        execute(cargo(root).args(["test", "--workspace"]).env("KNARR_DIST", dist::dist_dir(root)))
+        execute(
+            cargo(root)
+                .args(["test", "--workspace", "--no-fail-fast"])
+                .env("KNARR_DIST", dist::dist_dir(root)),
+        )
     })?;
     println!("\nall is well");
     Ok(())
