@@ -386,7 +386,7 @@ pub struct Sysctl {
 ///
 /// All directories are absolute host paths and end with a component that holds the container id.
 /// The launcher makes them, writes the settings, and the child joins them itself while it is
-/// single-threaded (writing another task's pid costs an RCU grace period, see ADR on launch).
+/// single-threaded (writing another task's pid costs an RCU grace period: ADR 0004).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub struct CgroupPlan {
     /// One per hierarchy to join: one entry for v2, one per controller set on v1, both on hybrid.

@@ -17,7 +17,7 @@ fn the_images_entrypoint_arguments_environment_and_directory_are_used() -> Resul
         let (status, log) = node.run_to_end(&pod, &pod.container("main", &image)).await?;
         ensure!(status.exit_code == 0, "{status:?}");
         let said = texts(&log, "stdout");
-        ensure!(said == ["args=from-cmd dir=/work/here a=image b=image"], "{said:?}");
+        ensure!(said == ["args=from-cmd dir=/srv/here a=image b=image"], "{said:?}");
         Ok(())
     })
 }

@@ -197,7 +197,7 @@ fn entrypoint() -> Result<OciImage> {
         .config("Entrypoint", json!(["/entry"]))
         .config("Cmd", json!(["from-cmd"]))
         .config("Env", json!(["A=image", "B=image"]))
-        .config("WorkingDir", json!("/work/here"))
+        .config("WorkingDir", json!("/srv/here"))
         .build())
 }
 
