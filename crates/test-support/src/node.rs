@@ -176,7 +176,9 @@ impl Node {
     pub async fn sleeper(&self, name: &str) -> Result<(String, String)> {
         let image = self.pulled("busybox").await?;
         let pod = self.pod(name);
-        self.run(&pod, &pod.container("main", &image).sleeper()).await
+        let (pod_id, id) = self.run(&pod, &pod.container("main", &image).sleeper()).await?;
+        self.wait_log(&id, "asleep").await?;
+        Ok((pod_id, id))
     }
 
     /// Runs `script` to its end in a container that `change` may shape; final status and log.

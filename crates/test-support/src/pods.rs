@@ -134,10 +134,10 @@ impl ContainerBuilder {
         self.command(&["/bin/sh", "-c", script])
     }
 
-    /// Sleeps until told to stop, which it obeys at once.
+    /// Sleeps until told to stop, which it obeys at once, from when it has said `asleep`.
     #[must_use]
     pub fn sleeper(self) -> Self {
-        self.script("trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done")
+        self.script("trap 'exit 0' TERM; echo asleep; while :; do sleep 1000 & wait $!; done")
     }
 
     /// Changes anything.

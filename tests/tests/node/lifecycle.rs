@@ -24,6 +24,7 @@ fn states_and_times_follow_a_containers_life() -> Result<()> {
         let running = node.cri.container(&id).await?;
         ensure!(running.state() == v1::ContainerState::ContainerRunning, "{running:?}");
         ensure!(running.started_at >= running.created_at && running.finished_at == 0);
+        node.wait_log(&id, "asleep").await?;
 
         node.cri.stop(&id, 10).await?;
         let exited = node.cri.container(&id).await?;
@@ -188,6 +189,7 @@ fn removing_works_in_every_state_and_can_be_repeated() -> Result<()> {
         node.cri.remove(&running).await?;
         let stopped = node.cri.create(&pod_id, &pod, &container).await?;
         node.cri.start(&stopped).await?;
+        node.wait_log(&stopped, "asleep").await?;
         node.cri.stop(&stopped, 5).await?;
         node.cri.remove(&stopped).await?;
         node.cri.remove(&stopped).await?;
@@ -268,6 +270,7 @@ fn the_events_of_a_containers_life_are_streamed_in_order() -> Result<()> {
         let mut events = node.cri.runtime.clone().get_container_events(request).await?.into_inner();
         let pod = node.pod("events");
         let (pod_id, id) = node.run(&pod, &pod.container("main", &image).sleeper()).await?;
+        node.wait_log(&id, "asleep").await?;
         node.cri.stop(&id, 5).await?;
         node.cri.remove(&id).await?;
         let mut seen = Vec::new();
