@@ -1,11 +1,11 @@
-//! Waiting for what a file says.
+//! Waiting for what a file says, and for a directory to be empty.
 
 use std::fs;
 use std::mem::MaybeUninit;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 
@@ -20,18 +20,50 @@ pub fn wait_for<T>(
     mut check: impl FnMut(&str) -> Option<T>,
 ) -> Result<T> {
     let dir = path.parent().with_context(|| format!("{} has no directory", path.display()))?;
-    let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).context("inotify")?;
     let events = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO;
+    let mut text = String::new();
+    let found = watch(dir, events, limit, || {
+        text = fs::read_to_string(path).unwrap_or_default();
+        check(&text)
+    })?;
+    found.with_context(|| format!("{} did not come to say it:\n{text}", path.display()))
+}
+
+/// Blocks until the directory `dir` is empty, or `limit` has passed; the names that are left.
+///
+/// # Errors
+/// The directory cannot be watched.
+pub fn wait_until_empty(dir: &Path, limit: Duration) -> Result<Vec<String>> {
+    let events = WatchFlags::DELETE | WatchFlags::MOVED_FROM;
+    let mut names = Vec::new();
+    watch(dir, events, limit, || {
+        names = fs::read_dir(dir)
+            .map(|entries| entries.flatten().filter_map(|e| e.file_name().into_string().ok()))
+            .map(Iterator::collect)
+            .unwrap_or_default();
+        names.is_empty().then_some(())
+    })?;
+    Ok(names)
+}
+
+/// Calls `check` now and after each event in `dir` until it finds something; `None` when `limit`
+/// has passed.
+fn watch<T>(
+    dir: &Path,
+    events: WatchFlags,
+    limit: Duration,
+    mut check: impl FnMut() -> Option<T>,
+) -> Result<Option<T>> {
+    let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).context("inotify")?;
     inotify::add_watch(&watch, dir, events).with_context(|| dir.display().to_string())?;
     let deadline = Instant::now() + limit;
     loop {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        if let Some(found) = check(&text) {
-            return Ok(found);
+        if let Some(found) = check() {
+            return Ok(Some(found));
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            bail!("{} did not come to say it within {limit:?}:\n{text}", path.display());
+            return Ok(None);
         }
         let left = Timespec {
             tv_sec: i64::try_from(left.as_secs())?,

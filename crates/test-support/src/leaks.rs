@@ -14,8 +14,12 @@ use anyhow::{Result, ensure};
 use rustix::mount::UnmountFlags;
 use rustix::process::Signal;
 
+use crate::files;
 use crate::proc;
 use crate::scratch::Scratch;
+
+/// How long things that go by themselves are given to go.
+const A_MOMENT: Duration = Duration::from_secs(5);
 
 /// One thing that should not be there any more.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -170,10 +174,15 @@ impl<'a> Leaks<'a> {
 
     fn files(&self) -> Vec<Leak> {
         let root = self.scratch.root();
-        [root.join("pods"), root.join("ingest"), self.scratch.state().join("pods")]
-            .iter()
-            .flat_map(|dir| names(dir).into_iter().map(|name| Leak::File(dir.join(name))))
-            .collect()
+        // A pull that failed answers before the threads of its other layers have ended.
+        let ingest = root.join("ingest");
+        let unfinished = files::wait_until_empty(&ingest, A_MOMENT).unwrap_or_default();
+        let mut found: Vec<_> =
+            unfinished.into_iter().map(|name| Leak::File(ingest.join(name))).collect();
+        for dir in [root.join("pods"), self.scratch.state().join("pods")] {
+            found.extend(names(&dir).into_iter().map(|name| Leak::File(dir.join(name))));
+        }
+        found
     }
 
     /// `host-local` names a file after each address it has given away.
@@ -259,7 +268,7 @@ fn remove(leak: &Leak) {
     match leak {
         Leak::Process { pid, .. } => {
             proc::signal(*pid, Signal::KILL).ok();
-            proc::wait_gone(*pid, Duration::from_secs(5)).ok();
+            proc::wait_gone(*pid, A_MOMENT).ok();
         }
         Leak::Mount(path) => {
             rustix::mount::unmount(path, UnmountFlags::DETACH).ok();
