@@ -177,7 +177,7 @@ fn directory(path: &str, plan: &plan::RootPlan) -> Result<OwnedFd, LaunchError> 
 
 fn overlay(lower: &[String], upper: &str, work: &str) -> Result<OwnedFd, LaunchError> {
     let (context, made) = match overlay_by_layer(lower, upper, work) {
-        // `lowerdir+` came with 6.5.
+        // `lowerdir+` came with 6.8.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             overlay_by_string(lower, upper, work)
         }
@@ -197,14 +197,19 @@ type Attempt = io::Result<(FsContext, io::Result<OwnedFd>)>;
 
 fn overlay_by_layer(lower: &[String], upper: &str, work: &str) -> Attempt {
     let context = FsContext::open("overlay")?;
+    // Before 6.5 overlay takes any option and fails when it is made.
+    if context.flag("no-such-option").is_ok() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
     for layer in lower {
         context.set("lowerdir+", layer)?;
     }
     finish_overlay(context, upper, work)
 }
 
-/// One string for all layers is cut at a page by older kernels and gives `:` and `,` a meaning, so
-/// the layers are named by descriptor.
+/// Older kernels want all layers in one string of at most 255 bytes and give `:` and `,` a meaning in
+/// it, so the layers are named by the numbers of their descriptors, relative to the directory that
+/// has them: enough for some 80 layers.
 fn overlay_by_string(lower: &[String], upper: &str, work: &str) -> Attempt {
     let layers = lower
         .iter()
@@ -212,12 +217,20 @@ fn overlay_by_string(lower: &[String], upper: &str, work: &str) -> Attempt {
         .collect::<io::Result<Vec<_>>>()?;
     let names: Vec<String> = layers
         .iter()
-        .map(|fd| format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd())))
+        .map(|fd| std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd()).to_string())
         .collect();
-    let context = FsContext::open("overlay")?;
-    context.set("lowerdir", &names.join(":"))?;
-    // The descriptors must live until the file system is made, which this does.
-    finish_overlay(context, upper, work)
+    let attempt = || {
+        let context = FsContext::open("overlay")?;
+        context.set("lowerdir", &names.join(":"))?;
+        finish_overlay(context, upper, work)
+    };
+    // The names are looked up now or when the file system is made, which this does. A launcher has
+    // one thread: nobody else needs the working directory meanwhile.
+    let before = sys::fs::open_dir(c".")?;
+    rustix::process::chdir(c"/proc/self/fd")?;
+    let result = attempt();
+    rustix::process::fchdir(before)?;
+    result
 }
 
 fn finish_overlay(context: FsContext, upper: &str, work: &str) -> Attempt {

@@ -21,7 +21,7 @@ pub enum ViewError {
     /// Overlayfs gives its reasons in the kernel log.
     #[error("cannot {action} the merged view of {layers} layers")]
     Mount { action: &'static str, layers: usize, source: Errno },
-    /// Before Linux 6.5 all directories have to fit into one short option.
+    /// Before Linux 6.8 all directories have to fit into one short option.
     #[error(
         "this kernel can merge no more than {MAX_LAYERS_IN_STRING} layers into a view, the image has {layers}"
     )]
@@ -48,7 +48,7 @@ impl Layers {
             0 => Err(ViewError::NoLayers),
             1 => lower.pop().ok_or(ViewError::NoLayers),
             _ => match merge(&lower, by_layer) {
-                // `lowerdir+` came with 6.5; what is no parameter is invalid.
+                // `lowerdir+` came with 6.8; what is no parameter is invalid.
                 Err(ViewError::Mount { action: ADD, source: Errno::INVAL, .. }) => {
                     if lower.len() > MAX_LAYERS_IN_STRING {
                         return Err(ViewError::TooManyLayers { layers: lower.len() });
@@ -100,6 +100,10 @@ fn fd_path(dir: &OwnedFd) -> String {
 }
 
 fn by_layer(fs: &OwnedFd, lower: &[OwnedFd]) -> Result<(), Errno> {
+    // Before 6.5 overlayfs takes any option and fails when it is made.
+    if rustix::mount::fsconfig_set_flag(fs, "no-such-option").is_ok() {
+        return Err(Errno::INVAL);
+    }
     let add = |dir| rustix::mount::fsconfig_set_string(fs, "lowerdir+", fd_path(dir));
     lower.iter().try_for_each(add)
 }
