@@ -214,9 +214,10 @@ impl RuntimeService for Server {
 
     async fn update_runtime_config(
         &self,
-        _request: Request<UpdateRuntimeConfigRequest>,
+        request: Request<UpdateRuntimeConfigRequest>,
     ) -> Answer<UpdateRuntimeConfigResponse> {
-        Err(unimplemented("UpdateRuntimeConfig"))
+        let request = request.into_inner();
+        Ok(Response::new(rpc::update_runtime_config::update_runtime_config(request)))
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {

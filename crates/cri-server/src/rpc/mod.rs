@@ -24,5 +24,6 @@ pub(crate) mod start_container;
 pub(crate) mod status;
 pub(crate) mod stop_container;
 pub(crate) mod stop_pod_sandbox;
+pub(crate) mod update_runtime_config;
 pub(crate) mod version;
 pub(crate) mod watch_pull;
