@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use cri_api::v1;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use crate::cri::Cri;
 use crate::daemon::{Daemon, Settings};
@@ -18,9 +18,6 @@ use crate::scratch::Scratch;
 
 /// How long a test waits for something that is bound to happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-
-/// How often a container is looked at where there are no events.
-const RELIST: Duration = Duration::from_millis(20);
 
 /// Where `knarr` and `knarr-shim` lie, or why a ring-2 test cannot run.
 ///
@@ -202,16 +199,14 @@ impl Node {
     /// It does not within [`PATIENCE`].
     pub async fn wait_exited(&self, id: &str) -> Result<v1::ContainerStatus> {
         let wait = async {
-            let mut exits = self.exits().await?;
+            let request = v1::GetEventsRequest {};
+            let events = self.cri.runtime.clone().get_container_events(request).await?;
+            let mut events = events.into_inner();
             loop {
                 let status = self.cri.container(id).await?;
                 if status.state() == v1::ContainerState::ContainerExited {
                     return Ok(status);
                 }
-                let Some(events) = &mut exits else {
-                    tokio::time::sleep(RELIST).await;
-                    continue;
-                };
                 if events.message().await?.is_none() {
                     return Err(Status::unavailable("the stream of events ended"));
                 }
@@ -220,17 +215,6 @@ impl Node {
         let ended = tokio::time::timeout(PATIENCE, wait).await;
         let status = ended.with_context(|| format!("container {id} does not exit"))?;
         status.with_context(|| format!("wait for container {id}"))
-    }
-
-    /// The daemon's events, or nothing where it does without: then one looks again and again, as
-    /// kubelet does.
-    async fn exits(&self) -> Result<Option<tonic::Streaming<v1::ContainerEventResponse>>, Status> {
-        let request = v1::GetEventsRequest {};
-        match self.cri.runtime.clone().get_container_events(request).await {
-            Ok(events) => Ok(Some(events.into_inner())),
-            Err(status) if status.code() == Code::Unimplemented => Ok(None),
-            Err(status) => Err(status),
-        }
     }
 
     /// Kills the daemon and starts it again.

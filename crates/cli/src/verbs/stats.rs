@@ -78,6 +78,10 @@ impl Stats {
         let request = service.list_container_stats(request);
         let mut answer =
             client.call("read the containers' usage", Limit::Standard, request).await?;
+        if self.container.is_none() {
+            // What does not run uses nothing; asked for by name, its disk is shown all the same.
+            answer.stats.retain(|stats| stats.cpu.is_some());
+        }
         answer.stats.sort_by(|a, b| name(a).cmp(name(b)));
         Ok((answer, inventory))
     }
