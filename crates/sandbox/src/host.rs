@@ -67,13 +67,13 @@ fn kernel_version() -> Result<(u32, u32), HostError> {
 }
 
 fn has_swap_limit(layout: &CgroupLayout) -> bool {
-    let file = if layout.is_v2() { "memory.swap.max" } else { "memory.memsw.limit_in_bytes" };
     let Some(memory) = layout.controller("memory") else { return false };
-    let top = Path::new(&memory.mountpoint);
-    // The root of the v2 hierarchy has no such file; any child tells.
-    top.join(file).exists()
-        || std::fs::read_dir(top)
-            .is_ok_and(|entries| entries.flatten().any(|entry| entry.path().join(file).exists()))
+    if layout.is_v2() {
+        // The top of the v2 hierarchy has no limits to look at and may have no groups below it yet.
+        // What limits memory there limits swap too, where the kernel knows swap at all.
+        return Path::new("/proc/swaps").exists();
+    }
+    Path::new(&memory.mountpoint).join("memory.memsw.limit_in_bytes").exists()
 }
 
 fn bounding_set() -> Result<u64, HostError> {
