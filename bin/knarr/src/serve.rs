@@ -78,6 +78,7 @@ async fn serve(config: &Config, places: &Places) -> Result<()> {
     tracing::info!("draining: requests in progress finish, containers run on");
     notify(&[sd_notify::NotifyState::Stopping]);
     drop(stop);
+    sandboxes.begin_drain();
     let drained = tokio::time::timeout(DRAIN_WITHIN, async {
         let served = serving.await;
         sandboxes.drain().await;

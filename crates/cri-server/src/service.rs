@@ -129,9 +129,12 @@ impl RuntimeService for Server {
 
     async fn update_container_resources(
         &self,
-        _request: Request<UpdateContainerResourcesRequest>,
+        request: Request<UpdateContainerResourcesRequest>,
     ) -> Answer<UpdateContainerResourcesResponse> {
-        Err(unimplemented("UpdateContainerResources"))
+        let request = request.into_inner();
+        rpc::update_container_resources::update_container_resources(self, request)
+            .await
+            .map(Response::new)
     }
 
     async fn reopen_container_log(
@@ -252,7 +255,7 @@ impl RuntimeService for Server {
         &self,
         _request: Request<GetEventsRequest>,
     ) -> Answer<Self::GetContainerEventsStream> {
-        Err(unimplemented("GetContainerEvents"))
+        Ok(Response::new(rpc::get_container_events::get_container_events(self)))
     }
 
     async fn list_metric_descriptors(

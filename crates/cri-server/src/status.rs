@@ -8,7 +8,8 @@
 use image::{PullError, RemoveError, ResolveError};
 use model::ReferenceError;
 use sandbox::{
-    ContainerError, CreateError, ExecError, LookupError, RunError, StartError, StopPodError, chain,
+    ContainerError, CreateError, ExecError, LookupError, RunError, StartError, StopPodError,
+    UpdateError, chain,
 };
 use tonic::{Code, Status};
 
@@ -112,6 +113,16 @@ fn container_code(error: &ContainerError) -> Code {
 
 pub(crate) fn from_container(error: ContainerError) -> Status {
     status(container_code(&error), &error)
+}
+
+pub(crate) fn from_update(error: UpdateError) -> Status {
+    let code = match &error {
+        UpdateError::Lookup(lookup) => lookup_code(lookup),
+        UpdateError::Refused { .. } => Code::FailedPrecondition,
+        UpdateError::Limits { .. } => Code::InvalidArgument,
+        UpdateError::Apply { .. } | UpdateError::Record { .. } => Code::Unknown,
+    };
+    status(code, &error)
 }
 
 pub(crate) fn from_exec(error: ExecError) -> Status {

@@ -71,6 +71,19 @@ pub(crate) fn use_running(container: &ContainerState) -> Result<(), Refusal> {
     }
 }
 
+/// Limits can be changed until the container has ended; whether there is something in force to
+/// change already.
+pub(crate) fn update(container: &ContainerState, removing: bool) -> Result<bool, Refusal> {
+    match container {
+        ContainerState::Exited(_) => Err(Refusal::Exited),
+        ContainerState::Created | ContainerState::Running { .. } if removing => {
+            Err(Refusal::Removing)
+        }
+        ContainerState::Created => Ok(false),
+        ContainerState::Running { .. } => Ok(true),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

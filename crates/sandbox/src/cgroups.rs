@@ -1,9 +1,67 @@
-//! Control groups whose keeper has gone: killed and removed from outside. Blocking.
+//! Control groups from outside: limits changed, and groups whose keeper has gone killed and
+//! removed. Blocking.
 
 use std::path::Path;
 
+use launch::plan::CgroupPlan;
 use model::{CgroupHierarchy, CgroupLayout};
+use rustix::fs::CWD;
 use sys::cgroup::{CgroupError, Version};
+
+/// A limit that the kernel does not take.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set {path} to {value}")]
+pub struct LimitError {
+    /// The group's file.
+    pub path: String,
+    /// What was written.
+    pub value: String,
+    /// Why not.
+    pub source: std::io::Error,
+}
+
+/// Limits that held before others were set, in the order in which they were changed.
+#[derive(Debug, Default)]
+pub(crate) struct Before(Vec<(String, String)>);
+
+impl Before {
+    /// Puts them back. What fails is logged: whoever asks for this has an error of its own to
+    /// report.
+    pub(crate) fn put_back(self) {
+        for (path, value) in self.0.into_iter().rev() {
+            let written = sys::fs::write_value(CWD, path.as_str(), value.as_bytes());
+            if let Err(error) = written {
+                tracing::error!(path, value, %error, "limit not put back");
+            }
+        }
+    }
+}
+
+/// Writes a plan's settings into groups that exist: all of them or none. Values a host may lack
+/// are passed over.
+pub(crate) fn set_limits(plan: &CgroupPlan) -> Result<Before, LimitError> {
+    let mut before = Before::default();
+    for group in &plan.groups {
+        for setting in &group.settings {
+            let path = format!("{}/{}", group.path, setting.file);
+            let written = std::fs::read_to_string(&path).and_then(|value| {
+                sys::fs::write_value(CWD, path.as_str(), setting.value.as_bytes())?;
+                Ok(value.trim_end().to_owned())
+            });
+            match written {
+                Ok(value) => before.0.push((path, value)),
+                Err(error) if !setting.required => {
+                    tracing::warn!(path, value = setting.value, %error, "limit not applied");
+                }
+                Err(source) => {
+                    before.put_back();
+                    return Err(LimitError { path, value: setting.value.clone(), source });
+                }
+            }
+        }
+    }
+    Ok(before)
+}
 
 /// A cgroup path's directory in each hierarchy.
 fn directories(layout: &CgroupLayout, path: &str) -> Vec<(Version, bool, String)> {
@@ -56,4 +114,41 @@ pub(crate) fn sweep(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use launch::plan::{CgroupDir, CgroupSetting, Hierarchy};
+
+    fn setting(file: &str, required: bool) -> CgroupSetting {
+        CgroupSetting { file: file.into(), value: "7".into(), required }
+    }
+
+    #[test]
+    fn limits_are_set_all_or_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let there = dir.path().join("there");
+        let value = || std::fs::read_to_string(&there).unwrap();
+        std::fs::write(&there, "5").unwrap();
+        let mut plan = CgroupPlan {
+            groups: vec![CgroupDir {
+                hierarchy: Hierarchy::V2,
+                path: dir.path().to_string_lossy().into_owned(),
+                mountpoint: "/".into(),
+                join_late: false,
+                settings: vec![setting("optional", false), setting("there", true)],
+            }],
+            device_program: None,
+        };
+        set_limits(&plan).unwrap().put_back();
+        assert_eq!(value(), "5");
+        plan.groups[0].settings.push(setting("missing", true));
+        let error = set_limits(&plan).unwrap_err();
+        assert!(error.path.ends_with("/missing"), "{error}");
+        assert_eq!(value(), "5");
+        plan.groups[0].settings.pop();
+        set_limits(&plan).unwrap();
+        assert_eq!(value(), "7");
+    }
 }

@@ -55,6 +55,7 @@ pub(crate) struct Context {
     pub(crate) names: Names<PodName, SandboxId>,
     pub(crate) handles: Handles,
     pub(crate) rates: crate::stats::Rates,
+    pub(crate) events: crate::events::Events,
 }
 
 impl Context {

@@ -408,6 +408,46 @@ pub enum ContainerError {
     },
 }
 
+/// Why a container's limits could not be changed. The old ones hold.
+#[derive(Debug, thiserror::Error)]
+pub enum UpdateError {
+    /// The container.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    /// Its state does not allow it.
+    #[error("cannot change the limits of container {container}")]
+    Refused {
+        /// The container.
+        container: ContainerId,
+        /// Why.
+        source: Refusal,
+    },
+    /// They cannot be limits, or not on this host.
+    #[error("cannot change the limits of container {container}")]
+    Limits {
+        /// The container.
+        container: ContainerId,
+        /// Why.
+        source: crate::plan::PlanFailure,
+    },
+    /// The kernel refused one.
+    #[error("cannot change the limits of container {container}")]
+    Apply {
+        /// The container.
+        container: ContainerId,
+        /// Why.
+        source: crate::cgroups::LimitError,
+    },
+    /// They cannot be recorded.
+    #[error("cannot record the limits of container {container}")]
+    Record {
+        /// The container.
+        container: ContainerId,
+        /// Why.
+        source: store::WriteError,
+    },
+}
+
 /// Why `ExecSync` gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {

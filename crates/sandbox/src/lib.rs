@@ -12,6 +12,7 @@ mod blocking;
 mod cgroups;
 mod context;
 mod error;
+mod events;
 mod exec;
 mod files;
 mod handles;
@@ -31,11 +32,13 @@ mod view;
 mod volumes;
 
 pub use admission::Refusal;
+pub use cgroups::LimitError;
 pub use context::{Handlers, Parts, now as clock};
 pub use error::{
     ContainerError, CreateError, ExecError, RunError, StartError, StepError, StopPodError,
-    TeardownError, chain,
+    TeardownError, UpdateError, chain,
 };
+pub use events::{EventKind, LifecycleEvent};
 pub use exec::ExecOutput;
 pub use files::FileError;
 pub use host::host_facts;

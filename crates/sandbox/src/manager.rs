@@ -4,14 +4,14 @@ use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use model::{ContainerConfig, ContainerId, Digest, PodConfig, SandboxId};
+use model::{ContainerConfig, ContainerId, Digest, PodConfig, Resources, SandboxId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::context::{Context, Parts, now, random_id};
 use crate::error::{
-    ContainerError, CreateError, RunError, StartError, StopPodError, TeardownError,
+    ContainerError, CreateError, RunError, StartError, StopPodError, TeardownError, UpdateError,
 };
 use crate::handles::Handles;
 use crate::pod::{Owner, Reply, Request, recover_all};
@@ -46,6 +46,7 @@ impl Sandboxes {
             names: store::Names::default(),
             handles: Handles::default(),
             rates: crate::stats::Rates::default(),
+            events: crate::events::Events::default(),
         });
         let this = Self { cx, tasks: TaskTracker::new(), draining: CancellationToken::new() };
         this.keep_layers_of_containers();
@@ -87,6 +88,17 @@ impl Sandboxes {
         &self.cx.index
     }
 
+    /// Every event from now on. A subscriber that falls far behind is told so and should look at
+    /// everything anew.
+    pub fn events(&self) -> tokio::sync::broadcast::Receiver<Arc<crate::events::LifecycleEvent>> {
+        self.cx.events.subscribe()
+    }
+
+    /// Ends when the daemon drains: streams must not keep it alive.
+    pub async fn draining(&self) {
+        self.draining.cancelled().await;
+    }
+
     /// Runtime handlers by name, the default one first.
     pub fn handlers(&self) -> Vec<String> {
         let handlers = &self.cx.parts.handlers;
@@ -104,9 +116,14 @@ impl Sandboxes {
         self.cx.paths().state()
     }
 
+    /// Ends what would otherwise go on for ever: event streams, background work.
+    pub fn begin_drain(&self) {
+        self.draining.cancel();
+    }
+
     /// Lets requests in progress finish and ends every owner. Containers run on.
     pub async fn drain(&self) {
-        self.draining.cancel();
+        self.begin_drain();
         self.cx.handles.clear();
         self.tasks.close();
         self.tasks.wait().await;
@@ -290,6 +307,18 @@ impl Sandboxes {
         let (id, queue) = self.container(id)?;
         let name = id.clone();
         ask(&queue, |reply| Request::ReopenLog(id, reply))
+            .await
+            .unwrap_or_else(|| Err(not_found(&name).into()))
+    }
+
+    /// CRI `UpdateContainerResources`: what `change` leaves at 0 or empty stays as it is.
+    ///
+    /// # Errors
+    /// [`UpdateError`]; the old limits hold.
+    pub async fn update_resources(&self, id: &str, change: Resources) -> Result<(), UpdateError> {
+        let (id, queue) = self.container(id)?;
+        let (name, change) = (id.clone(), Box::new(change));
+        ask(&queue, |reply| Request::Update(id, change, reply))
             .await
             .unwrap_or_else(|| Err(not_found(&name).into()))
     }

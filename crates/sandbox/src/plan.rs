@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use bundle::{HostFacts, NamespacePaths, PauseInput, SpecError};
-use launch::plan::{ExecPlan, LaunchPlan, RootSource};
-use model::{ContainerId, Digest, SandboxId, SecurityProfile};
+use launch::plan::{CgroupPlan, ExecPlan, LaunchPlan, RootSource};
+use model::{ContainerId, Digest, Resources, SandboxId, SecurityProfile};
 use oci_runtime::{ExecRequest, PlanContext, PlanError, Planned};
 use oci_spec::runtime::Spec;
 
 use crate::context::Context;
 use crate::paths::Paths;
-use crate::record::PodRecord;
+use crate::record::{ContainerRecord, PodRecord};
 
 /// Why no plan could be made.
 #[derive(Debug, thiserror::Error)]
@@ -52,15 +52,12 @@ pub(crate) fn pid_path(paths: &Paths, sandbox: &SandboxId) -> String {
     paths.pod_state(sandbox).join("pidns").to_string_lossy().into_owned()
 }
 
-/// Reads a container's spec and compiles its launch plan.
-pub(crate) fn container(
-    cx: &Context,
-    sandbox: &SandboxId,
-    id: &ContainerId,
-    layers: &[Digest],
-) -> Result<LaunchPlan, PlanFailure> {
-    let spec = read_spec(&cx.paths().container_spec(sandbox, id))?;
-    of_spec(cx, sandbox, id, layers, &spec)
+/// Reads a container's spec and compiles its launch plan. The spec is the one of its creation:
+/// limits changed since are those of the record.
+pub(crate) fn container(cx: &Context, record: &ContainerRecord) -> Result<LaunchPlan, PlanFailure> {
+    let mut spec = read_spec(&cx.paths().container_spec(&record.sandbox, &record.id))?;
+    put_limits(&mut spec, &record.resources, &cx.parts.host)?;
+    of_spec(cx, &record.sandbox, &record.id, &record.layers, &spec)
 }
 
 /// Compiles the launch plan of a spec.
@@ -116,6 +113,28 @@ fn with_context<T>(
         in_pod: true,
         pod_pid: Some(&pid),
     })?)
+}
+
+fn put_limits(spec: &mut Spec, resources: &Resources, host: &HostFacts) -> Result<(), SpecError> {
+    let mut limits = bundle::limits(resources, host)?;
+    if let Some(linux) = spec.linux_mut() {
+        let devices = linux.resources().as_ref().and_then(|now| now.devices().clone());
+        limits.set_devices(devices);
+        linux.set_resources(Some(limits));
+    }
+    Ok(())
+}
+
+/// What takes a running container's group from some limits to others.
+pub(crate) fn limits(
+    host: &HostFacts,
+    cgroup: &str,
+    from: &Resources,
+    to: &Resources,
+) -> Result<Planned<CgroupPlan>, PlanFailure> {
+    let (from, to) = (bundle::limits(from, host)?, bundle::limits(to, host)?);
+    let (plan, notes) = oci_runtime::cgroup::update_plan(&to, Some(&from), cgroup, &host.cgroup)?;
+    Ok(Planned { plan, notes })
 }
 
 fn read_spec(path: &Path) -> Result<Spec, PlanFailure> {

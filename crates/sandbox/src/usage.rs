@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::blocking;
 use crate::context::{Context, now};
+use crate::record::ContainerRecord;
 
 /// As often as kubelet asks.
 const EVERY: Duration = Duration::from_secs(10);
@@ -33,26 +34,30 @@ pub(crate) async fn measure_writable_layers(cx: Arc<Context>, draining: Cancella
             }
             let cx = Arc::clone(&cx);
             blocking::run(move || {
-                let record = &container.record;
-                let dir = cx.paths().container(&record.sandbox, &record.id);
-                match snapshot::ContainerRoot::usage(&dir) {
-                    Ok((used_bytes, inodes_used)) => cx.index.set_writable(
-                        &record.id,
-                        DiskUsage {
-                            at: now(),
-                            mountpoint: cx.paths().root().to_string_lossy().into_owned(),
-                            used_bytes,
-                            inodes_used,
-                        },
-                    ),
-                    // Removed meanwhile, most likely; the next round says so if not.
-                    Err(error) => {
-                        let error = crate::error::chain(&error);
-                        tracing::debug!(container = %record.id, error, "layer not measured");
-                    }
+                if let Some(usage) = measure(&cx, &container.record) {
+                    cx.index.set_writable(&container.record.id, usage);
                 }
             })
             .await;
+        }
+    }
+}
+
+/// What a container's own layer takes up; `None` when it was removed meanwhile. Blocking.
+pub(crate) fn measure(cx: &Context, record: &ContainerRecord) -> Option<DiskUsage> {
+    let dir = cx.paths().container(&record.sandbox, &record.id);
+    match snapshot::ContainerRoot::usage(&dir) {
+        Ok((used_bytes, inodes_used)) => Some(DiskUsage {
+            at: now(),
+            mountpoint: cx.paths().root().to_string_lossy().into_owned(),
+            used_bytes,
+            inodes_used,
+        }),
+        // The next round says so too, if it is still there.
+        Err(error) => {
+            let error = crate::error::chain(&error);
+            tracing::debug!(container = %record.id, error, "layer not measured");
+            None
         }
     }
 }

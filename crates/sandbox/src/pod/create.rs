@@ -10,8 +10,8 @@ use bundle::{
 };
 use image::ImageLease;
 use model::{
-    ContainerConfig, ContainerId, MountPropagation, MountSource, NamespaceMode, PodConfig,
-    ResolvedUser, SecurityProfile, Signal, StringMap,
+    ContainerConfig, ContainerId, DiskUsage, MountPropagation, MountSource, NamespaceMode,
+    PodConfig, ResolvedUser, SecurityProfile, Signal, StringMap,
 };
 use oci_spec::runtime::Spec;
 use store::{Durability, RecordFile};
@@ -21,6 +21,7 @@ use crate::admission;
 use crate::blocking;
 use crate::context::{Context, cgroup_of, now, random_id};
 use crate::error::CreateError;
+use crate::events::EventKind;
 use crate::files::{self, FileError};
 use crate::host;
 use crate::mounts::{self, HostPath};
@@ -74,10 +75,14 @@ impl Owner {
             record,
             image: Arc::clone(&lease),
         };
-        let record = blocking::run(move || making.make()).await?;
+        let (record, usage) = blocking::run(move || making.make()).await?;
         let container = Container::new(record);
         self.publish_container(&container.record);
+        if let Some(usage) = usage {
+            self.cx.index.set_writable(&id, usage);
+        }
         self.containers.insert(id.clone(), container);
+        self.tell(EventKind::Created, id.as_str());
         // The record is visible: from here on it keeps the layers.
         drop(lease);
         tracing::info!(sandbox = %self.id(), container = %id, name, "container created");
@@ -200,7 +205,8 @@ struct Making {
 }
 
 impl Making {
-    fn make(self) -> Result<ContainerRecord, CreateError> {
+    /// The container, and what its layer takes up to begin with.
+    fn make(self) -> Result<(ContainerRecord, Option<DiskUsage>), CreateError> {
         let dir = self.cx.paths().container(&self.record.sandbox, &self.record.id);
         if let Err(error) = self.make_in(&dir) {
             // Without a record it was never announced; a restart removes it as well.
@@ -210,7 +216,8 @@ impl Making {
             }
             return Err(error);
         }
-        Ok(self.record)
+        let usage = crate::usage::measure(&self.cx, &self.record);
+        Ok((self.record, usage))
     }
 
     fn make_in(&self, dir: &Path) -> Result<(), CreateError> {

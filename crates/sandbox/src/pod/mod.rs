@@ -16,20 +16,22 @@ mod run;
 mod start;
 mod stop;
 mod teardown;
+mod update;
 
 use std::collections::BTreeMap;
 use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{ContainerConfig, ContainerId, SandboxId};
+use model::{ContainerConfig, ContainerId, Resources, SandboxId};
 use shim_protocol::{Event, Exit};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::blocking;
 use crate::context::{Context, cgroup_of, now};
-use crate::error::{ContainerError, CreateError, RunError, StartError, TeardownError};
+use crate::error::{ContainerError, CreateError, RunError, StartError, TeardownError, UpdateError};
+use crate::events::EventKind;
 use crate::exec::ExecTarget;
 use crate::link::{LinkEvent, ShimLink};
 use crate::record::{ContainerRecord, ContainerState, ExitReason, ExitRecord, PodPhase, PodRecord};
@@ -57,6 +59,7 @@ pub(crate) enum Request {
     StopContainer(ContainerId, Duration, Reply<(), ContainerError>),
     RemoveContainer(ContainerId, Reply<(), ContainerError>),
     ReopenLog(ContainerId, Reply<(), ContainerError>),
+    Update(ContainerId, Box<Resources>, Reply<(), UpdateError>),
     Exec(ContainerId, Reply<ExecTarget, ContainerError>),
 }
 
@@ -193,6 +196,10 @@ impl Owner {
                 let result = self.reopen_log(&id).await;
                 drop(reply.send(result));
             }
+            Request::Update(id, change, reply) => {
+                let result = self.update_resources(&id, &change).await;
+                drop(reply.send(result));
+            }
             Request::Exec(id, reply) => {
                 let result = self.exec_target(&id).await;
                 drop(reply.send(result));
@@ -245,6 +252,7 @@ impl Owner {
             "container ended"
         );
         self.set_container_state(id, ContainerState::Exited(record)).await;
+        self.tell(EventKind::Stopped, id.as_str());
         self.after_exit(id).await;
     }
 
@@ -275,6 +283,11 @@ impl Owner {
             let error = crate::error::chain(&error);
             tracing::error!(sandbox = %self.id(), container = %id, error, "record not written");
         }
+    }
+
+    /// Tells subscribers what happened to a container, or to the pod itself.
+    fn tell(&self, kind: EventKind, id: &str) {
+        self.cx.events.publish(kind, id, self.id().as_str(), &self.cx.index);
     }
 
     async fn store_container(&self, record: Arc<ContainerRecord>) -> Result<(), store::WriteError> {
@@ -378,6 +391,7 @@ impl Owner {
                         message: String::new(),
                     };
                     self.set_container_state(&id, ContainerState::Exited(lost)).await;
+                    self.tell(EventKind::Stopped, id.as_str());
                     self.after_exit(&id).await;
                 }
             }

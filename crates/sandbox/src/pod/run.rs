@@ -9,6 +9,7 @@ use super::{Flow, Owner, Reply, Shim};
 use crate::blocking;
 use crate::context::now;
 use crate::error::RunError;
+use crate::events::EventKind;
 use crate::files;
 use crate::link::{LinkError, ShimLink};
 use crate::record::{NetworkRecord, PodPhase, ProcessRecord};
@@ -75,6 +76,9 @@ impl Owner {
             .await
             .map_err(|source| RunError::Record { sandbox: self.id().clone(), source })?;
         self.publish();
+        let id = self.id().as_str();
+        self.tell(EventKind::Created, id);
+        self.tell(EventKind::Started, id);
         Ok(())
     }
 

@@ -13,10 +13,11 @@ use crate::admission;
 use crate::blocking;
 use crate::context::now;
 use crate::error::{ContainerError, StartError, chain};
+use crate::events::EventKind;
 use crate::exec::ExecTarget;
 use crate::link::LinkError;
 use crate::plan::{self, PlanFailure};
-use crate::record::{ContainerState, ExitReason, ExitRecord};
+use crate::record::{ContainerRecord, ContainerState, ExitReason, ExitRecord};
 use crate::view::LookupError;
 
 /// CRI: the exit code of a container whose program never ran.
@@ -35,6 +36,7 @@ impl Owner {
             Ok(state) => {
                 tracing::info!(sandbox = %self.id(), container = %id, "container started");
                 self.set_container_state(id, state).await;
+                self.tell(EventKind::Started, id.as_str());
                 Ok(())
             }
             Err(error) => {
@@ -47,6 +49,7 @@ impl Owner {
                     message: chain(&error),
                 };
                 self.set_container_state(id, ContainerState::Exited(failed)).await;
+                self.tell(EventKind::Stopped, id.as_str());
                 Err(error)
             }
         }
@@ -54,18 +57,19 @@ impl Owner {
 
     async fn launch(&mut self, id: &ContainerId) -> Result<ContainerState, StartError> {
         let planned = |source| StartError::Plan { container: id.clone(), source };
-        let plan = self.launch_plan(id).await.map_err(planned)?;
         let Some(container) = self.containers.get(id) else {
             return Err(StartError::Lookup(LookupError::NotFound {
                 kind: "container",
                 id: id.to_string(),
             }));
         };
-        let config = &container.record.config;
+        let record = Arc::clone(&container.record);
+        let plan = self.launch_plan(&record).await.map_err(planned)?;
+        let config = &record.config;
         let body = Body::Start(Box::new(StartContainer {
             container: id.to_string(),
             plan: plan.encode(),
-            log_path: container.record.log_path.clone(),
+            log_path: record.log_path.clone(),
             stdin: config.stdin,
             stdin_once: config.stdin_once,
             kill_rest: config.security.namespaces.pid != model::NamespaceMode::Container,
@@ -85,11 +89,12 @@ impl Owner {
         }
     }
 
-    async fn launch_plan(&self, id: &ContainerId) -> Result<launch::plan::LaunchPlan, PlanFailure> {
-        let cx = Arc::clone(&self.cx);
-        let (sandbox, id) = (self.id().clone(), id.clone());
-        let layers = self.containers.get(&id).map(|c| c.record.layers.clone()).unwrap_or_default();
-        blocking::run(move || plan::container(&cx, &sandbox, &id, &layers)).await
+    async fn launch_plan(
+        &self,
+        record: &Arc<ContainerRecord>,
+    ) -> Result<launch::plan::LaunchPlan, PlanFailure> {
+        let (cx, record) = (Arc::clone(&self.cx), Arc::clone(record));
+        blocking::run(move || plan::container(&cx, &record)).await
     }
 
     /// What an exec needs of this container; the spec is read once and kept.

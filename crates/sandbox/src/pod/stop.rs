@@ -11,6 +11,7 @@ use super::{DIES_WITHIN, Owner, Reply, StopInFlight};
 use crate::admission::{self, Admission};
 use crate::blocking;
 use crate::error::{ContainerError, StepError};
+use crate::events::EventKind;
 use crate::files::remove_tree;
 use crate::link::LinkError;
 use crate::view::LookupError;
@@ -176,6 +177,7 @@ impl Owner {
         .await?;
         self.containers.remove(id);
         self.cx.index.drop_container(id);
+        self.tell(EventKind::Deleted, id.as_str());
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::{DIES_WITHIN, Owner};
 use crate::blocking;
 use crate::error::{StepError, TeardownError};
+use crate::events::EventKind;
 use crate::files::{FileError, remove_tree};
 use crate::link::{LinkError, LinkEvent};
 use crate::record::PodPhase;
@@ -21,12 +22,16 @@ impl Owner {
     /// Kills the containers, releases the network, ends the shim. Listed as NOTREADY afterwards.
     pub(super) async fn stop_pod(&mut self) -> Result<(), TeardownError> {
         let mut failed = Vec::new();
+        let was_ready = self.record.phase == PodPhase::Ready;
         self.set_phase(PodPhase::Stopped).await;
         self.kill_containers(&mut failed).await;
         self.detach(&mut failed).await;
         self.end_shim(&mut failed).await;
         self.unpin(&mut failed).await;
         self.publish();
+        if was_ready {
+            self.tell(EventKind::Stopped, self.id().as_str());
+        }
         self.outcome(failed)
     }
 
@@ -47,6 +52,7 @@ impl Owner {
         }
         if failed.is_empty() {
             self.cx.index.drop_pod(self.id());
+            self.tell(EventKind::Deleted, self.id().as_str());
             tracing::info!(sandbox = %self.id(), "pod sandbox removed");
         }
         self.outcome(failed)

@@ -1,0 +1,52 @@
+//! CRI `GetContainerEvents`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use cri_api::v1;
+use futures_util::Stream;
+use sandbox::{EventKind, LifecycleEvent};
+use tokio::sync::broadcast::error::RecvError;
+use tonic::Status;
+
+use crate::Server;
+use crate::convert::{container, pod};
+
+type Events = Pin<Box<dyn Stream<Item = Result<v1::ContainerEventResponse, Status>> + Send>>;
+
+/// Every event from now on, until the client leaves or the daemon drains. A client that does not
+/// keep up is cut off with Aborted: it subscribes again and relists.
+pub(crate) fn get_container_events(server: &Server) -> Events {
+    let state = Some((server.sandboxes.events(), server.sandboxes.clone()));
+    Box::pin(futures_util::stream::unfold(state, |state| async {
+        let (mut events, sandboxes) = state?;
+        let next = tokio::select! {
+            () = sandboxes.draining() => return None,
+            next = events.recv() => next,
+        };
+        match next {
+            Ok(event) => Some((Ok(to_cri(&event)), Some((events, sandboxes)))),
+            Err(RecvError::Closed) => None,
+            Err(RecvError::Lagged(lost)) => {
+                let text = format!("the client did not keep up: {lost} events were lost");
+                Some((Err(Status::aborted(text)), None))
+            }
+        }
+    }))
+}
+
+fn to_cri(event: &Arc<LifecycleEvent>) -> v1::ContainerEventResponse {
+    let kind = match event.kind {
+        EventKind::Created => v1::ContainerEventType::ContainerCreatedEvent,
+        EventKind::Started => v1::ContainerEventType::ContainerStartedEvent,
+        EventKind::Stopped => v1::ContainerEventType::ContainerStoppedEvent,
+        EventKind::Deleted => v1::ContainerEventType::ContainerDeletedEvent,
+    };
+    v1::ContainerEventResponse {
+        container_id: event.id.clone(),
+        container_event_type: kind.into(),
+        created_at: event.at.0,
+        pod_sandbox_status: event.pod.as_ref().map(|view| pod::status(view)),
+        containers_statuses: event.containers.iter().map(|c| container::status(c)).collect(),
+    }
+}
