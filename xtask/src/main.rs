@@ -34,7 +34,7 @@ enum Task {
     Demo,
     /// Run knarr on cgroup v2 in a virtual machine.
     Vm {
-        /// Only these: `walk`, `launch`, `node`.
+        /// Only these: `walk`, `launch`; or `node`, the tests of the whole daemon.
         parts: Vec<String>,
     },
     /// Regenerate the committed protobuf code from the .proto file.

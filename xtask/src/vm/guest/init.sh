@@ -1,0 +1,42 @@
+#!/bin/sh
+# The virtual machine's first process: mounts what a Debian with cgroup v2 has mounted, runs what
+# was asked for, says PASS or FAIL and switches off.
+export PATH=/usr/sbin:/usr/bin HOME=/root
+
+if [ "$1" != moved ]; then
+    # pivot_root(2) refuses to leave the initial file system: everything moves to one that is not.
+    mount -t tmpfs -o mode=755,size=75% tmpfs /mnt
+    cp -a /bin /etc /init /lib /lib64 /sbin /usr /var /vm /mnt
+    (cd /mnt && mkdir -p dev mnt proc root run sys tmp)
+    exec switch_root /mnt /init moved
+fi
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts /dev/shm /dev/mqueue
+mount -t devpts -o gid=5,mode=620 devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t mqueue mqueue /dev/mqueue
+mount -t tmpfs -o mode=755 tmpfs /run
+mount -t cgroup2 -o nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
+ip link set lo up
+hostname vm
+# What a systemd machine starts with.
+ulimit -n 1024 -H -n 524288 2>/dev/null
+for module in overlay veth bridge; do modprobe "$module"; done
+
+echo "kernel $(uname -r), controllers: $(cat /sys/fs/cgroup/cgroup.controllers)"
+verdict=PASS
+for part in $(sed 's/,/ /g' /etc/vm-parts); do
+    echo "=== $part"
+    if "/vm/$part" </dev/null; then
+        echo "=== $part: ok"
+    else
+        echo "=== $part: FAILED"
+        verdict=FAIL
+    fi
+done
+echo "VM $verdict"
+sync
+poweroff -f

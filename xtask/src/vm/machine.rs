@@ -1,0 +1,190 @@
+//! What the machine boots: Debian's kernel, and a memory disk with everything else.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use test_support::images::catalog;
+use test_support::registry::DebianRegistry;
+
+use super::tree::Tree;
+use crate::dist::dist_dir;
+use crate::steps::{cargo, execute, output};
+
+/// Modules knarr uses; what they need themselves is found by `modprobe`.
+const MODULES: &[&str] = &[
+    "bridge",
+    "nf_tables",
+    "nft_chain_nat",
+    "nft_ct",
+    "nft_fib",
+    "nft_fib_inet",
+    "nft_fib_ipv4",
+    "nft_fib_ipv6",
+    "nft_masq",
+    "nft_nat",
+    "overlay",
+    "veth",
+];
+
+/// An unpacked kernel package.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    pub(super) image: PathBuf,
+    /// Holds `lib/modules/<release>`.
+    dir: PathBuf,
+    release: String,
+}
+
+/// Fetches Debian's kernel for virtual machines, unless it is there from the last time. It is
+/// unpacked, never installed.
+pub(super) fn kernel(work: &Path) -> Result<Kernel> {
+    let dir = work.join("kernel");
+    if !dir.join("boot").exists() {
+        let about = output(Command::new("apt-cache").args(["depends", "linux-image-cloud-amd64"]))?;
+        let package = about
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("Depends: "))
+            .context("apt does not know linux-image-cloud-amd64")?;
+        let fetched = work.join("package");
+        fs::create_dir_all(&fetched).with_context(|| fetched.display().to_string())?;
+        execute(Command::new("apt-get").args(["download", package]).current_dir(&fetched))?;
+        let fresh = work.join("kernel.new");
+        execute(Command::new("dpkg").arg("-x").arg(only_entry(&fetched)?).arg(&fresh))?;
+        fs::rename(&fresh, &dir).with_context(|| dir.display().to_string())?;
+        fs::remove_dir_all(&fetched).with_context(|| fetched.display().to_string())?;
+    }
+    let modules = only_entry(&dir.join("lib/modules"))?;
+    let release = modules.file_name().and_then(|name| name.to_str()).context("kernel release")?;
+    execute(Command::new("depmod").arg("-b").arg(&dir).arg(release))?;
+    println!("    Linux {release}");
+    let image = dir.join(format!("boot/vmlinuz-{release}"));
+    Ok(Kernel { image, release: release.to_owned(), dir })
+}
+
+fn only_entry(dir: &Path) -> Result<PathBuf> {
+    let mut entries = fs::read_dir(dir).with_context(|| dir.display().to_string())?;
+    let first = entries.next().with_context(|| format!("{} is empty", dir.display()))?;
+    ensure!(entries.next().is_none(), "more than one entry in {}", dir.display());
+    Ok(first.with_context(|| dir.display().to_string())?.path())
+}
+
+/// Gathers the machine's files and packs them.
+pub(super) fn initrd(
+    root: &Path,
+    work: &Path,
+    kernel: &Kernel,
+    parts: &[String],
+) -> Result<PathBuf> {
+    let tree = Tree::plant(work.join("tree"))?;
+    system(&tree)?;
+    modules(&tree, kernel)?;
+    for name in ["knarr", "knarr-shim"] {
+        tree.program(&dist_dir(root).join(name), &format!("usr/bin/{name}"))?;
+    }
+    walk(&tree, work)?;
+    let parts: Vec<&str> = if parts.is_empty() {
+        super::PARTS.to_vec()
+    } else {
+        parts.iter().map(String::as_str).collect()
+    };
+    for (part, package, target) in [("launch", "launch", "launch"), ("node", "tests", "node")] {
+        if parts.contains(&part) {
+            tests(&tree, root, part, package, target)?;
+        }
+    }
+    tree.text("etc/vm-parts", 0o644, &parts.join(","))?;
+    pack(work)
+}
+
+/// busybox, and the programs that tests call by name.
+fn system(tree: &Tree) -> Result<()> {
+    let busybox = Path::new("/bin/busybox");
+    tree.copy(busybox, "usr/bin/busybox")?;
+    for path in output(Command::new(busybox).arg("--list"))?.lines() {
+        let link = tree.at(&format!("usr/bin/{path}"));
+        if path != "busybox" {
+            std::os::unix::fs::symlink("busybox", &link).with_context(|| path.to_owned())?;
+        }
+    }
+    // The kernel calls it by this name.
+    std::os::unix::fs::symlink("../bin/busybox", tree.at("usr/sbin/modprobe"))
+        .context("modprobe")?;
+    for program in ["/sbin/ip", "/usr/sbin/nft", "/usr/bin/docker-registry"] {
+        let name = program.rsplit('/').next().unwrap_or(program);
+        tree.program(Path::new(program), &format!("usr/sbin/{name}"))?;
+    }
+    tree.text("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\n")?;
+    tree.text("etc/group", 0o644, "root:x:0:\n")?;
+    tree.text("etc/resolv.conf", 0o644, "")?;
+    tree.text("init", 0o755, include_str!("guest/init.sh"))
+}
+
+fn modules(tree: &Tree, kernel: &Kernel) -> Result<()> {
+    let mut ask = Command::new("modprobe");
+    ask.arg("--dirname").arg(&kernel.dir).arg("--set-version").arg(&kernel.release);
+    let list = output(ask.args(["--show-depends", "--all"]).args(MODULES))?;
+    for line in list.lines() {
+        let Some(path) = line.trim().strip_prefix("insmod ") else { continue };
+        let path = Path::new(path.trim());
+        let inside = path.strip_prefix(&kernel.dir).context("a module outside its package")?;
+        tree.copy(path, &inside.to_string_lossy())?;
+    }
+    let dir = format!("lib/modules/{}", kernel.release);
+    for list in ["modules.order", "modules.builtin", "modules.builtin.modinfo"] {
+        tree.copy(&kernel.dir.join(&dir).join(list), &format!("{dir}/{list}"))?;
+    }
+    execute(Command::new("depmod").arg("-b").arg(tree.at("/")).arg(&kernel.release))
+}
+
+/// The walk along the command line, and a registry that already holds its image.
+fn walk(tree: &Tree, work: &Path) -> Result<()> {
+    tree.text("vm/walk", 0o755, include_str!("guest/walk.sh"))?;
+    tree.text("vm/pod.yaml", 0o644, include_str!("guest/pod.yaml"))?;
+    tree.text("vm/eater.yaml", 0o644, include_str!("guest/eater.yaml"))?;
+    tree.text("vm/registry.yml", 0o644, include_str!("guest/registry.yml"))?;
+    let hosts = "server = \"http://127.0.0.1:5000\"\n\n\
+         [host.\"http://127.0.0.1:5000\"]\ncapabilities = [\"pull\", \"resolve\"]\n";
+    tree.text("etc/knarr/certs.d/127.0.0.1:5000/hosts.toml", 0o644, hosts)?;
+    let filled = work.join("filled");
+    if filled.exists() {
+        fs::remove_dir_all(&filled).with_context(|| filled.display().to_string())?;
+    }
+    fs::create_dir_all(&filled).with_context(|| filled.display().to_string())?;
+    let registry = DebianRegistry::start(&filled)?;
+    registry.push(&catalog::client()?)?;
+    drop(registry);
+    let storage = filled.join("registry");
+    execute(Command::new("cp").arg("-a").arg(storage).arg(tree.at("vm/registry")))
+}
+
+/// A test program, and the part that runs it.
+fn tests(tree: &Tree, root: &Path, part: &str, package: &str, target: &str) -> Result<()> {
+    let text = output(
+        cargo(root)
+            .args(["test", "--no-run", "--message-format", "json", "--package", package])
+            .args(["--test", target]),
+    )?;
+    let program = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .with_context(|| format!("cargo made no test program `{target}`"))?;
+    let inside = format!("vm/{target}-tests");
+    tree.program(&program, &inside)?;
+    execute(Command::new("strip").arg("--strip-debug").arg(tree.at(&inside)))?;
+    let script = format!(
+        "#!/bin/sh\nexport KNARR_DIST=/usr/bin CARGO_MANIFEST_DIR=/vm\nexec /{inside} --test-threads=2\n"
+    );
+    tree.text(&format!("vm/{part}"), 0o755, &script)
+}
+
+fn pack(work: &Path) -> Result<PathBuf> {
+    let initrd = work.join("initrd.gz");
+    let pack = "find . | cpio --quiet -o -H newc -R 0:0 | gzip -1 >\"$0\"";
+    execute(Command::new("sh").args(["-ec", pack]).arg(&initrd).current_dir(work.join("tree")))?;
+    let size = fs::metadata(&initrd).with_context(|| initrd.display().to_string())?.len();
+    println!("    {} MiB", size >> 20);
+    Ok(initrd)
+}
