@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use cri_api::v1;
 use test_support::cri::refused;
-use test_support::node::{on_a_node, texts};
+use test_support::node::{Node, on_a_node, texts};
 use tonic::Code;
 
 #[test]
@@ -289,8 +289,30 @@ fn resource_limits_reach_the_kernel() -> Result<()> {
     })
 }
 
+async fn set_memory_limit(node: &Node, id: &str, bytes: i64) -> Result<()> {
+    let request = v1::UpdateContainerResourcesRequest {
+        container_id: id.to_owned(),
+        linux: Some(v1::LinuxContainerResources {
+            memory_limit_in_bytes: bytes,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    node.cri.runtime.clone().update_container_resources(request).await?;
+    Ok(())
+}
+
+/// As the kernel holds it.
+fn memory_limit(node: &Node, id: &str) -> Result<i64> {
+    let below = format!("{}/{id}", node.scratch.mark());
+    let v1 = format!("/sys/fs/cgroup/memory/{below}/memory.limit_in_bytes");
+    let v2 = format!("/sys/fs/cgroup/{below}/memory.max");
+    let text = fs::read_to_string(v1).or_else(|_| fs::read_to_string(v2))?;
+    Ok(text.trim().parse()?)
+}
+
 #[test]
-fn changed_limits_reach_the_status_and_leave_the_others_alone() -> Result<()> {
+fn changed_limits_reach_kernel_and_status_and_leave_the_others_alone() -> Result<()> {
     on_a_node(async |node| {
         let image = node.pulled("busybox").await?;
         let pod = node.pod("resize");
@@ -299,17 +321,30 @@ fn changed_limits_reach_the_status_and_leave_the_others_alone() -> Result<()> {
             r.memory_limit_in_bytes = 64 << 20;
         });
         let (_, id) = node.run(&pod, &container).await?;
-        let linux =
-            v1::LinuxContainerResources { memory_limit_in_bytes: 96 << 20, ..Default::default() };
-        let request = v1::UpdateContainerResourcesRequest {
-            container_id: id.clone(),
-            linux: Some(linux),
-            ..Default::default()
-        };
-        node.cri.runtime.clone().update_container_resources(request).await?;
-        let status = node.cri.container(&id).await?;
-        let now = status.resources.and_then(|r| r.linux).unwrap_or_default();
-        ensure!((now.memory_limit_in_bytes, now.cpu_quota) == (96 << 20, 50_000), "{now:?}");
+        for limit in [96 << 20, 32 << 20] {
+            set_memory_limit(node, &id, limit).await?;
+            let status = node.cri.container(&id).await?;
+            let now = status.resources.and_then(|r| r.linux).unwrap_or_default();
+            ensure!((now.memory_limit_in_bytes, now.cpu_quota) == (limit, 50_000), "{now:?}");
+            ensure!(memory_limit(node, &id)? == limit);
+        }
+        node.cri.stop(&id, 0).await?;
+        ensure!(set_memory_limit(node, &id, 64 << 20).await.is_err(), "an ended container");
+        Ok(())
+    })
+}
+
+#[test]
+fn limits_changed_before_the_start_hold_from_the_start() -> Result<()> {
+    on_a_node(async |node| {
+        let image = node.pulled("busybox").await?;
+        let pod = node.pod("early");
+        let pod_id = node.cri.run_pod(&pod).await?;
+        let container = pod.container("main", &image).sleeper();
+        let id = node.cri.create(&pod_id, &pod, &container).await?;
+        set_memory_limit(node, &id, 48 << 20).await?;
+        node.cri.start(&id).await?;
+        ensure!(memory_limit(node, &id)? == 48 << 20);
         Ok(())
     })
 }
