@@ -8,9 +8,12 @@
 #![forbid(unsafe_code)]
 
 mod convert;
+mod deadline;
 mod rpc;
 mod service;
 mod status;
+
+pub use deadline::Deadlines;
 
 use cri_api::knarr::progress_server::ProgressServer;
 use cri_api::v1::image_service_server::ImageServiceServer;
@@ -46,17 +49,21 @@ pub enum CgroupDriver {
 
 impl Server {
     /// The runtime service.
-    pub fn runtime_service(&self) -> RuntimeServiceServer<Self> {
-        RuntimeServiceServer::new(self.clone())
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE)
+    pub fn runtime_service(&self) -> Deadlines<RuntimeServiceServer<Self>> {
+        Deadlines(
+            RuntimeServiceServer::new(self.clone())
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE),
+        )
     }
 
     /// The image service.
-    pub fn image_service(&self) -> ImageServiceServer<Self> {
-        ImageServiceServer::new(self.clone())
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE)
+    pub fn image_service(&self) -> Deadlines<ImageServiceServer<Self>> {
+        Deadlines(
+            ImageServiceServer::new(self.clone())
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE),
+        )
     }
 
     /// knarr's own progress service.
