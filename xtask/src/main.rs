@@ -34,7 +34,8 @@ enum Task {
     Demo,
     /// Run knarr on cgroup v2 in a virtual machine.
     Vm {
-        /// Only these: `walk`, `launch`; or `node`, the tests of the whole daemon.
+        /// Only these: `walk`, `launch`.
+        #[arg(value_parser = vm::PARTS.to_vec())]
         parts: Vec<String>,
     },
     /// Regenerate the committed protobuf code from the .proto file.

@@ -89,10 +89,8 @@ pub(super) fn initrd(
     } else {
         parts.iter().map(String::as_str).collect()
     };
-    for (part, package, target) in [("launch", "launch", "launch"), ("node", "tests", "node")] {
-        if parts.contains(&part) {
-            tests(&tree, root, part, package, target)?;
-        }
+    if parts.contains(&"launch") {
+        launch_tests(&tree, root)?;
     }
     tree.text("etc/vm-parts", 0o644, &parts.join(","))?;
     pack(work)
@@ -117,6 +115,7 @@ fn system(tree: &Tree) -> Result<()> {
     }
     tree.text("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\n")?;
     tree.text("etc/group", 0o644, "root:x:0:\n")?;
+    tree.text("etc/hosts", 0o644, "127.0.0.1 localhost\n")?;
     tree.text("etc/resolv.conf", 0o644, "")?;
     tree.text("init", 0o755, include_str!("guest/init.sh"))
 }
@@ -159,25 +158,18 @@ fn walk(tree: &Tree, work: &Path) -> Result<()> {
     execute(Command::new("cp").arg("-a").arg(storage).arg(tree.at("vm/registry")))
 }
 
-/// A test program, and the part that runs it.
-fn tests(tree: &Tree, root: &Path, part: &str, package: &str, target: &str) -> Result<()> {
-    let text = output(
-        cargo(root)
-            .args(["test", "--no-run", "--message-format", "json", "--package", package])
-            .args(["--test", target]),
-    )?;
+/// The tests of what happens between clone and exec.
+fn launch_tests(tree: &Tree, root: &Path) -> Result<()> {
+    let test = ["test", "--no-run", "--message-format", "json", "--package", "launch"];
+    let text = output(cargo(root).args(test).args(["--test", "launch"]))?;
     let program = text
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .with_context(|| format!("cargo made no test program `{target}`"))?;
-    let inside = format!("vm/{target}-tests");
-    tree.program(&program, &inside)?;
-    execute(Command::new("strip").arg("--strip-debug").arg(tree.at(&inside)))?;
-    let script = format!(
-        "#!/bin/sh\nexport KNARR_DIST=/usr/bin CARGO_MANIFEST_DIR=/vm\nexec /{inside} --test-threads=2\n"
-    );
-    tree.text(&format!("vm/{part}"), 0o755, &script)
+        .context("cargo made no test program of `launch`")?;
+    let inside = "vm/launch";
+    tree.program(&program, inside)?;
+    execute(Command::new("strip").arg("--strip-debug").arg(tree.at(inside)))
 }
 
 fn pack(work: &Path) -> Result<PathBuf> {

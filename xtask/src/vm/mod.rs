@@ -34,7 +34,7 @@ const PACKAGES: &[&str] = &[
 pub(crate) const PARTS: &[&str] = &["walk", "launch"];
 
 /// Without KVM a machine is some twenty times slower.
-const TIME_LIMIT: Duration = Duration::from_secs(240);
+const TIME_LIMIT: Duration = Duration::from_secs(180);
 
 pub(crate) fn run(root: &Path, parts: &[String]) -> Result<()> {
     step("packages", || packages::ensure(PACKAGES))?;

@@ -264,11 +264,17 @@ fn a_device_program_denies(world: &mut World) {
 
 fn oom_kills_are_counted(world: &mut World) {
     let mut plan = with_cgroups(world, "tail /dev/zero; echo $?");
-    let Some(memory) = v1(&mut plan.cgroup, "memory") else {
-        println!("skipped: this host has no v1 memory controller");
+    let unified = plan.cgroup.groups.iter().all(|group| group.hierarchy == Hierarchy::V2);
+    let (memory, file) = if unified {
+        (plan.cgroup.groups.first_mut(), "memory.max")
+    } else {
+        (v1(&mut plan.cgroup, "memory"), "memory.limit_in_bytes")
+    };
+    let Some(memory) = memory else {
+        println!("skipped: this host has no memory controller");
         return;
     };
-    memory.settings = vec![setting("memory.limit_in_bytes", "16777216", true)];
+    memory.settings = vec![setting(file, "16777216", true)];
     assert_eq!(world.run(&plan).text(), "137\n");
     assert_eq!(world.launcher.oom_kills(&plan.cgroup), Some(1));
 }
