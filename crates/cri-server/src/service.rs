@@ -170,7 +170,7 @@ impl RuntimeService for Server {
         request: Request<ContainerStatsRequest>,
     ) -> Answer<ContainerStatsResponse> {
         let request = request.into_inner();
-        rpc::container_stats::container_stats(self, &request).map(Response::new)
+        rpc::container_stats::container_stats(self, &request).await.map(Response::new)
     }
 
     async fn list_container_stats(

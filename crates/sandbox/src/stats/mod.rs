@@ -7,7 +7,7 @@ mod network;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use model::{
@@ -15,6 +15,7 @@ use model::{
 };
 
 use self::files::{keyed, number, pressure};
+use crate::blocking;
 use crate::context::now;
 use crate::manager::Sandboxes;
 use crate::record::ContainerState;
@@ -22,6 +23,9 @@ use crate::view::{ContainerView, PodView};
 
 /// Two samples closer than this give a rate that is mostly noise.
 const RATE_OVER: Duration = Duration::from_millis(500);
+
+/// How long one container's disk is waited for.
+const MEASURED_WITHIN: Duration = Duration::from_secs(2);
 
 /// The kernel's "no limit" on v1 is the largest multiple of a page; everything this large is.
 const NO_LIMIT: u64 = 1 << 62;
@@ -72,6 +76,22 @@ impl Sandboxes {
             ContainerState::Created | ContainerState::Exited(_) => ContainerStats::default(),
         };
         stats.writable_layer = container.writable.as_deref().cloned();
+        stats
+    }
+
+    /// As [`Self::container_stats`], with the disk measured now instead of seconds ago. For callers
+    /// that ask about one container and can wait for its disk; one that is slow is not waited for.
+    pub async fn fresh_container_stats(&self, container: &ContainerView) -> ContainerStats {
+        let mut stats = self.container_stats(container);
+        let (cx, record) = (Arc::clone(&self.cx), Arc::clone(&container.record));
+        let measured = blocking::run(move || {
+            let usage = crate::usage::measure(&cx, &record)?;
+            cx.index.set_writable(&record.id, usage.clone());
+            Some(usage)
+        });
+        if let Ok(Some(usage)) = tokio::time::timeout(MEASURED_WITHIN, measured).await {
+            stats.writable_layer = Some(usage);
+        }
         stats
     }
 
