@@ -215,10 +215,8 @@ fn overlay_by_string(lower: &[String], upper: &str, work: &str) -> Attempt {
         .iter()
         .map(|layer| sys::fs::open_dir(layer.as_str()))
         .collect::<io::Result<Vec<_>>>()?;
-    let names: Vec<String> = layers
-        .iter()
-        .map(|fd| std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd()).to_string())
-        .collect();
+    let names: Vec<String> =
+        layers.iter().map(|fd| std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd()).to_string()).collect();
     let attempt = || {
         let context = FsContext::open("overlay")?;
         context.set("lowerdir", &names.join(":"))?;
