@@ -16,6 +16,7 @@ use std::{
     fmt, fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 pub(crate) use verbs::ConfigVerb;
@@ -42,8 +43,10 @@ pub(crate) struct Config {
     pub(crate) handlers: BTreeMap<String, Handler>,
     /// The handler of pods that name none.
     pub(crate) default_handler: String,
-    /// Where exec, attach and port-forward are served; port 0: any free one.
-    pub(crate) streaming_address: SocketAddr,
+    /// Exec, attach and port-forward.
+    pub(crate) streaming: Streaming,
+    /// Commands run for probes and hooks.
+    pub(crate) exec: Exec,
     /// The daemon's own log.
     pub(crate) log: Log,
 }
@@ -93,6 +96,37 @@ pub(crate) enum Handler {
     BuiltIn,
     /// A binary with runc's command line.
     Binary(PathBuf),
+}
+
+/// `[streaming]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Streaming {
+    /// Where they are served; port 0: any free one.
+    pub(crate) address: SocketAddr,
+    /// None: plain HTTP.
+    pub(crate) tls: Option<Tls>,
+    /// How long a session may move nothing.
+    pub(crate) idle_timeout: Duration,
+    /// How long a client may take to open its streams.
+    pub(crate) creation_timeout: Duration,
+}
+
+/// How the streaming server proves who it is, and who it lets in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tls {
+    /// Chain, PEM.
+    pub(crate) cert: PathBuf,
+    /// Private key, PEM.
+    pub(crate) key: PathBuf,
+    /// Authorities clients must be known to.
+    pub(crate) client_ca: Option<PathBuf>,
+}
+
+/// `[exec]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Exec {
+    /// How long the output of an ended command is waited for.
+    pub(crate) drain_timeout: Duration,
 }
 
 /// `[log]`
@@ -276,7 +310,8 @@ fn build(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {
         },
         handlers,
         default_handler,
-        streaming_address: values.text("streaming.address").parse().ok()?,
+        streaming: streaming(&values, problems)?,
+        exec: Exec { drain_timeout: values.duration("exec.drain_timeout")? },
         log: Log {
             level: values.text("log.level"),
             format: match values.text("log.format").as_str() {
@@ -303,6 +338,46 @@ impl Values<'_> {
     fn text(&self, key: &str) -> String {
         self.list(key).into_iter().next().unwrap_or_default()
     }
+
+    fn duration(&self, key: &str) -> Option<Duration> {
+        schema::duration(&self.text(key)).ok()
+    }
+
+    /// An optional path; empty means none.
+    fn path(&self, key: &str) -> Option<PathBuf> {
+        Some(self.text(key)).filter(|text| !text.is_empty()).map(PathBuf::from)
+    }
+}
+
+fn streaming(values: &Values<'_>, problems: &mut Vec<Problem>) -> Option<Streaming> {
+    let (cert, key, client_ca) = (
+        values.path("streaming.tls_cert"),
+        values.path("streaming.tls_key"),
+        values.path("streaming.client_ca"),
+    );
+    let tls = match (cert, key) {
+        (Some(cert), Some(key)) => Some(Tls { cert, key, client_ca }),
+        (None, None) if client_ca.is_none() => None,
+        // Half a configuration must not mean plain HTTP.
+        (cert, key) => {
+            let missing = [("tls_cert", cert.is_none()), ("tls_key", key.is_none())];
+            let missing: Vec<&str> =
+                missing.iter().filter(|(_, is)| *is).map(|(name, _)| *name).collect();
+            let keys = ["streaming.tls_cert", "streaming.tls_key", "streaming.client_ca"];
+            if let Some(setting) = keys.iter().find_map(|key| values.settings.get(*key)) {
+                let text =
+                    format!("[streaming] has no {}: TLS needs both", missing.join(" and no "));
+                problems.push(Problem { origin: setting.origin.clone(), text });
+            }
+            None
+        }
+    };
+    Some(Streaming {
+        address: values.text("streaming.address").parse().ok()?,
+        tls,
+        idle_timeout: values.duration("streaming.idle_timeout")?,
+        creation_timeout: values.duration("streaming.creation_timeout")?,
+    })
 }
 
 /// A node that came from containerd keeps its registry configuration without a word.

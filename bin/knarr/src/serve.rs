@@ -119,6 +119,7 @@ async fn build(config: &Config, places: &Places) -> Result<Server> {
         host,
         boot_id: boot_id.trim().to_owned(),
         disk: Box::new(store::RealDisk),
+        exec_drain: config.exec.drain_timeout,
     })
     .await;
     Ok(Server { sandboxes, images, version: VERSION, cgroup_driver })

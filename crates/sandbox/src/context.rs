@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use model::{ContainerId, PodName, SandboxId, UnixNanos};
 use store::{Disk, Names};
@@ -41,6 +41,9 @@ pub struct Parts {
     pub boot_id: String,
     /// The file system of records.
     pub disk: Box<dyn Disk>,
+    /// How long after a command's end its output is waited for when something it started keeps the
+    /// pipes open.
+    pub exec_drain: Duration,
 }
 
 impl std::fmt::Debug for Parts {

@@ -489,3 +489,33 @@ pub enum ExecError {
         seconds: u64,
     },
 }
+
+/// Why nobody could be attached to a container.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The container, or its state.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    /// Only what it does not have was asked for.
+    #[error("container {container} has no standard input to attach to")]
+    NoStream {
+        /// The container.
+        container: ContainerId,
+    },
+    /// No pipes.
+    #[error("cannot make pipes to attach to container {container}")]
+    Pipe {
+        /// The container.
+        container: ContainerId,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The shim refused, or died.
+    #[error("cannot attach to container {container}")]
+    Shim {
+        /// The container.
+        container: ContainerId,
+        /// Why.
+        source: LinkError,
+    },
+}

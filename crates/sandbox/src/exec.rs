@@ -1,7 +1,7 @@
 //! `ExecSync`: a command inside a running container, its output captured.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -13,19 +13,15 @@ use rustix::pipe::PipeFlags;
 use shim_protocol::{Body, Exit, FailureKind, StartExec};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::sync::oneshot;
 
 use crate::context::now;
 use crate::error::{ContainerError, ExecError};
-use crate::link::{LinkError, ShimLink};
+use crate::link::{Ended, LinkError, ShimLink, end_of};
 use crate::manager::{Sandboxes, ask, not_found};
 use crate::pod::Request;
 
 /// CRI: what is kept of each stream; the rest is read and dropped.
 const CAPTURE_BYTES: usize = 16 << 20;
-
-/// How long a grandchild that keeps a pipe open may delay the answer.
-const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 
 /// What an owner hands out for running commands without it.
 #[derive(Debug)]
@@ -65,7 +61,13 @@ impl Sandboxes {
         let target = ask(&queue, |reply| Request::Exec(container.clone(), reply))
             .await
             .unwrap_or_else(|| Err(not_found(&container).into()))?;
-        let session = Session { container, command: first, tasks: self.tasks.clone(), target };
+        let session = Session {
+            container,
+            command: first,
+            tasks: self.tasks.clone(),
+            target,
+            drain: self.cx.parts.exec_drain,
+        };
         session.run(command, timeout).await
     }
 }
@@ -75,6 +77,7 @@ struct Session {
     command: String,
     tasks: tokio_util::task::TaskTracker,
     target: ExecTarget,
+    drain: Duration,
 }
 
 impl Session {
@@ -89,7 +92,7 @@ impl Session {
         let (stderr, stderr_end) = output_pipe(uid).map_err(pipe)?;
         let stdin = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| pipe(errno.into()))?;
-        let exec = next_exec();
+        let exec = next_number();
         let exited = self.target.link.watch_exec(exec);
         let mut guard = KillOnDrop { session: &self, exec, armed: true };
         let plan = {
@@ -103,13 +106,12 @@ impl Session {
             plan,
             terminal: false,
         }));
-        let files = [stdin.as_fd(), stdout_end.as_fd(), stderr_end.as_fd()];
-        if let Err(source) = self.target.link.call(body, &files).await {
+        let files = vec![stdin, stdout_end, stderr_end];
+        if let Err(source) = self.target.link.call(body, files).await {
             guard.armed = false;
             self.target.link.unwatch_exec(exec);
             return Err(self.shim_error(source));
         }
-        drop((stdin, stdout_end, stderr_end));
         let output = self.collect(stdout, stderr, exited, timeout).await;
         guard.armed = false;
         if matches!(output, Err(ExecError::TimedOut { .. })) {
@@ -123,7 +125,7 @@ impl Session {
         &self,
         mut stdout: pipe::Receiver,
         mut stderr: pipe::Receiver,
-        mut exited: oneshot::Receiver<Exit>,
+        mut exited: Ended<Exit>,
         timeout: Option<Duration>,
     ) -> Result<ExecOutput, ExecError> {
         let (mut out, mut err) = (Vec::new(), Vec::new());
@@ -145,14 +147,14 @@ impl Session {
             let mut drained = false;
             let exit = loop {
                 tokio::select! {
-                    exit = &mut exited => break exit.map_err(|_closed| {
+                    exit = end_of(&mut exited) => break exit.ok_or_else(|| {
                         self.shim_error(self.target.link.gone())
                     })?,
                     _both = &mut reading, if !drained => drained = true,
                     limit = &mut over => return Err(self.timed_out(limit)),
                 }
             };
-            if !drained && tokio::time::timeout(DRAIN_WITHIN, &mut reading).await.is_err() {
+            if !drained && tokio::time::timeout(self.drain, &mut reading).await.is_err() {
                 tracing::debug!(
                     container = %self.container, command = self.command,
                     "a descendant keeps the output open: answering with what was read"
@@ -194,7 +196,8 @@ impl Drop for KillOnDrop<'_> {
     }
 }
 
-async fn kill(link: &ShimLink, container: &ContainerId, exec: u64) {
+/// Kills an exec'd process and its descendants, whatever they have.
+pub(crate) async fn kill(link: &ShimLink, container: &ContainerId, exec: u64) {
     link.unwatch_exec(exec);
     match link.call_done(Body::KillExec { exec }).await {
         Ok(()) => {}
@@ -207,8 +210,9 @@ async fn kill(link: &ShimLink, container: &ContainerId, exec: u64) {
     }
 }
 
-/// Unique for the life of a shim, also across daemons: counted from the daemon's start time.
-fn next_exec() -> u64 {
+/// Names an exec or attach: unique for the life of a shim, also across daemons, because it is
+/// counted from the daemon's start time.
+pub(crate) fn next_number() -> u64 {
     static NEXT: LazyLock<AtomicU64> =
         LazyLock::new(|| AtomicU64::new(u64::try_from(now().0).unwrap_or(1)));
     NEXT.fetch_add(1, Ordering::Relaxed)

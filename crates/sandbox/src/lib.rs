@@ -24,6 +24,7 @@ mod paths;
 mod plan;
 mod pod;
 mod record;
+mod session;
 mod spawn;
 mod stats;
 mod usage;
@@ -35,8 +36,8 @@ pub use admission::Refusal;
 pub use cgroups::LimitError;
 pub use context::{Handlers, Parts, now as clock};
 pub use error::{
-    ContainerError, CreateError, ExecError, RunError, StartError, StepError, StopPodError,
-    TeardownError, UpdateError, chain,
+    AttachError, ContainerError, CreateError, ExecError, RunError, StartError, StepError,
+    StopPodError, TeardownError, UpdateError, chain,
 };
 pub use events::{EventKind, LifecycleEvent};
 pub use exec::ExecOutput;
@@ -49,6 +50,9 @@ pub use plan::PlanFailure;
 pub use record::{
     ContainerRecord, ContainerState, ExitReason, ExitRecord, NetworkRecord, PodPhase, PodRecord,
     ProcessRecord,
+};
+pub use session::{
+    AttachEnding, AttachHold, AttachSession, ConnectError, ExecHold, ExecSession, Streams,
 };
 pub use spawn::SpawnError;
 pub use validate::InvalidPod;

@@ -1,12 +1,13 @@
 //! The daemon's end of a shim's socket.
 //!
-//! One reader task per link routes replies to their callers and events to the pod's owner. A
-//! frame is written whole under a lock; its files travel with its first byte.
+//! One reader task per link routes replies and their files to their callers, ends to those who
+//! wait for them and other events to the pod's owner. One writer task writes frames whole; their
+//! files travel with their first byte.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,14 +15,16 @@ use std::time::Duration;
 
 use model::SandboxId;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
 use shim_protocol::{
-    Body, CodecError, Event, Exit, Failure, FrameReader, FromShim, Hello, Request, Response,
+    AttachEnd, Body, CodecError, Event, Exit, Failure, FrameFiles, FrameReader, FromShim, Hello,
+    Request, Response, TooManyFiles,
 };
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// How long a shim may take to answer. Launching is milliseconds; a node that swaps is slow.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
@@ -57,6 +60,16 @@ pub enum LinkError {
         /// The pod.
         sandbox: SandboxId,
     },
+    /// It was started by an older daemon and speaks an older protocol.
+    #[error(
+        "the shim of sandbox {sandbox} is of build {build} and cannot do this; a new pod's can"
+    )]
+    TooOld {
+        /// The pod.
+        sandbox: SandboxId,
+        /// What the shim calls itself.
+        build: String,
+    },
     /// It says that it could not.
     #[error("{}", .0.message)]
     Failed(Failure),
@@ -71,21 +84,42 @@ pub(crate) enum LinkEvent {
     Closed,
 }
 
+/// How something ended, once it has; that the sender is gone means that the shim is.
+pub(crate) type Ended<T> = watch::Receiver<Option<T>>;
+
+/// Waits for the end; `None` when the shim is gone. Can be asked again.
+pub(crate) async fn end_of<T: Clone>(ended: &mut Ended<T>) -> Option<T> {
+    ended.wait_for(Option::is_some).await.ok().and_then(|end| end.clone())
+}
+
+/// An answer and the files that came with it.
+type Answer = (Response, Vec<OwnedFd>);
+
 #[derive(Default)]
 struct Routes {
     closed: bool,
-    waiters: HashMap<u64, oneshot::Sender<Response>>,
-    execs: HashMap<u64, oneshot::Sender<Exit>>,
+    waiters: HashMap<u64, oneshot::Sender<Answer>>,
+    execs: HashMap<u64, watch::Sender<Option<Exit>>>,
+    attaches: HashMap<u64, watch::Sender<Option<AttachEnd>>>,
 }
 
 /// A connection to one shim.
 pub(crate) struct ShimLink {
     sandbox: SandboxId,
-    stream: Arc<UnixStream>,
-    writing: tokio::sync::Mutex<()>,
+    outgoing: mpsc::UnboundedSender<Outgoing>,
     routes: Arc<Mutex<Routes>>,
     next: AtomicU64,
+    /// What the shim said of itself.
+    shim: Hello,
     reader: tokio::task::JoinHandle<()>,
+    writer: tokio::task::JoinHandle<()>,
+}
+
+/// A frame to be written whole: whoever asked may have given up meanwhile, and half a frame would
+/// end the connection.
+struct Outgoing {
+    frame: Vec<u8>,
+    files: Vec<OwnedFd>,
 }
 
 impl std::fmt::Debug for ShimLink {
@@ -97,6 +131,7 @@ impl std::fmt::Debug for ShimLink {
 impl Drop for ShimLink {
     fn drop(&mut self) {
         self.reader.abort();
+        self.writer.abort();
     }
 }
 
@@ -124,21 +159,28 @@ impl ShimLink {
             Arc::clone(&routes),
             events,
         ));
-        let link = Self {
+        let (outgoing, queue) = mpsc::unbounded_channel();
+        let writer = tokio::spawn(write_loop(stream, queue));
+        let mut link = Self {
             sandbox: sandbox.clone(),
-            stream,
-            writing: tokio::sync::Mutex::new(()),
+            outgoing,
             routes,
             next: AtomicU64::new(1),
+            // Until it has said more: every version has a hello.
+            shim: Hello { version: 1, build: String::new(), pid: 0 },
             reader,
+            writer,
         };
         let hello = Hello {
             version: shim_protocol::VERSION,
             build: env!("CARGO_PKG_VERSION").to_owned(),
             pid: rustix::process::getpid().as_raw_nonzero().get(),
         };
-        match link.call(Body::Hello(hello), &[]).await? {
-            Response::Hello(hello) => Ok((link, receiver, hello)),
+        match link.call(Body::Hello(hello), Vec::new()).await? {
+            Response::Hello(hello) => {
+                link.shim = hello.clone();
+                Ok((link, receiver, hello))
+            }
             _other => Err(LinkError::Confused { sandbox: sandbox.clone() }),
         }
     }
@@ -147,8 +189,23 @@ impl ShimLink {
     pub(crate) async fn call(
         &self,
         body: Body,
-        files: &[BorrowedFd<'_>],
+        files: Vec<OwnedFd>,
     ) -> Result<Response, LinkError> {
+        // Files nobody asked for are closed here.
+        self.call_for_files(body, files).await.map(|(response, _files)| response)
+    }
+
+    /// As [`Self::call`], with the files that come with the answer.
+    pub(crate) async fn call_for_files(
+        &self,
+        body: Body,
+        files: Vec<OwnedFd>,
+    ) -> Result<(Response, Vec<OwnedFd>), LinkError> {
+        // An older shim closes the connection on a request it does not know.
+        if body.since() > self.shim.version {
+            let (sandbox, build) = (self.sandbox.clone(), self.shim.build.clone());
+            return Err(LinkError::TooOld { sandbox, build });
+        }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (answer, receiver) = oneshot::channel();
         {
@@ -159,12 +216,10 @@ impl ShimLink {
             routes.waiters.insert(id, answer);
         }
         let frame = shim_protocol::encode(&Request { id, body });
-        if self.write(&frame, files).await.is_err() {
-            lock(&self.routes).waiters.remove(&id);
-            return Err(self.gone());
-        }
+        // Where nobody takes it any more, nobody is left in the routes either.
+        self.outgoing.send(Outgoing { frame, files }).unwrap_or_default();
         match tokio::time::timeout(ANSWER_WITHIN, receiver).await {
-            Ok(Ok(Response::Failed(failure))) => Err(LinkError::Failed(failure)),
+            Ok(Ok((Response::Failed(failure), _))) => Err(LinkError::Failed(failure)),
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_closed)) => Err(self.gone()),
             Err(_elapsed) => {
@@ -176,15 +231,15 @@ impl ShimLink {
 
     /// Asks for something that is answered by `Done`.
     pub(crate) async fn call_done(&self, body: Body) -> Result<(), LinkError> {
-        match self.call(body, &[]).await? {
+        match self.call(body, Vec::new()).await? {
             Response::Done => Ok(()),
-            _other => Err(LinkError::Confused { sandbox: self.sandbox.clone() }),
+            _other => Err(self.confused()),
         }
     }
 
-    /// Whoever waits on this learns how the exec'd process ended; an error means the shim died.
-    pub(crate) fn watch_exec(&self, exec: u64) -> oneshot::Receiver<Exit> {
-        let (sender, receiver) = oneshot::channel();
+    /// Whoever waits on this learns how the exec'd process ended.
+    pub(crate) fn watch_exec(&self, exec: u64) -> Ended<Exit> {
+        let (sender, receiver) = watch::channel(None);
         let mut routes = lock(&self.routes);
         if !routes.closed {
             routes.execs.insert(exec, sender);
@@ -197,23 +252,27 @@ impl ShimLink {
         lock(&self.routes).execs.remove(&exec);
     }
 
-    pub(crate) fn gone(&self) -> LinkError {
-        LinkError::Gone { sandbox: self.sandbox.clone() }
+    /// Whoever waits on this learns why the attach ended.
+    pub(crate) fn watch_attach(&self, attach: u64) -> Ended<AttachEnd> {
+        let (sender, receiver) = watch::channel(None);
+        let mut routes = lock(&self.routes);
+        if !routes.closed {
+            routes.attaches.insert(attach, sender);
+        }
+        receiver
     }
 
-    async fn write(&self, frame: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let _whole_frame = self.writing.lock().await;
-        let mut files = files;
-        let mut rest = frame;
-        while !rest.is_empty() {
-            let sent = self
-                .stream
-                .async_io(Interest::WRITABLE, || send(self.stream.as_fd(), rest, files))
-                .await?;
-            rest = rest.get(sent..).unwrap_or_default();
-            files = &[];
-        }
-        Ok(())
+    /// Nobody waits any more.
+    pub(crate) fn unwatch_attach(&self, attach: u64) {
+        lock(&self.routes).attaches.remove(&attach);
+    }
+
+    pub(crate) fn confused(&self) -> LinkError {
+        LinkError::Confused { sandbox: self.sandbox.clone() }
+    }
+
+    pub(crate) fn gone(&self) -> LinkError {
+        LinkError::Gone { sandbox: self.sandbox.clone() }
     }
 }
 
@@ -227,10 +286,35 @@ fn lock(routes: &Mutex<Routes>) -> MutexGuard<'_, Routes> {
     routes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn send(socket: BorrowedFd<'_>, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<usize> {
+/// Writes frames in their order. A connection that takes none ends, which the reader notices.
+async fn write_loop(stream: Arc<UnixStream>, mut queue: mpsc::UnboundedReceiver<Outgoing>) {
+    while let Some(Outgoing { frame, files }) = queue.recv().await {
+        if let Err(error) = write(&stream, &frame, files).await {
+            tracing::debug!(%error, "a shim takes no request");
+            // Failing means that it is not connected any more: the reader knows.
+            rustix::net::shutdown(&stream, rustix::net::Shutdown::Both).ok();
+            return;
+        }
+    }
+}
+
+async fn write(stream: &UnixStream, frame: &[u8], mut files: Vec<OwnedFd>) -> io::Result<()> {
+    let mut rest = frame;
+    while !rest.is_empty() {
+        let sent =
+            stream.async_io(Interest::WRITABLE, || send(stream.as_fd(), rest, &files)).await?;
+        rest = rest.get(sent..).unwrap_or_default();
+        // They went with the first byte.
+        files.clear();
+    }
+    Ok(())
+}
+
+fn send(socket: BorrowedFd<'_>, bytes: &[u8], files: &[OwnedFd]) -> io::Result<usize> {
+    let files: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !files.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(files)) {
+    if !files.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&files)) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many files for one frame"));
     }
     let sent =
@@ -238,8 +322,8 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::R
     Ok(sent)
 }
 
-/// Files that come along are closed: this version of the daemon asks for none.
-fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+/// What one read of the socket brought.
+fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let message = rustix::net::recvmsg(
@@ -248,7 +332,29 @@ fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
         &mut ancillary,
         RecvFlags::CMSG_CLOEXEC,
     )?;
-    Ok(message.bytes)
+    let mut files = Vec::new();
+    for part in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = part {
+            files.extend(received);
+        }
+    }
+    Ok((message.bytes, files))
+}
+
+/// A frame that cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum Malformed {
+    #[error(transparent)]
+    Frame(#[from] CodecError),
+    #[error(transparent)]
+    Files(#[from] TooManyFiles),
+}
+
+/// What has arrived and is not yet whole.
+#[derive(Default)]
+struct Incoming {
+    frames: FrameReader,
+    files: FrameFiles<OwnedFd>,
 }
 
 async fn read_loop(
@@ -257,21 +363,23 @@ async fn read_loop(
     routes: Arc<Mutex<Routes>>,
     events: mpsc::UnboundedSender<LinkEvent>,
 ) {
-    let mut frames = FrameReader::default();
+    let mut incoming = Incoming::default();
     loop {
         let mut buffer = [0; 4096];
         let got =
             stream.async_io(Interest::READABLE, || receive(stream.as_fd(), &mut buffer)).await;
-        match got {
-            Ok(0) => break,
-            Ok(count) => frames.push(buffer.get(..count).unwrap_or_default()),
+        let (count, files) = match got {
+            Ok((0, _)) => break,
+            Ok(got) => got,
             Err(error) => {
                 tracing::warn!(sandbox = %sandbox, %error, "shim connection broke");
                 break;
             }
-        }
-        if let Err(error) = route_all(&mut frames, &routes, &events) {
-            tracing::error!(sandbox = %sandbox, %error, "shim sent a malformed frame");
+        };
+        let bytes = buffer.get(..count).unwrap_or_default();
+        if let Err(error) = incoming.take_in(bytes, files, &routes, &events) {
+            let error = crate::error::chain(&error);
+            tracing::error!(sandbox = %sandbox, error, "shim sent a malformed frame");
             break;
         }
     }
@@ -281,30 +389,53 @@ async fn read_loop(
         // Dropping the senders wakes every waiter with "gone".
         routes.waiters.clear();
         routes.execs.clear();
+        routes.attaches.clear();
     }
     // The owner may have ended already; then nobody needs to know.
     events.send(LinkEvent::Closed).unwrap_or_default();
 }
 
-fn route_all(
-    frames: &mut FrameReader,
+impl Incoming {
+    fn take_in(
+        &mut self,
+        bytes: &[u8],
+        files: Vec<OwnedFd>,
+        routes: &Mutex<Routes>,
+        events: &mpsc::UnboundedSender<LinkEvent>,
+    ) -> Result<(), Malformed> {
+        self.frames.push(bytes);
+        self.files.received(bytes.len(), files)?;
+        while let Some(message) = self.frames.next::<FromShim>()? {
+            route(message, self.files.of_frame(self.frames.buffered()), routes, events);
+        }
+        Ok(())
+    }
+}
+
+fn route(
+    message: FromShim,
+    files: Vec<OwnedFd>,
     routes: &Mutex<Routes>,
     events: &mpsc::UnboundedSender<LinkEvent>,
-) -> Result<(), CodecError> {
-    while let Some(message) = frames.next::<FromShim>()? {
-        match message {
-            FromShim::Reply { id, response } => {
-                let Some(waiter) = lock(routes).waiters.remove(&id) else { continue };
-                // A caller that stopped waiting does not need the answer.
-                drop(waiter.send(response));
+) {
+    match message {
+        FromShim::Reply { id, response } => {
+            let Some(waiter) = lock(routes).waiters.remove(&id) else { return };
+            // A caller that stopped waiting does not need the answer.
+            drop(waiter.send((response, files)));
+        }
+        FromShim::Event(Event::ExecExited { exec, exit }) => {
+            if let Some(waiter) = lock(routes).execs.remove(&exec) {
+                waiter.send_replace(Some(exit));
             }
-            FromShim::Event(Event::ExecExited { exec, exit }) => {
-                if let Some(waiter) = lock(routes).execs.remove(&exec) {
-                    drop(waiter.send(exit));
-                }
+        }
+        FromShim::Event(Event::AttachEnded { attach, end }) => {
+            if let Some(waiter) = lock(routes).attaches.remove(&attach) {
+                waiter.send_replace(Some(end));
             }
-            FromShim::Event(event) => events.send(LinkEvent::Shim(event)).unwrap_or_default(),
+        }
+        FromShim::Event(event @ (Event::Exited { .. } | Event::PauseExited(_))) => {
+            events.send(LinkEvent::Shim(event)).unwrap_or_default();
         }
     }
-    Ok(())
 }

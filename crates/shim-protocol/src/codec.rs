@@ -74,7 +74,7 @@ impl FrameReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Body, Request};
+    use crate::{Asked, Body, Request};
     use proptest::prelude::*;
 
     #[test]
@@ -111,6 +111,20 @@ mod tests {
             encode(&Request { id: 1, body: Body::State }),
             [5, 0, 0, 0, 0x82, 1, 0x82, 7, 0x80]
         );
+    }
+
+    /// A request of a later version is told apart from nonsense, so that it can be answered.
+    #[test]
+    fn an_unknown_request_keeps_its_id() {
+        let mut reader = FrameReader::default();
+        // Variant 99 with one field, and a field of the request nobody knows yet.
+        reader.push(&[9, 0, 0, 0, 0x83, 7, 0x82, 0x18, 99, 0x81, 0x61, b'c', 9]);
+        reader.push(&encode(&Request { id: 8, body: Body::State }));
+        assert_eq!(reader.next::<Asked>().unwrap(), Some(Asked::Unknown { id: 7 }));
+        let known = Asked::Known(Request { id: 8, body: Body::State });
+        assert_eq!(reader.next::<Asked>().unwrap(), Some(known));
+        reader.push(&[1, 0, 0, 0, 0xff]);
+        assert!(matches!(reader.next::<Asked>(), Err(CodecError::Malformed(_))));
     }
 
     #[test]

@@ -15,14 +15,17 @@
 
 mod codec;
 mod exit_file;
+mod files;
 mod message;
 
 pub use codec::{CodecError, FrameReader, MAX_FRAME, encode};
 pub use exit_file::ExitFileError;
+pub use files::{FrameFiles, MAX_FILES, TooManyFiles};
 pub use message::{
-    Body, ContainerSnapshot, Event, Exit, Failure, FailureKind, FromShim, Hello, Phase, PodReady,
-    PodSetup, Request, Response, StartContainer, StartExec, Started, StateReport, Sysctl, Warning,
+    Asked, AttachEnd, Body, ContainerSnapshot, Event, Exit, Failure, FailureKind, FromShim, Hello,
+    Phase, PodReady, PodSetup, Request, Response, StartAttach, StartContainer, StartExec, Started,
+    StateReport, Sysctl, Warning,
 };
 
 /// The protocol version this build speaks.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;

@@ -1,6 +1,7 @@
 //! The messages. Container and sandbox ids travel as text and are validated by the receiver.
 
-use minicbor::{Decode, Encode};
+use minicbor::decode::Error;
+use minicbor::{Decode, Decoder, Encode};
 
 /// Daemon to shim.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
@@ -11,6 +12,38 @@ pub struct Request {
     /// What is asked.
     #[n(1)]
     pub body: Body,
+}
+
+/// A request as a shim reads it: a daemon newer than the shim may ask for what it cannot do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Asked {
+    /// One of this version.
+    Known(Request),
+    /// One of a later version.
+    Unknown {
+        /// Its id, for the answer.
+        id: u64,
+    },
+}
+
+#[derive(Decode)]
+struct Head {
+    #[n(0)]
+    id: u64,
+}
+
+impl<'b, C> Decode<'b, C> for Asked {
+    fn decode(d: &mut Decoder<'b>, context: &mut C) -> Result<Self, Error> {
+        let start = d.position();
+        match Request::decode(d, context) {
+            Ok(request) => Ok(Self::Known(request)),
+            Err(error) if error.is_unknown_variant() => {
+                d.set_position(start);
+                Ok(Self::Unknown { id: Head::decode(d, context)?.id })
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// What the daemon may ask.
@@ -72,6 +105,70 @@ pub enum Body {
     /// Kill everything, release the namespaces, end. Answer: [`Response::Done`] just before.
     #[n(9)]
     Shutdown,
+    /// Give a client of the daemon's a running container's standard files. As many files are
+    /// attached as are asked for: its stdin (read by the shim), then stdout and stderr (written by
+    /// it). Answer: [`Response::Done`], later [`Event::AttachEnded`]. Version 2.
+    #[n(10)]
+    Attach(#[n(0)] StartAttach),
+    /// The client has left. Answer: [`Response::Done`], also when it is unknown. Version 2.
+    #[n(11)]
+    Detach {
+        /// The attach's number.
+        #[n(0)]
+        attach: u64,
+    },
+    /// The client will send nothing more: what its end of file means is decided here, once its
+    /// pipe is read to the end. Answer: [`Response::Done`], also when it is unknown. Version 2.
+    #[n(12)]
+    CloseStdin {
+        /// The attach's number.
+        #[n(0)]
+        attach: u64,
+    },
+    /// Set the size of a container's terminal. Answer: [`Response::Done`]. Version 2.
+    #[n(13)]
+    Resize {
+        /// Container id.
+        #[n(0)]
+        container: String,
+        /// Characters in a line.
+        #[n(1)]
+        columns: u16,
+        /// Lines.
+        #[n(2)]
+        rows: u16,
+    },
+    /// SIGHUP an exec'd process and its descendants; when it ends, those it leaves behind are
+    /// killed. Answer: [`Response::Done`]. Version 2.
+    #[n(14)]
+    HangUpExec {
+        /// The exec's number.
+        #[n(0)]
+        exec: u64,
+    },
+}
+
+impl Body {
+    /// The first version of the protocol that has this request.
+    pub fn since(&self) -> u32 {
+        match self {
+            Self::Hello(_)
+            | Self::SetupPod(_)
+            | Self::Start(_)
+            | Self::Kill { .. }
+            | Self::Exec(_)
+            | Self::KillExec { .. }
+            | Self::ReopenLog { .. }
+            | Self::State
+            | Self::Forget { .. }
+            | Self::Shutdown => 1,
+            Self::Attach(_)
+            | Self::Detach { .. }
+            | Self::CloseStdin { .. }
+            | Self::Resize { .. }
+            | Self::HangUpExec { .. } => 2,
+        }
+    }
 }
 
 /// Opens a connection, both ways.
@@ -178,6 +275,26 @@ pub struct StartExec {
     /// Give it a new terminal.
     #[n(3)]
     pub terminal: bool,
+}
+
+/// Attach to one container.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct StartAttach {
+    /// Unique for the life of the shim; chosen by the daemon.
+    #[n(0)]
+    pub attach: u64,
+    /// Container id.
+    #[n(1)]
+    pub container: String,
+    /// The first file is read, and what comes goes to the container's stdin.
+    #[n(2)]
+    pub stdin: bool,
+    /// The next file gets a copy of stdout, from now on. A terminal is one stream: this.
+    #[n(3)]
+    pub stdout: bool,
+    /// The last file gets a copy of stderr, from now on.
+    #[n(4)]
+    pub stderr: bool,
 }
 
 /// Shim to daemon.
@@ -344,6 +461,32 @@ pub enum Event {
     /// The pause process ended: the pod's PID namespace is gone.
     #[n(2)]
     PauseExited(#[n(0)] Exit),
+    /// An attach is over: its files are closed. Sent only to the connection that asked for it.
+    /// Version 2.
+    #[n(3)]
+    AttachEnded {
+        /// The attach's number.
+        #[n(0)]
+        attach: u64,
+        /// Why.
+        #[n(1)]
+        end: AttachEnd,
+    },
+}
+
+/// Why an attach ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum AttachEnd {
+    /// The container ended; all its output has been handed over.
+    #[n(0)]
+    ContainerEnded,
+    /// The client left too much output unread and was given up, so that others need not wait.
+    #[n(1)]
+    TooSlow,
+    /// The client left, or closed its input to a terminal.
+    #[n(2)]
+    Detached,
 }
 
 /// Why a request failed.

@@ -10,13 +10,12 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
 };
-use shim_protocol::{CodecError, FrameReader, FromShim, Request};
+use shim_protocol::{
+    Asked, CodecError, FrameFiles, FrameReader, FromShim, MAX_FILES, TooManyFiles,
+};
 
 /// More than this unsent, and the peer is taken for stuck and dropped.
 const MAX_UNSENT: usize = 1 << 20;
-
-/// The most files that belong to one frame (the three of an exec).
-const MAX_FILES: usize = 3;
 
 /// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
@@ -27,19 +26,10 @@ pub(crate) enum Closed {
     Socket(#[source] Errno),
     #[error("the peer sent something else than a request")]
     Codec(#[source] CodecError),
-    #[error("more than {MAX_FILES} files came with one frame")]
-    TooManyFiles,
+    #[error(transparent)]
+    TooManyFiles(#[from] TooManyFiles),
     #[error("the peer leaves more than {MAX_UNSENT} bytes unread")]
     Stuck,
-}
-
-/// Files received, and the stream offset just behind the bytes they came with. The sender
-/// attaches them to the first byte of their frame and sends nothing else in that message, so
-/// they belong to the frame that this offset lies in.
-#[derive(Debug)]
-struct Attached {
-    offset: u64,
-    files: Vec<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -55,8 +45,7 @@ struct Unsent {
 pub(crate) struct Connection {
     socket: OwnedFd,
     frames: FrameReader,
-    received: u64,
-    attached: Option<Attached>,
+    files: FrameFiles<OwnedFd>,
     unsent: VecDeque<Unsent>,
     unsent_bytes: usize,
     /// Hello has been exchanged: requests are answered, events sent.
@@ -70,8 +59,7 @@ impl Connection {
         Self {
             socket,
             frames: FrameReader::default(),
-            received: 0,
-            attached: None,
+            files: FrameFiles::default(),
             unsent: VecDeque::new(),
             unsent_bytes: 0,
             greeted: false,
@@ -106,38 +94,23 @@ impl Connection {
                 _ => Vec::new(),
             })
             .collect();
-        if message.flags.contains(ReturnFlags::CTRUNC) || files.len() > MAX_FILES {
-            return Err(Closed::TooManyFiles);
+        if message.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(TooManyFiles.into());
         }
         if message.bytes == 0 {
             return Err(Closed::ByPeer);
         }
-        self.received += u64::try_from(message.bytes).unwrap_or(u64::MAX);
         self.frames.push(&buffer[..message.bytes]);
-        if !files.is_empty() {
-            if self.attached.is_some() {
-                return Err(Closed::TooManyFiles);
-            }
-            self.attached = Some(Attached { offset: self.received, files });
-        }
-        Ok(())
+        Ok(self.files.received(message.bytes, files)?)
     }
 
     /// The next whole request and the files that came with it.
-    pub(crate) fn next_request(&mut self) -> Result<Option<(Request, Vec<OwnedFd>)>, Closed> {
-        let Some(request) = self.frames.next().map_err(Closed::Codec)? else {
+    pub(crate) fn next_request(&mut self) -> Result<Option<(Asked, Vec<OwnedFd>)>, Closed> {
+        let Some(asked) = self.frames.next().map_err(Closed::Codec)? else {
             return Ok(None);
         };
-        let buffered = u64::try_from(self.frames.buffered()).unwrap_or(u64::MAX);
-        let frame_end = self.received - buffered;
-        let files = match self.attached.take() {
-            Some(attached) if attached.offset <= frame_end => attached.files,
-            later => {
-                self.attached = later;
-                Vec::new()
-            }
-        };
-        Ok(Some((request, files)))
+        let files = self.files.of_frame(self.frames.buffered());
+        Ok(Some((asked, files)))
     }
 
     /// Sends a frame, now or when the peer reads.
@@ -196,7 +169,7 @@ impl Unsent {
 mod tests {
     use super::*;
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-    use shim_protocol::{Body, Response};
+    use shim_protocol::{Body, Request, Response};
 
     fn pair() -> (OwnedFd, Connection) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -226,7 +199,8 @@ mod tests {
         let mut seen = Vec::new();
         for _ in 0..10 {
             connection.receive(&mut [0; 512]).unwrap();
-            while let Some((request, files)) = connection.next_request().unwrap() {
+            while let Some((asked, files)) = connection.next_request().unwrap() {
+                let Asked::Known(request) = asked else { panic!("{asked:?}") };
                 seen.push((request.id, files.len()));
             }
         }
@@ -250,7 +224,7 @@ mod tests {
     fn more_files_than_any_frame_carries_end_the_connection() {
         let (peer, mut connection) = pair();
         send(&peer, &request(1), &[&peer, &peer, &peer, &peer]);
-        assert!(matches!(connection.receive(&mut [0; 512]), Err(Closed::TooManyFiles)));
+        assert!(matches!(connection.receive(&mut [0; 512]), Err(Closed::TooManyFiles(_))));
     }
 
     #[test]

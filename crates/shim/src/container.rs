@@ -14,6 +14,7 @@ use rustix::fd::OwnedFd;
 use rustix::process::Pid;
 use shim_protocol::{ContainerSnapshot, Exit, Phase};
 
+use crate::stdin::Stdin;
 use crate::stdio::Sink;
 
 /// One container.
@@ -46,9 +47,8 @@ pub(crate) enum Lifecycle {
 pub(crate) struct Running {
     pub(crate) pid: Pid,
     pub(crate) pidfd: OwnedFd,
-    /// Write end of its stdin, or its terminal: kept so that it does not end.
-    #[expect(dead_code, reason = "held open; attach will write to it")]
-    pub(crate) stdin: Option<OwnedFd>,
+    /// Held open so that it does not end while nobody is attached.
+    pub(crate) stdin: Option<Stdin>,
     pub(crate) sink: Sink,
     /// The cgroup's count of OOM kills when it started.
     pub(crate) oom_kills: u64,
@@ -103,6 +103,14 @@ impl Container {
         }
     }
 
+    /// As [`Self::running`].
+    pub(crate) fn running_mut(&mut self) -> Option<&mut Running> {
+        match &mut self.lifecycle {
+            Lifecycle::Running(running) => Some(running),
+            Lifecycle::Draining(_) | Lifecycle::Ended(_) => None,
+        }
+    }
+
     /// Whether killing its first process now kills them all.
     pub(crate) fn dies_with_its_first(&self) -> bool {
         self.own_pidns && self.running().is_some()
@@ -151,6 +159,10 @@ impl Containers {
 
     pub(crate) fn remove(&mut self, id: &str) {
         self.0.retain(|container| container.id.as_str() != id);
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Container> {
+        self.0.iter_mut()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Container> {

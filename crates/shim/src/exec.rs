@@ -10,6 +10,8 @@ pub(crate) struct Exec {
     pub(crate) number: u64,
     pub(crate) pid: Pid,
     pub(crate) container: ContainerId,
+    /// Nobody listens to it any more: it has got SIGHUP, and what it leaves behind is killed.
+    pub(crate) hung_up: bool,
 }
 
 /// All of them.
@@ -19,6 +21,15 @@ pub(crate) struct Execs(Vec<Exec>);
 impl Execs {
     pub(crate) fn get(&self, number: u64) -> Option<&Exec> {
         self.0.iter().find(|exec| exec.number == number)
+    }
+
+    pub(crate) fn get_mut(&mut self, number: u64) -> Option<&mut Exec> {
+        self.0.iter_mut().find(|exec| exec.number == number)
+    }
+
+    /// The hung up one with this process.
+    pub(crate) fn hung_up(&self, pid: Pid) -> Option<&Exec> {
+        self.0.iter().find(|exec| exec.hung_up && exec.pid == pid)
     }
 
     pub(crate) fn insert(&mut self, exec: Exec) {

@@ -2,7 +2,7 @@
 //! children, and does what the daemon asks.
 //!
 //! It makes and holds the pod's namespaces, executes launch plans, writes container logs,
-//! reaps, records exits. It outlives the daemon: whoever connects next finds everything here.
+//! reaps, records exits, serves clients that attach. It outlives the daemon: whoever connects next finds everything here.
 //!
 //! Never here: decisions (plans are complete), the OCI spec, JSON, async, a second thread,
 //! calls to the daemon.
@@ -12,6 +12,7 @@
 //! (the only module that touches crate `launch`'s executing half).
 #![forbid(unsafe_code)]
 
+mod attach;
 mod clock;
 mod connection;
 mod container;
@@ -29,6 +30,7 @@ mod requests;
 mod runtime;
 mod shutdown;
 mod startup;
+mod stdin;
 mod stdio;
 mod supervisor;
 mod tools;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
-use shim_protocol::{Event, FromShim, Request, Response};
+use shim_protocol::{Asked, Event, FromShim, Response};
 
 use crate::connection::{Closed, Connection};
 use crate::failure::chain;
@@ -22,12 +22,14 @@ pub(crate) type PeerNumber = u64;
 #[derive(Debug)]
 pub(crate) struct Peers {
     connections: BTreeMap<PeerNumber, Connection>,
+    /// Lost since they were last asked for.
+    lost: Vec<PeerNumber>,
     journal: Journal,
 }
 
 impl Peers {
     pub(crate) fn new(journal: Journal) -> Self {
-        Self { connections: BTreeMap::new(), journal }
+        Self { connections: BTreeMap::new(), lost: Vec::new(), journal }
     }
 
     /// Takes a waiting connection, if it is root's.
@@ -77,7 +79,7 @@ impl Peers {
         &mut self,
         number: PeerNumber,
         poller: &Poller,
-    ) -> Option<(Request, Vec<OwnedFd>)> {
+    ) -> Option<(Asked, Vec<OwnedFd>)> {
         match self.connections.get_mut(&number)?.next_request() {
             Ok(request) => request,
             Err(closed) => {
@@ -117,6 +119,16 @@ impl Peers {
         for number in numbers {
             self.send(number, &FromShim::Event(event.clone()), None, poller);
         }
+    }
+
+    /// Tells one connection, if it is still there.
+    pub(crate) fn tell(&mut self, number: PeerNumber, event: Event, poller: &Poller) {
+        self.send(number, &FromShim::Event(event), None, poller);
+    }
+
+    /// Connections that have ended since this was last called.
+    pub(crate) fn take_lost(&mut self) -> Vec<PeerNumber> {
+        std::mem::take(&mut self.lost)
     }
 
     /// The socket takes more.
@@ -161,10 +173,11 @@ impl Peers {
     fn close(&mut self, number: PeerNumber, closed: &Closed, poller: &Poller) {
         if let Some(connection) = self.connections.remove(&number) {
             poller.close(connection.into_socket());
+            self.lost.push(number);
         }
         match closed {
             Closed::ByPeer => {}
-            Closed::Socket(_) | Closed::Codec(_) | Closed::TooManyFiles | Closed::Stuck => {
+            Closed::Socket(_) | Closed::Codec(_) | Closed::TooManyFiles(_) | Closed::Stuck => {
                 self.journal.say(format_args!("closed a connection: {}", chain(closed)));
             }
         }

@@ -16,6 +16,12 @@ pub(crate) enum Token {
     Children,
     Connection(u64),
     Output(u64),
+    /// A container's stdin that takes more.
+    Stdin(u64),
+    /// The input of a client that is attached.
+    Input(u64),
+    /// A client's copy of output, when it takes more.
+    Feed(u64),
 }
 
 impl Token {
@@ -23,18 +29,24 @@ impl Token {
         EventData::new_u64(match self {
             Self::Listener => 0,
             Self::Children => 1,
-            Self::Connection(number) => number << 2 | 2,
-            Self::Output(number) => number << 2 | 3,
+            Self::Connection(number) => number << 3 | 2,
+            Self::Output(number) => number << 3 | 3,
+            Self::Stdin(number) => number << 3 | 4,
+            Self::Input(number) => number << 3 | 5,
+            Self::Feed(number) => number << 3 | 6,
         })
     }
 
     fn from_data(data: EventData) -> Self {
-        let (number, kind) = (data.u64() >> 2, data.u64() & 3);
+        let (number, kind) = (data.u64() >> 3, data.u64() & 7);
         match kind {
             0 => Self::Listener,
             1 => Self::Children,
             2 => Self::Connection(number),
-            _ => Self::Output(number),
+            3 => Self::Output(number),
+            4 => Self::Stdin(number),
+            5 => Self::Input(number),
+            _ => Self::Feed(number),
         }
     }
 }
@@ -71,6 +83,17 @@ impl Poller {
         epoll::add(&self.epoll, file, token.to_data(), EventFlags::IN)
     }
 
+    /// Waits for `file` to become writable, or for nobody to be left to read it.
+    pub(crate) fn add_writer(&self, file: impl AsFd, token: Token) -> Result<()> {
+        epoll::add(&self.epoll, file, token.to_data(), EventFlags::OUT)
+    }
+
+    /// Waits for `file` no more.
+    pub(crate) fn remove(&self, file: impl AsFd) {
+        // Failing means that it was not in the set.
+        epoll::delete(&self.epoll, file).ok();
+    }
+
     /// Waits for `file` to become writable too, or no more.
     pub(crate) fn want_write(&self, file: impl AsFd, token: Token, want: bool) -> Result<()> {
         let flags = if want { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
@@ -80,8 +103,7 @@ impl Poller {
     /// Closes a file of the set. Taken out by hand first: a child between clone and exec may hold
     /// a copy for a moment, and then closing alone would leave it in the set.
     pub(crate) fn close(&self, file: OwnedFd) {
-        // Failing means that it was not in the set.
-        epoll::delete(&self.epoll, &file).ok();
+        self.remove(&file);
         drop(file);
     }
 
@@ -124,6 +146,9 @@ mod tests {
             Token::Connection(0),
             Token::Connection(7),
             Token::Output(1 << 40),
+            Token::Stdin(1),
+            Token::Input(2),
+            Token::Feed(3),
         ] {
             assert_eq!(Token::from_data(token.to_data()), token);
         }

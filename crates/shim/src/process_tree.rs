@@ -14,6 +14,8 @@ use shim_protocol::{Failure, FailureKind};
 
 use crate::failure::io_failure;
 
+const SIGKILL: i32 = 9;
+
 /// What `/proc/<pid>/stat` says about where a process belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Kin {
@@ -96,20 +98,37 @@ pub(crate) fn kill_family(
             return Ok(());
         }
         for kin in left {
-            kill_if_still(kin).map_err(|error| failed(kin.pid, &error))?;
+            signal_if_still(kin, SIGKILL).map_err(|error| failed(kin.pid, &error))?;
             signalled.insert(kin.pid);
         }
     }
 }
 
+/// Sends a signal to `root` and its descendants among `members`, each once.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn signal_family(root: Pid, members: Vec<Pid>, signal: i32) -> Result<(), Failure> {
+    let pids: HashSet<Pid> = members.into_iter().chain([root]).collect();
+    let mut all = Vec::new();
+    for pid in pids {
+        all.extend(kin(pid).map_err(|error| failed(pid, &error))?);
+    }
+    let family = family(root, &all);
+    for kin in all.iter().filter(|kin| !kin.gone && family.contains(&kin.pid)) {
+        signal_if_still(*kin, signal).map_err(|error| failed(kin.pid, &error))?;
+    }
+    Ok(())
+}
+
 fn failed(pid: Pid, error: &io::Error) -> Failure {
-    let what = format!("cannot kill process {}", pid.as_raw_nonzero());
+    let what = format!("cannot signal process {}", pid.as_raw_nonzero());
     io_failure(FailureKind::Internal, what, error)
 }
 
 /// The number may have gone to another process since it was looked at: hold it by a pidfd and
 /// look again.
-fn kill_if_still(seen: Kin) -> io::Result<()> {
+fn signal_if_still(seen: Kin, signal: i32) -> io::Result<()> {
     let held = match sys::pidfd::open(seen.pid) {
         Ok(held) => held,
         Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => return Ok(()),
@@ -117,7 +136,7 @@ fn kill_if_still(seen: Kin) -> io::Result<()> {
     };
     // The parent may have died meanwhile; the session stays.
     match kin(seen.pid)? {
-        Some(now) if now.session == seen.session => sys::pidfd::kill(held.as_fd()),
+        Some(now) if now.session == seen.session => sys::pidfd::signal(held.as_fd(), signal),
         Some(_) | None => Ok(()),
     }
 }

@@ -24,7 +24,12 @@ impl Supervisor {
             self.note(format_args!("cannot read child events"), &error);
         }
         // An error is ECHILD: no children at all.
-        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+        while let Ok(Some(pid)) = sys::supervise::next_ended() {
+            self.end_family_of_hung_up(pid);
+            let Ok(Some((_, status))) = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG)
+            else {
+                return;
+            };
             self.ended(pid, status);
         }
     }
@@ -46,7 +51,7 @@ impl Supervisor {
     fn container_ended(&mut self, id: &ContainerId, mut exit: Exit) {
         let Some(container) = self.containers.get_mut(id.as_str()) else { return };
         let placeholder = Lifecycle::Ended(Exit::default());
-        let Running { pid, mut sink, oom_kills, .. } =
+        let Running { pid, mut sink, oom_kills, stdin, .. } =
             match std::mem::replace(&mut container.lifecycle, placeholder) {
                 Lifecycle::Running(running) => running,
                 other @ (Lifecycle::Draining(_) | Lifecycle::Ended(_)) => {
@@ -54,6 +59,10 @@ impl Supervisor {
                     return;
                 }
             };
+        sink.audience.close_inputs(&self.tools.poller);
+        if let Some(stdin) = stdin {
+            stdin.close(&self.tools.poller);
+        }
         if container.kill_rest
             && let Err(failure) = self.parts.runtime.kill_cgroups(&container.cgroup)
         {
@@ -83,7 +92,8 @@ impl Supervisor {
                 return;
             }
         };
-        draining.sink.close(&mut self.tools);
+        let mut audience = draining.sink.close(&mut self.tools);
+        self.leaving.append(&mut audience);
         let exit = draining.exit;
         container.lifecycle = Lifecycle::Ended(exit.clone());
         if let Err(error) = self.parts.exits.write(id, &exit) {

@@ -3,7 +3,7 @@
 use launch::plan::{ExecPlan, LaunchPlan, PidNamespace};
 use model::ContainerId;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::process::getpid;
+use rustix::process::{Pid, getpid};
 use shim_protocol::{
     Body, Failure, FailureKind, Hello, PodSetup, Response, StartContainer, StartExec, Started,
     StateReport,
@@ -15,11 +15,13 @@ use crate::exec::Exec;
 use crate::failure::{also, bad_request, chain, io_failure, not_found, wrong_state};
 use crate::log::{ContainerLog, Stream};
 use crate::peers::PeerNumber;
-use crate::process_tree::kill_family;
+use crate::process_tree::{kill_family, signal_family};
 use crate::runtime::{Launched, directories_only};
+use crate::stdin::Stdin;
 use crate::stdio::{self, Sink, Stdio};
 use crate::supervisor::Supervisor;
 
+const SIGHUP: i32 = 1;
 const SIGKILL: i32 = 9;
 
 /// What to do with a request's connection.
@@ -30,7 +32,16 @@ pub(crate) enum Answer {
     Later,
 }
 
-type Done = Result<(Response, Option<OwnedFd>), Failure>;
+impl Answer {
+    /// To a request that only a later version of the protocol has.
+    pub(crate) fn unknown() -> Self {
+        let ours = shim_protocol::VERSION;
+        let failure = bad_request(format!("this shim, of protocol {ours}, does not know how"));
+        Self::Now(Response::Failed(failure), None)
+    }
+}
+
+pub(crate) type Done = Result<(Response, Option<OwnedFd>), Failure>;
 
 impl Supervisor {
     /// Does what is asked. Files that came along and are not wanted close here.
@@ -53,6 +64,11 @@ impl Supervisor {
                 Body::ReopenLog { container } => self.reopen_log(&container),
                 Body::State => Ok((Response::State(self.state()), None)),
                 Body::Forget { container } => self.forget(&container),
+                Body::Attach(attach) => self.attach(peer, &attach, files),
+                Body::Detach { attach } => Ok((self.detach(attach), None)),
+                Body::CloseStdin { attach } => Ok((self.close_stdin(attach), None)),
+                Body::Resize { container, columns, rows } => self.resize(&container, columns, rows),
+                Body::HangUpExec { exec } => self.hang_up_exec(exec),
                 Body::Shutdown => {
                     self.begin_shutdown(peer, id);
                     return Answer::Later;
@@ -106,11 +122,14 @@ impl Supervisor {
         let launched = match self.launch(plan, request.stdin, &mut sink) {
             Ok(launched) => launched,
             Err(failure) => {
-                sink.close(&mut self.tools);
+                // Nobody can be attached to it yet.
+                drop(sink.close(&mut self.tools));
                 return Err(failure);
             }
         };
         let (Launched { pid, pidfd, warnings, .. }, stdin) = launched;
+        let once = request.stdin_once;
+        let stdin = stdin.map(|file| Stdin::new(self.tools.poller.number(), file, once));
         let started_at = clock::now();
         let started = Started { pid: pid.as_raw_nonzero().get(), started_at, warnings };
         self.containers.insert(Container {
@@ -157,7 +176,7 @@ impl Supervisor {
         let attached = launched.take_console().and_then(|console| {
             stdio::set_nonblocking(&console)?;
             let stdin = keep_stdin.then(|| console.try_clone()).transpose()?;
-            sink.attach(Stream::Stdout, console, &mut self.tools)?;
+            sink.attach_terminal(console, &mut self.tools)?;
             Ok(stdin)
         });
         match attached {
@@ -224,7 +243,7 @@ impl Supervisor {
             None
         };
         let container = container.id.clone();
-        self.execs.insert(Exec { number, pid: launched.pid, container });
+        self.execs.insert(Exec { number, pid: launched.pid, container, hung_up: false });
         let pid = launched.pid.as_raw_nonzero().get();
         let started = Started { pid, started_at: clock::now(), warnings: launched.warnings };
         Ok((Response::Started(started), console))
@@ -235,11 +254,41 @@ impl Supervisor {
             .execs
             .get(number)
             .ok_or_else(|| not_found(format!("exec {number} is not running")))?;
-        let cgroup = self.containers.get(exec.container.as_str()).map(|found| &found.cgroup);
-        let runtime = &self.parts.runtime;
-        let members = || cgroup.map_or_else(|| Ok(Vec::new()), |cgroup| runtime.members(cgroup));
-        kill_family(exec.pid, members)?;
+        kill_family(exec.pid, || self.members_of(exec))?;
         Ok((Response::Done, None))
+    }
+
+    fn hang_up_exec(&mut self, number: u64) -> Done {
+        if let Some(exec) = self.execs.get_mut(number) {
+            exec.hung_up = true;
+        }
+        let exec = self
+            .execs
+            .get(number)
+            .ok_or_else(|| not_found(format!("exec {number} is not running")))?;
+        signal_family(exec.pid, self.members_of(exec)?, SIGHUP)?;
+        Ok((Response::Done, None))
+    }
+
+    /// A child that ended is about to be reaped. What a hung up exec leaves behind must be found
+    /// before: until then its number cannot come to mean anybody else.
+    pub(crate) fn end_family_of_hung_up(&self, pid: Pid) {
+        let Some(exec) = self.execs.hung_up(pid) else { return };
+        if let Err(failure) = kill_family(exec.pid, || self.members_of(exec)) {
+            let number = exec.number;
+            self.tools.journal.say(format_args!(
+                "exec {number}: what it left behind is not ended: {}",
+                failure.message
+            ));
+        }
+    }
+
+    /// The processes of an exec's container.
+    fn members_of(&self, exec: &Exec) -> Result<Vec<Pid>, Failure> {
+        match self.containers.get(exec.container.as_str()) {
+            Some(container) => self.parts.runtime.members(&container.cgroup),
+            None => Ok(Vec::new()),
+        }
     }
 
     fn reopen_log(&mut self, container: &str) -> Done {

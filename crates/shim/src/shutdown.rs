@@ -64,6 +64,7 @@ impl Supervisor {
             (alive, KILL_AGAIN)
         };
         if failures.is_empty() {
+            self.give_up_clients();
             self.answer_waiters(&Response::Done);
             return true;
         }

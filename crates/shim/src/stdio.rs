@@ -7,7 +7,10 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
 
+use crate::attach::Audience;
 use crate::clock;
 use crate::log::{ContainerLog, Framer, Stream};
 use crate::poll::Token;
@@ -120,7 +123,8 @@ impl Output {
         }
     }
 
-    fn close(mut self, log: Option<&mut ContainerLog>, tools: &mut Tools) {
+    fn close(mut self, log: Option<&mut ContainerLog>, audience: &mut Audience, tools: &mut Tools) {
+        audience.stream_ended(self.stream, &tools.poller);
         if let Some(log) = log {
             let at = (self.stream, clock::now());
             log.finish(&mut self.framer, at, &mut tools.batch, &tools.journal);
@@ -134,12 +138,48 @@ impl Output {
 pub(crate) struct Sink {
     outputs: Vec<Output>,
     log: Option<ContainerLog>,
+    /// Whoever is attached.
+    pub(crate) audience: Audience,
+    /// Of a terminal, its other end: reading fails while nobody has that open, although the
+    /// container may open it again.
+    slave: Option<OwnedFd>,
 }
 
 impl Sink {
     /// Nothing is read until [`Self::attach`]; without a log what is read is dropped.
     pub(crate) fn new(log: Option<ContainerLog>) -> Self {
-        Self { outputs: Vec::new(), log }
+        Self { outputs: Vec::new(), log, audience: Audience::default(), slave: None }
+    }
+
+    /// Reads a terminal from now on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn attach_terminal(&mut self, master: OwnedFd, tools: &mut Tools) -> io::Result<()> {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        self.slave = Some(rustix::pty::ioctl_tiocgptpeer(&master, flags)?);
+        self.attach(Stream::Stdout, master, tools)
+    }
+
+    /// Whether its output is a terminal's.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.slave.is_some()
+    }
+
+    /// Sets the size of its terminal.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn resize(&self, size: Winsize) -> io::Result<()> {
+        match &self.slave {
+            Some(slave) => Ok(rustix::termios::tcsetwinsize(slave, size)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether this output has not ended.
+    pub(crate) fn has_stream(&self, stream: Stream) -> bool {
+        self.outputs.iter().any(|output| output.stream == stream)
     }
 
     /// Reads `file` from now on.
@@ -180,8 +220,10 @@ impl Sink {
         }
     }
 
-    /// Reads all outputs empty, as far as they hold anything now.
+    /// Reads all outputs empty, as far as they hold anything now. Nothing more is expected of the
+    /// container's own process.
     pub(crate) fn drain(&mut self, tools: &mut Tools) {
+        self.slave = None;
         for index in (0..self.outputs.len()).rev() {
             for _ in 0..FINAL_READS {
                 if !self.read(index, tools) {
@@ -191,12 +233,14 @@ impl Sink {
         }
     }
 
-    /// Ends with what has come so far.
-    pub(crate) fn close(mut self, tools: &mut Tools) {
+    /// Ends with what has come so far; returns those who have not taken all of it.
+    pub(crate) fn close(mut self, tools: &mut Tools) -> Audience {
         self.drain(tools);
         for output in std::mem::take(&mut self.outputs) {
-            output.close(self.log.as_mut(), tools);
+            output.close(self.log.as_mut(), &mut self.audience, tools);
         }
+        self.audience.container_ended(&tools.poller);
+        self.audience
     }
 
     /// Reads once; whether reading on makes sense.
@@ -204,16 +248,18 @@ impl Sink {
         let output = &mut self.outputs[index];
         match output.read(&mut tools.buffer[..]) {
             Read::Bytes(count) => {
+                let input = &tools.buffer[..count];
                 if let Some(log) = &mut self.log {
                     let at = (output.stream, clock::now());
-                    let input = &tools.buffer[..count];
                     log.append(&mut output.framer, at, input, &mut tools.batch, &tools.journal);
                 }
+                self.audience.hear(output.stream, input, &tools.poller);
                 true
             }
             Read::NothingNow => false,
             Read::End => {
-                self.outputs.remove(index).close(self.log.as_mut(), tools);
+                let output = self.outputs.remove(index);
+                output.close(self.log.as_mut(), &mut self.audience, tools);
                 false
             }
         }

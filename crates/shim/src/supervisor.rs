@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fd::{AsFd, OwnedFd};
 
+use crate::attach::Audience;
 use crate::container::Containers;
 use crate::exec::Execs;
 use crate::exit::ExitRecords;
@@ -16,6 +17,7 @@ use crate::requests::Answer;
 use crate::runtime::Runtime;
 use crate::shutdown::Shutdown;
 use crate::tools::Tools;
+use shim_protocol::{Asked, Request};
 use sys::supervise::ChildEvents;
 
 /// What start-up hands over.
@@ -39,6 +41,8 @@ pub(crate) struct Supervisor {
     pub(crate) pod: Pod,
     pub(crate) containers: Containers,
     pub(crate) execs: Execs,
+    /// Clients that have not taken all output of a container that has ended.
+    pub(crate) leaving: Audience,
     pub(crate) shutdown: Option<Shutdown>,
 }
 
@@ -53,6 +57,7 @@ impl Supervisor {
             pod: Pod::Bare,
             containers: Containers::default(),
             execs: Execs::default(),
+            leaving: Audience::default(),
             shutdown: None,
         })
     }
@@ -69,6 +74,7 @@ impl Supervisor {
                 self.handle(*event);
             }
             self.expire();
+            self.see_off();
             if self.continue_shutdown() {
                 return Ok(());
             }
@@ -82,6 +88,9 @@ impl Supervisor {
             }
             Token::Children => self.reap(),
             Token::Output(number) => self.read_output(number),
+            Token::Stdin(number) => self.flush_stdin(number),
+            Token::Input(number) => self.carry_input(number),
+            Token::Feed(number) => self.flush_feed(number),
             Token::Connection(number) => {
                 if event.writable {
                     self.peers.flush(number, &self.tools.poller);
@@ -96,11 +105,14 @@ impl Supervisor {
     /// Reads once from a connection and answers what has arrived whole.
     fn serve(&mut self, number: PeerNumber) {
         self.peers.receive(number, &mut self.tools.buffer[..], &self.tools.poller);
-        while let Some((request, files)) = self.peers.next_request(number, &self.tools.poller) {
-            match self.answer(number, request.id, request.body, files) {
+        while let Some((asked, files)) = self.peers.next_request(number, &self.tools.poller) {
+            let (id, answer) = match asked {
+                Asked::Known(Request { id, body }) => (id, self.answer(number, id, body, files)),
+                Asked::Unknown { id } => (id, Answer::unknown()),
+            };
+            match answer {
                 Answer::Now(response, file) => {
-                    let answer = (response, file);
-                    self.peers.reply(number, request.id, answer, &self.tools.poller);
+                    self.peers.reply(number, id, (response, file), &self.tools.poller);
                 }
                 Answer::Later => {}
             }

@@ -5,6 +5,7 @@ use std::io;
 use std::mem::MaybeUninit;
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::process::Pid;
 
 /// Readable whenever a child has changed state since [`ChildEvents::clear`]. SIGCHLD stays
 /// blocked in the thread that made it, and in what that thread spawns unless unblocked there.
@@ -52,6 +53,22 @@ impl AsFd for ChildEvents {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// A child that has ended, which is not reaped by this: until it is, nobody else gets its number.
+/// Does not wait.
+///
+/// # Errors
+/// `ECHILD`: there are no children.
+pub fn next_ended() -> io::Result<Option<Pid>> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` is valid for the write of one siginfo_t.
+    check(unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) })?;
+    // SAFETY: all zeros is a valid siginfo_t, and the kernel has filled in another or none.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: waitid fills in the fields of SIGCHLD, or leaves the zeros.
+    Ok(Pid::from_raw(unsafe { info.si_pid() }))
 }
 
 /// Ignores a signal, in this process and (unless reset there) in what it executes.

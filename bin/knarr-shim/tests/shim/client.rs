@@ -38,7 +38,7 @@ impl Client {
     }
 
     pub(crate) fn hello(mut self) -> Self {
-        let hello = Hello { version: 1, build: "test".to_owned(), pid: 1 };
+        let hello = Hello { version: shim_protocol::VERSION, build: "test".to_owned(), pid: 1 };
         match self.ask(Body::Hello(hello)) {
             Response::Hello(theirs) => assert_eq!(theirs.version, shim_protocol::VERSION),
             other => panic!("no hello but {other:?}"),

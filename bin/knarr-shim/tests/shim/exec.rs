@@ -127,3 +127,36 @@ fn an_exec_whose_daemon_died_goes_on_and_is_reported() {
     client.done(Body::KillExec { exec: 3 });
     assert_eq!(client.exec_exit(3).code, 137);
 }
+
+#[test]
+fn an_exec_that_is_hung_up_leaves_nothing_behind() {
+    if !can_run() {
+        return;
+    }
+    let (mut shim, mut client) = Shim::with_pod();
+    let (id, plan) = shim.run(&mut client, IDLE);
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let mut start = |number, script: &str| {
+        let (mut out, out_w) = std::io::pipe().unwrap();
+        let request = Body::Exec(Box::new(exec(number, &id, &plan, script)));
+        let sent = client.send(request, &[null.as_fd(), out_w.as_fd(), null.as_fd()]);
+        drop(out_w);
+        assert!(matches!(client.answer_to(sent), Response::Started(_)));
+        out.read_exact(&mut [0; 6]).unwrap();
+        out
+    };
+    // One child does not mind SIGHUP: it is killed when its parent has gone.
+    let script = "(trap '' HUP; echo ready; exec sleep 1001) & wait";
+    let mut out = start(1, script);
+    let mut deaf = start(2, "trap '' HUP; echo ready; while :; do sleep 1; done");
+    client.done(Body::HangUpExec { exec: 1 });
+    let exit = client.exec_exit(1);
+    assert_eq!((exit.code, exit.signal), (129, Some(1)));
+    assert_eq!(out.read(&mut [0; 8]).unwrap(), 0);
+    client.done(Body::HangUpExec { exec: 2 });
+    assert_eq!(client.state().execs, Some(vec![2]));
+    client.done(Body::KillExec { exec: 2 });
+    assert_eq!(client.exec_exit(2).signal, Some(9));
+    assert_eq!(deaf.read(&mut [0; 8]).unwrap(), 0);
+    assert_eq!(client.fails(Body::HangUpExec { exec: 1 }).kind, FailureKind::NotFound);
+}

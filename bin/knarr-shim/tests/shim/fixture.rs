@@ -246,6 +246,7 @@ fn make_root(root: &Path) {
     for name in [
         "sh", "cat", "sleep", "hostname", "kill", "setsid", "head", "tail", "tr", "true", "tty",
         "readlink", "echo", "ls", "ps", "mknod", "wc", "dd", "id", "df", "stat", "grep", "ip",
+        "stty",
     ] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
     }

@@ -10,6 +10,7 @@
     reason = "a helper of a test fails the test; a skipped test says why"
 )]
 
+mod attach;
 mod client;
 mod exec;
 mod fixture;

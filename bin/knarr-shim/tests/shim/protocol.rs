@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use shim_protocol::{Body, FailureKind, Hello};
+use shim_protocol::{Body, FailureKind, Hello, Response};
 
 use crate::client::Client;
 use crate::fixture::{Shim, can_run};
@@ -37,6 +37,22 @@ fn nonsense_ends_only_its_own_connection() {
     }
     assert!(matches!(good.phase(id.as_str()), Some(shim_protocol::Phase::Running(_))));
     assert!(shim.log().contains("closed a connection"), "{}", shim.log());
+}
+
+#[test]
+fn a_request_of_a_later_version_is_answered() {
+    if !can_run() {
+        return;
+    }
+    let shim = Shim::start();
+    let mut client = shim.client();
+    // Request 2 with variant 99, no fields.
+    client.socket.write_all(&[6, 0, 0, 0, 0x82, 2, 0x82, 0x18, 99, 0x80]).unwrap();
+    match client.answer_to(2) {
+        Response::Failed(failure) => assert_eq!(failure.kind, FailureKind::BadRequest),
+        other => panic!("{other:?}"),
+    }
+    assert!(!client.state().ready);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Every key with its type, default and meaning. Reading, checking, printing and the tests of
 //! the documentation all go by this table.
 
-use std::{net::SocketAddr, path::Path};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 /// One key.
 #[derive(Debug)]
@@ -81,6 +81,50 @@ pub(crate) const KEYS: &[Key] = &[
         },
     },
     Key {
+        path: "streaming.tls_cert",
+        list: false,
+        default: &[""],
+        help: "Certificate chain (PEM) of that server; empty: it speaks plain HTTP.\n\
+               A file that is replaced is read again.",
+        check: absolute_or_none,
+    },
+    Key {
+        path: "streaming.tls_key",
+        list: false,
+        default: &[""],
+        help: "Private key (PEM) of the certificate.",
+        check: absolute_or_none,
+    },
+    Key {
+        path: "streaming.client_ca",
+        list: false,
+        default: &[""],
+        help: "Certificates (PEM) of the authorities clients must be known to; empty: any client.",
+        check: absolute_or_none,
+    },
+    Key {
+        path: "streaming.idle_timeout",
+        list: false,
+        default: &["4h"],
+        help: "How long a session may move nothing.",
+        check: |text| positive_duration(text).map(drop),
+    },
+    Key {
+        path: "streaming.creation_timeout",
+        list: false,
+        default: &["30s"],
+        help: "How long a client may take to open its streams.",
+        check: |text| positive_duration(text).map(drop),
+    },
+    Key {
+        path: "exec.drain_timeout",
+        list: false,
+        default: &["10s"],
+        help: "How long the output of a command that has ended is waited for when something it\n\
+               started keeps it open.",
+        check: |text| duration(text).map(drop),
+    },
+    Key {
         path: "log.level",
         list: false,
         default: &["info"],
@@ -99,7 +143,7 @@ pub(crate) const KEYS: &[Key] = &[
         list: false,
         default: &[""],
         help: "OCI runtime binary of a handler; empty means the built-in runtime.",
-        check: |text| if text.is_empty() { Ok(()) } else { absolute(text) },
+        check: absolute_or_none,
     },
 ];
 
@@ -141,6 +185,42 @@ pub(crate) fn check_list(key: &Key, values: &[String]) -> Result<(), String> {
 
 fn subnet(text: &str) -> Result<(), String> {
     parse_subnet(text).map(drop)
+}
+
+/// A length of time: `10s`, `1h30m`, `250ms`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "is not a length of time such as \"30s\", \"1h30m\" or \"250ms\"".to_owned();
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, after) = rest.split_at(digits);
+        let unit = after.len() - after.trim_start_matches(|c: char| c.is_ascii_lowercase()).len();
+        let (unit, after) = after.split_at(unit);
+        let number: u32 = number.parse().map_err(|_| wrong())?;
+        let one = match unit {
+            "h" => Duration::from_secs(3600),
+            "m" => Duration::from_secs(60),
+            "s" => Duration::from_secs(1),
+            "ms" => Duration::from_millis(1),
+            _ => return Err(wrong()),
+        };
+        let part = one.checked_mul(number).ok_or_else(wrong)?;
+        total = total.checked_add(part).ok_or_else(wrong)?;
+        rest = after;
+    }
+    if text.is_empty() { Err(wrong()) } else { Ok(total) }
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("must be more than nothing".to_owned()),
+        length => Ok(length),
+    }
+}
+
+fn absolute_or_none(text: &str) -> Result<(), String> {
+    if text.is_empty() { Ok(()) } else { absolute(text) }
 }
 
 fn absolute(text: &str) -> Result<(), String> {

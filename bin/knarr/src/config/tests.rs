@@ -21,7 +21,16 @@ fn nothing_configured_means_defaults() {
     assert_eq!(config.cgroup.driver, CgroupDriverKey::Auto);
     assert_eq!(config.default_handler, "knarr");
     assert_eq!(config.handlers, BTreeMap::from([("knarr".to_owned(), Handler::BuiltIn)]));
-    assert_eq!(config.streaming_address, "127.0.0.1:0".parse().unwrap());
+    assert_eq!(
+        config.streaming,
+        Streaming {
+            address: "127.0.0.1:0".parse().unwrap(),
+            tls: None,
+            idle_timeout: Duration::from_secs(4 * 3600),
+            creation_timeout: Duration::from_secs(30),
+        }
+    );
+    assert_eq!(config.exec.drain_timeout, Duration::from_secs(10));
     assert_eq!(config.log, Log { level: "info".into(), format: LogFormat::Text });
 }
 
@@ -47,6 +56,13 @@ fn every_key_is_honoured() {
         driver = "systemd"
         [streaming]
         address = "[::1]:10010"
+        tls_cert = "/t/cert"
+        tls_key = "/t/key"
+        client_ca = "/t/ca"
+        idle_timeout = "1h30m"
+        creation_timeout = "500ms"
+        [exec]
+        drain_timeout = "0s"
         [log]
         level = "warn,registry=trace"
         format = "json"
@@ -64,7 +80,13 @@ fn every_key_is_honoured() {
     assert_eq!(config.handlers["runc"], Handler::Binary("/usr/bin/runc".into()));
     assert_eq!(config.handlers["plain"], Handler::BuiltIn);
     assert_eq!(config.default_handler, "runc");
-    assert_eq!(config.streaming_address.port(), 10010);
+    let streaming = config.streaming;
+    assert_eq!(streaming.address.port(), 10010);
+    let (cert, key) = ("/t/cert".into(), "/t/key".into());
+    assert_eq!(streaming.tls, Some(Tls { cert, key, client_ca: Some("/t/ca".into()) }));
+    assert_eq!(streaming.idle_timeout, Duration::from_secs(5400));
+    assert_eq!(streaming.creation_timeout, Duration::from_millis(500));
+    assert_eq!(config.exec.drain_timeout, Duration::ZERO);
     assert_eq!(config.log.format, LogFormat::Json);
 }
 
@@ -100,6 +122,13 @@ fn mistakes_are_named_with_their_line() {
             "\"sytemd\" is none of \"auto\", \"cgroupfs\", \"systemd\"",
         ),
         ("streaming.address = \"localhost\"\n", "is not an address and port"),
+        ("streaming.idle_timeout = \"4\"\n", "\"4\" is not a length of time"),
+        ("streaming.idle_timeout = \"\"\n", "\"\" is not a length of time"),
+        ("streaming.creation_timeout = \"0s\"\n", "must be more than nothing"),
+        ("streaming.tls_cert = \"cert\"\n", "\"cert\" is not an absolute path"),
+        ("streaming.tls_cert = \"/c\"\n", "config.toml:1: [streaming] has no tls_key"),
+        ("streaming.client_ca = \"/c\"\n", "[streaming] has no tls_cert and no tls_key"),
+        ("exec.drain_timeout = \"10 s\"\n", "is not a length of time"),
         ("log.level = \"debg\"\n", "\"debg\" is not a level"),
         ("log.format = \"xml\"\n", "is none of \"text\", \"json\""),
         ("default_handler = \"crun\"\n", "`crun` is not configured; there is knarr"),

@@ -61,6 +61,7 @@ pub(crate) enum Request {
     ReopenLog(ContainerId, Reply<(), ContainerError>),
     Update(ContainerId, Box<Resources>, Reply<(), UpdateError>),
     Exec(ContainerId, Reply<ExecTarget, ContainerError>),
+    Attach(ContainerId, Reply<Arc<ShimLink>, ContainerError>),
 }
 
 /// A stop that waits for its container to end.
@@ -204,6 +205,10 @@ impl Owner {
                 let result = self.exec_target(&id).await;
                 drop(reply.send(result));
             }
+            Request::Attach(id, reply) => {
+                let result = self.attach_target(&id);
+                drop(reply.send(result));
+            }
         }
         Flow::Continue
     }
@@ -226,7 +231,7 @@ impl Owner {
                 self.set_phase(PodPhase::Stopped).await;
             }
             // Routed by the link to whoever waits for it.
-            LinkEvent::Shim(Event::ExecExited { .. }) => {}
+            LinkEvent::Shim(Event::ExecExited { .. } | Event::AttachEnded { .. }) => {}
             LinkEvent::Closed => self.on_shim_lost().await,
         }
     }

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{ContainerId, SandboxId, UnixNanos};
-use shim_protocol::{Body, Phase, Response, StateReport};
+use shim_protocol::{Body, FailureKind, Phase, Response, StateReport};
 use store::{ReadError, RecordFile};
 
 use super::{Container, Owner, Shim};
 use crate::blocking;
 use crate::context::Context;
 use crate::error::chain;
-use crate::link::ShimLink;
+use crate::link::{LinkError, ShimLink};
 use crate::record::{ContainerRecord, ContainerState, PodPhase, PodRecord};
 
 /// One silent shim must not hold up the node.
@@ -125,8 +125,8 @@ impl Owner {
         let state = self.cx.paths().pod_state(self.id());
         let asked = tokio::time::timeout(ANSWERS_WITHIN, async {
             let (link, events, _hello) = ShimLink::connect(self.id(), &state).await?;
-            let report = link.call(Body::State, &[]).await?;
-            Ok::<_, crate::link::LinkError>((link, events, report))
+            let report = link.call(Body::State, Vec::new()).await?;
+            Ok::<_, LinkError>((link, events, report))
         });
         match asked.await {
             Ok(Ok((link, events, Response::State(report)))) => {
@@ -153,6 +153,7 @@ impl Owner {
     }
 
     async fn reconcile(&mut self, report: StateReport) {
+        self.end_execs(report.execs.unwrap_or_default()).await;
         let reported: HashSet<String> =
             report.containers.iter().map(|snapshot| snapshot.container.clone()).collect();
         for snapshot in report.containers {
@@ -180,6 +181,24 @@ impl Owner {
         if !lost.is_empty() {
             tracing::error!(sandbox = %self.id(), ?lost, "the shim does not know these containers");
             self.bury(lost).await;
+        }
+    }
+}
+
+impl Owner {
+    /// Nobody is left who waits for commands that an earlier daemon started.
+    async fn end_execs(&self, execs: Vec<u64>) {
+        let Some(link) = self.link() else { return };
+        for exec in execs {
+            match link.call_done(Body::KillExec { exec }).await {
+                Ok(()) => {}
+                // It ended by itself in this moment.
+                Err(LinkError::Failed(failure)) if failure.kind == FailureKind::NotFound => {}
+                Err(error) => {
+                    let error = chain(&error);
+                    tracing::warn!(sandbox = %self.id(), error, "abandoned command not killed");
+                }
+            }
         }
     }
 }

@@ -129,7 +129,7 @@ impl Owner {
         let setup = self.pod_setup()?;
         let fail = |source| RunError::Setup { sandbox: sandbox.clone(), source };
         let link = self.link().ok_or_else(|| fail(LinkError::Gone { sandbox: sandbox.clone() }))?;
-        let answer = link.call(Body::SetupPod(Box::new(setup)), &[]).await.map_err(fail)?;
+        let answer = link.call(Body::SetupPod(Box::new(setup)), Vec::new()).await.map_err(fail)?;
         match answer {
             Response::PodReady(ready) => Ok(ready),
             _other => Err(fail(LinkError::Confused { sandbox: sandbox.clone() })),

@@ -15,7 +15,7 @@ use crate::context::now;
 use crate::error::{ContainerError, StartError, chain};
 use crate::events::EventKind;
 use crate::exec::ExecTarget;
-use crate::link::LinkError;
+use crate::link::{LinkError, ShimLink};
 use crate::plan::{self, PlanFailure};
 use crate::record::{ContainerRecord, ContainerState, ExitReason, ExitRecord};
 use crate::view::LookupError;
@@ -77,7 +77,7 @@ impl Owner {
         let fail = |source| StartError::Launch { container: id.clone(), source };
         let sandbox = self.id().clone();
         let link = self.link().ok_or_else(|| fail(LinkError::Gone { sandbox: sandbox.clone() }))?;
-        match link.call(body, &[]).await.map_err(fail)? {
+        match link.call(body, Vec::new()).await.map_err(fail)? {
             Response::Started(started) => {
                 warn(&sandbox, &started.warnings);
                 Ok(ContainerState::Running {
@@ -95,6 +95,19 @@ impl Owner {
     ) -> Result<launch::plan::LaunchPlan, PlanFailure> {
         let (cx, record) = (Arc::clone(&self.cx), Arc::clone(record));
         blocking::run(move || plan::container(&cx, &record)).await
+    }
+
+    /// Whom to ask for the standard files of this container.
+    pub(super) fn attach_target(&self, id: &ContainerId) -> Result<Arc<ShimLink>, ContainerError> {
+        let what = "attach to";
+        let container = self.containers.get(id).ok_or_else(|| unknown(id))?;
+        admission::use_running(&container.record.state)
+            .map_err(|source| ContainerError::Refused { what, container: id.clone(), source })?;
+        self.link().ok_or_else(|| ContainerError::Shim {
+            what,
+            container: id.clone(),
+            source: LinkError::Gone { sandbox: self.id().clone() },
+        })
     }
 
     /// What an exec needs of this container; the spec is read once and kept.
