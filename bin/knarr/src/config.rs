@@ -69,6 +69,14 @@ pub(crate) struct Cni {
     pub(crate) bridge_name: String,
     /// Subnets of that network: one, or one of each address family.
     pub(crate) subnets: Vec<cni::IpPrefix>,
+    /// Whether kubelet's pod CIDR replaces them.
+    pub(crate) follow_kubelet: bool,
+    /// Whether pods get that network while there is no configuration.
+    pub(crate) built_in_network: bool,
+    /// Networks of every pod; empty: the first file's.
+    pub(crate) networks: Vec<String>,
+    /// Networks that pods may ask for.
+    pub(crate) pod_networks: Vec<String>,
 }
 
 /// `[cgroup]`
@@ -300,6 +308,10 @@ fn build(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {
                 .iter()
                 .map(|subnet| schema::parse_subnet(subnet).ok())
                 .collect::<Option<_>>()?,
+            follow_kubelet: values.text("cni.pod_ranges") == "kubelet",
+            built_in_network: values.text("cni.without_configuration") == "built-in",
+            networks: values.list("cni.networks"),
+            pod_networks: values.list("cni.pod_networks"),
         },
         cgroup: Cgroup {
             driver: match values.text("cgroup.driver").as_str() {

@@ -109,8 +109,12 @@ async fn build(config: &Config, places: &Places) -> Result<Server> {
     .context("opening the stores panicked")??;
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .context("cannot read the boot id")?;
+    let network = cni::Engine::new(config.network(&places.root));
+    let network_monitor = cni::Monitor::start(network.clone())
+        .context("cannot start to watch the network configuration")?;
     let sandboxes = Sandboxes::open(Parts {
-        network: cni::Engine::new(config.network(&places.root)),
+        network,
+        network_monitor,
         handlers: Handlers { default: config.default_handler.clone(), known: config.handlers() },
         paths,
         shim,

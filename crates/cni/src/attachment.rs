@@ -39,6 +39,31 @@ pub enum RequestError {
         /// The refused value.
         value: String,
     },
+    /// A network annotation cannot be read, or asks for what is not served.
+    #[error("annotation {annotation}: {what}")]
+    Malformed {
+        /// The annotation's key.
+        annotation: &'static str,
+        /// What is wrong.
+        what: String,
+    },
+    /// The pod may not have this network.
+    #[error(
+        "annotation {annotation}: pods may not ask for network `{network}`: `cni.pod_networks` \
+         does not name it"
+    )]
+    NotAllowed {
+        /// The annotation's key.
+        annotation: &'static str,
+        /// The network.
+        network: String,
+    },
+    /// An interface cannot be called this, or two are.
+    #[error("`{name}` cannot be the name of one more interface of the pod")]
+    Interface {
+        /// The name.
+        name: String,
+    },
 }
 
 impl Attachment {

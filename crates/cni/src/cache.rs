@@ -39,6 +39,9 @@ pub(crate) struct Entry {
     config: String,
     pub(crate) if_name: String,
     pub(crate) network_name: String,
+    /// Where the pod's network namespace was; libcni writes the key since specification 1.1.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) netns: String,
     #[serde(default)]
     pub(crate) cni_args: Vec<(String, String)>,
     #[serde(default)]
@@ -56,6 +59,7 @@ impl Entry {
             config: STANDARD.encode(config.to_string()),
             if_name: ifname.to_owned(),
             network_name: network.to_owned(),
+            netns: String::new(),
             cni_args: Vec::new(),
             capability_args: Map::new(),
             result: Value::Null,
@@ -92,7 +96,8 @@ impl Cache {
 
     pub(crate) fn write(&self, entry: &Entry) -> Result<(), CacheError> {
         let path = self.path(&entry.network_name, &entry.container_id, &entry.if_name);
-        let temporary = path.with_file_name(format!(".{}.tmp", entry.container_id));
+        let temporary =
+            path.with_file_name(format!(".{}-{}.tmp", entry.container_id, entry.if_name));
         let write = || -> io::Result<()> {
             std::fs::create_dir_all(&self.dir)?;
             let bytes = serde_json::to_vec(entry)?;
@@ -105,16 +110,19 @@ impl Cache {
         write().map_err(|source| CacheError { operation: "write", path: path.clone(), source })
     }
 
-    /// The entry of a container, whatever its network is called.
-    pub(crate) fn find(&self, container: &str, ifname: &str) -> Result<Option<Entry>, CacheError> {
-        let suffix = format!("-{container}-{ifname}");
+    /// The entries of a container, whatever its networks are called, by interface.
+    pub(crate) fn of_container(&self, container: &str) -> Result<Vec<Entry>, CacheError> {
+        let part = format!("-{container}-");
+        let mut found = Vec::new();
         for path in self.paths()? {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if name.ends_with(&suffix) {
-                return read(&path);
+            if name.contains(&part) {
+                found.extend(read(&path)?.filter(|entry| entry.container_id == container));
             }
         }
-        Ok(None)
+        // eth0, eth1, …, eth10
+        found.sort_by(|a, b| (a.if_name.len(), &a.if_name).cmp(&(b.if_name.len(), &b.if_name)));
+        Ok(found)
     }
 
     /// Every readable entry. Those of other runtimes may have a form that is not ours: skipped.
@@ -179,7 +187,7 @@ mod tests {
     fn an_entry_reads_back_and_has_libcnis_form() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::new(dir.path());
-        assert!(cache.find("id1", "eth0").unwrap().is_none());
+        assert!(cache.of_container("id1").unwrap().is_empty());
         let mut entry = Entry::new("net-a", &json!({"name": "net-a"}), "id1", "eth0");
         entry.cni_args = vec![("IgnoreUnknown".to_owned(), "1".to_owned())];
         entry.result = json!({"ips": []});
@@ -194,12 +202,12 @@ mod tests {
         assert_eq!(raw["networkName"], "net-a");
         assert_eq!(raw["cniArgs"], json!([["IgnoreUnknown", "1"]]));
 
-        let found = cache.find("id1", "eth0").unwrap().unwrap();
+        let found = cache.of_container("id1").unwrap().remove(0);
         assert_eq!(found.config().unwrap(), br#"{"name":"net-a"}"#);
         assert!(found.is_ours());
         cache.remove(&found).unwrap();
         cache.remove(&found).unwrap();
-        assert!(cache.find("id1", "eth0").unwrap().is_none());
+        assert!(cache.of_container("id1").unwrap().is_empty());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Network configuration lists: parsing them, and choosing the one in use.
 //!
-//! The first file by name in the configuration directory is the network. If it is broken, that
-//! is an error: quietly falling back to the next file would put pods on another network than
-//! the operator believes. No file at all means the built-in network.
+//! The first file by name in the configuration directory is the network, unless networks are
+//! asked for by name. If it is broken, that is an error: quietly falling back to the next file
+//! would put pods on another network than the operator believes.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use sys::netlink::IpPrefix;
 
+use crate::builtin::BuiltInError;
 use crate::version::CniVersion;
 
 /// Why there is no usable network configuration.
@@ -42,6 +43,42 @@ pub enum ConfError {
         /// What is wrong with it.
         what: String,
     },
+    /// There is no file, and nothing is built in that may stand in for one.
+    #[error("no CNI configuration file in {}/. Has your network provider started?", dir.display())]
+    None {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// No file has the network that was asked for by name.
+    #[error("no CNI configuration file in {}/ has a network `{name}`", dir.display())]
+    Unknown {
+        /// The network.
+        name: String,
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The built-in network has no subnet that this host can use.
+    #[error("the built-in network has no usable subnet: {reason}")]
+    NoSubnet {
+        /// Why.
+        reason: String,
+    },
+    /// A subnet of the built-in network is in use.
+    #[error(
+        "subnet {subnet} of the built-in network collides with the host's route to {route} \
+         ({link}): choose another with `cni.subnets`"
+    )]
+    Collision {
+        /// The subnet.
+        subnet: IpPrefix,
+        /// The destination of the host's route.
+        route: IpPrefix,
+        /// Where it leads: a link or a next hop.
+        link: String,
+    },
+    /// It cannot be found out which networks the host uses.
+    #[error("cannot look for a collision of the built-in network with the host's routes")]
+    Routes(#[source] Box<BuiltInError>),
 }
 
 /// One plugin's entry of a list.
@@ -60,6 +97,7 @@ pub(crate) struct PluginConf {
 pub(crate) struct NetworkList {
     pub(crate) name: String,
     pub(crate) version: CniVersion,
+    pub(crate) disable_check: bool,
     pub(crate) disable_gc: bool,
     /// Only plugins that are part of knarr are used, whatever is installed.
     pub(crate) built_in_only: bool,
@@ -68,15 +106,32 @@ pub(crate) struct NetworkList {
     pub(crate) document: Value,
 }
 
-/// The network in use now: that of the first file in `dir`, else the built-in one.
-pub(crate) fn current(
-    dir: &Path,
-    built_in: impl FnOnce() -> Value,
-) -> Result<NetworkList, ConfError> {
-    match first_file(dir)? {
-        Some(path) => load(&path, dir),
-        None => parse(built_in(), Path::new("(built in)")),
+impl NetworkList {
+    /// Whether a plugin of the list takes this capability.
+    pub(crate) fn declares(&self, capability: &str) -> bool {
+        self.plugins.iter().any(|plugin| plugin.capabilities.contains(capability))
     }
+}
+
+/// The network of the first file in `dir`; `None` if there is no file.
+pub(crate) fn first(dir: &Path) -> Result<Option<NetworkList>, ConfError> {
+    files(dir)?.first().map(|path| load(path, dir)).transpose()
+}
+
+/// The network of this name: that of the first file that has it. A broken file is in the way
+/// only of what no other file has.
+pub(crate) fn named(dir: &Path, name: &str) -> Result<Option<NetworkList>, ConfError> {
+    let mut broken = None;
+    for path in files(dir)? {
+        match load(&path, dir) {
+            Ok(list) if list.name == name => return Ok(Some(list)),
+            Ok(_) => {}
+            Err(error) => {
+                broken.get_or_insert(error);
+            }
+        }
+    }
+    broken.map_or(Ok(None), Err)
 }
 
 /// Parses a list that was stored in the result cache.
@@ -90,13 +145,16 @@ pub(crate) fn parse_cached(bytes: &[u8], path: &Path) -> Result<NetworkList, Con
 /// which DEL works from, says the same.
 const BUILT_IN_ONLY: &str = "knarrBuiltInOnly";
 
+/// What the built-in network is called.
+pub(crate) const BUILT_IN_NAME: &str = "knarr";
+
 /// The list for the built-in network.
 pub(crate) fn built_in_list(bridge: &str, subnets: &[IpPrefix], masquerade: bool) -> Value {
     let ranges: Vec<Value> =
         subnets.iter().map(|subnet| json!([{ "subnet": subnet.network().to_string() }])).collect();
     json!({
         "cniVersion": "1.1.0",
-        "name": "knarr",
+        "name": BUILT_IN_NAME,
         BUILT_IN_ONLY: true,
         "plugins": [{
             "type": "bridge",
@@ -112,24 +170,26 @@ pub(crate) fn built_in_list(bridge: &str, subnets: &[IpPrefix], masquerade: bool
     })
 }
 
-fn first_file(dir: &Path) -> Result<Option<PathBuf>, ConfError> {
+/// The configuration files of a directory, by name.
+fn files(dir: &Path) -> Result<Vec<PathBuf>, ConfError> {
     let failed = |source| ConfError::Read { path: dir.to_owned(), source };
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(failed(error)),
     };
-    let mut first: Option<PathBuf> = None;
+    let mut found = Vec::new();
     for entry in entries {
         let path = entry.map_err(failed)?.path();
         let wanted = path
             .extension()
             .is_some_and(|extension| ["conf", "conflist", "json"].iter().any(|e| extension == *e));
-        if wanted && path.is_file() && first.as_ref().is_none_or(|first| path < *first) {
-            first = Some(path);
+        if wanted && path.is_file() {
+            found.push(path);
         }
     }
-    Ok(first)
+    found.sort();
+    Ok(found)
 }
 
 fn read_object(path: &Path) -> Result<Value, ConfError> {
@@ -193,7 +253,7 @@ fn add_plugins_of_directory(document: &mut Value, dir: &Path) -> Result<(), Conf
     Ok(())
 }
 
-fn parse(document: Value, path: &Path) -> Result<NetworkList, ConfError> {
+pub(crate) fn parse(document: Value, path: &Path) -> Result<NetworkList, ConfError> {
     let invalid = |what: String| ConfError::Invalid { path: path.to_owned(), what };
     let Some(list) = document.as_object() else {
         return Err(invalid("want a JSON object".to_owned()));
@@ -214,9 +274,10 @@ fn parse(document: Value, path: &Path) -> Result<NetworkList, ConfError> {
         plugins
             .push(parse_plugin(entry).map_err(|what| invalid(format!("plugins[{at}]: {what}")))?);
     }
+    let disable_check = list.get("disableCheck").is_some_and(is_true);
     let disable_gc = list.get("disableGC").is_some_and(is_true);
     let built_in_only = list.get(BUILT_IN_ONLY).is_some_and(is_true);
-    Ok(NetworkList { name, version, disable_gc, built_in_only, plugins, document })
+    Ok(NetworkList { name, version, disable_check, disable_gc, built_in_only, plugins, document })
 }
 
 fn parse_plugin(entry: &Value) -> Result<PluginConf, String> {
@@ -262,8 +323,7 @@ mod tests {
     }
 
     fn load_dir(files: &[(&str, &str)]) -> Result<NetworkList, ConfError> {
-        let dir = dir(files);
-        current(dir.path(), || built_in_list("knarr0", &["10.88.0.0/16".parse().unwrap()], true))
+        first(dir(files).path()).map(|list| list.expect("there is a file"))
     }
 
     const LIST: &str = r#"{"cniVersion":"1.0.0","name":"a","plugins":[
@@ -289,12 +349,26 @@ mod tests {
     }
 
     #[test]
-    fn no_configuration_file_means_the_built_in_network() {
+    fn other_files_are_no_configuration() {
         for files in [&[][..], &[("README", "text")], &[("10.conflist.tmp", "{")]] {
-            assert_eq!(load_dir(files).unwrap().name, "knarr");
+            assert!(first(dir(files).path()).unwrap().is_none());
         }
-        let absent = current(Path::new("/nonexistent/net.d"), || built_in_list("b", &[], true));
-        assert_eq!(absent.unwrap().plugins.len(), 2);
+        assert!(first(Path::new("/nonexistent/net.d")).unwrap().is_none());
+        let built_in = built_in_list("b", &["10.88.0.0/16".parse().unwrap()], true);
+        let built_in = parse(built_in, Path::new("b")).unwrap();
+        assert_eq!((built_in.name.as_str(), built_in.plugins.len()), ("knarr", 2));
+        assert!(built_in.declares("portMappings") && !built_in.declares("bandwidth"));
+    }
+
+    #[test]
+    fn a_network_is_found_by_name_past_broken_files() {
+        let other = LIST.replace("\"a\"", "\"b\"");
+        let dir = dir(&[("05.conflist", "{"), ("10.conflist", LIST), ("20.conflist", &other)]);
+        assert_eq!(named(dir.path(), "b").unwrap().unwrap().name, "b");
+        let error = named(dir.path(), "c").unwrap_err().to_string();
+        assert!(error.contains("05.conflist is not valid JSON"), "{error}");
+        std::fs::remove_file(dir.path().join("05.conflist")).unwrap();
+        assert!(named(dir.path(), "c").unwrap().is_none());
     }
 
     #[test]

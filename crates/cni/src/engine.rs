@@ -1,25 +1,20 @@
-//! The engine: attaches pods to the configured network and detaches them.
-//!
-//! ADD runs the plugins of the list in order, each with the result of the one before, and then
-//! writes the cache entry. Whatever fails, DEL of the whole list follows. DEL runs the plugins
-//! backwards with the configuration and the result of the cache entry and then removes it.
+//! The engine: which networks there are, and whether pods can be attached to them. Attaching is
+//! in `attach`, detaching in `detach`, looking after what is attached in `check` and `gc`.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use sys::netlink::{IpPrefix, netns};
+use sys::netlink::IpPrefix;
 
-use crate::attachment::Attachment;
-use crate::builtin::{Owner, Reservations, has_ipv6};
-use crate::cache::{Cache, Entry};
+use crate::cache::Cache;
 use crate::conf::{self, ConfError, NetworkList, PluginConf};
-use crate::errors::{AddError, DelError};
-use crate::invoke::{Call, PluginError, Plugins, Verb};
-use crate::result;
+use crate::default_network::{self, Said};
+use crate::invoke::{Call, Plugins, Verb};
 
-/// The pod's interface.
+/// The pod's interface on its first network.
 pub(crate) const IFNAME: &str = "eth0";
 
 /// Where the engine finds and keeps things. Every field has a default.
@@ -34,9 +29,18 @@ pub struct EngineConfig {
     /// Address reservations of configurations that name no `dataDir`. Must be knarr's alone:
     /// [`Engine::gc`] empties what it holds of unknown pods.
     pub data_dir: PathBuf,
+    /// Networks that every pod is attached to, by name, the first as `eth0`, the next as `eth1`;
+    /// empty: the one of the first file.
+    pub networks: Vec<String>,
+    /// Networks that pods may ask for by annotation; empty: nobody looks at the annotations.
+    pub pod_networks: Vec<String>,
+    /// Whether pods get the built-in network where there is no configuration; true.
+    pub built_in_network: bool,
     /// Subnets of the built-in network, one address from each for every pod; 10.88.0.0/16 and
-    /// fd6b:6e61:7272::/64. IPv6 ones are left out on a kernel without IPv6.
+    /// fd6b:6e61:7272::/64. IPv6 ones are left out on a host without IPv6.
     pub default_subnets: Vec<IpPrefix>,
+    /// Whether the ranges that kubelet names replace `default_subnets`; true.
+    pub follow_pod_ranges: bool,
     /// Bridge of the built-in network; `knarr0`.
     pub bridge_name: String,
     /// Whether the built-in network masquerades (needs nf_tables); true.
@@ -45,6 +49,8 @@ pub struct EngineConfig {
     pub add_limit: Duration,
     /// How long one plugin may take for anything else; 1 minute.
     pub other_limit: Duration,
+    /// How long one plugin may take to say whether it is ready; 10 seconds.
+    pub status_limit: Duration,
 }
 
 impl Default for EngineConfig {
@@ -56,11 +62,16 @@ impl Default for EngineConfig {
             bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
             cache_dir: "/var/lib/cni".into(),
             data_dir: "/var/lib/knarr/networks".into(),
+            networks: Vec::new(),
+            pod_networks: Vec::new(),
+            built_in_network: true,
             default_subnets: ipv4.into_iter().chain(ipv6).collect(),
+            follow_pod_ranges: true,
             bridge_name: "knarr0".to_owned(),
             masquerade: true,
             add_limit: Duration::from_secs(120),
             other_limit: Duration::from_secs(60),
+            status_limit: Duration::from_secs(10),
         }
     }
 }
@@ -80,19 +91,36 @@ pub enum NetworkStatus {
 /// What attaching a pod gave.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NetworkResult {
-    /// The pod's addresses; the first is the primary one: IPv4 if there is one.
+    /// The pod's addresses on its first network; the first is the primary one: IPv4 if there is
+    /// one.
     pub ips: Vec<IpAddr>,
-    /// The result as the last plugin gave it.
+    /// The first network's result as its last plugin gave it.
     pub raw: Value,
+    /// The pod's further networks, in order.
+    pub others: Vec<OtherNetwork>,
+}
+
+/// A network of a pod besides the first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OtherNetwork {
+    /// Its name.
+    pub name: String,
+    /// The pod's interface on it.
+    pub interface: String,
+    /// The pod's addresses on it, if it gives any.
+    pub ips: Vec<IpAddr>,
 }
 
 /// Attaches pods to networks and detaches them. Every call blocks, and works in the network
-/// namespace of the calling thread, which it never changes.
+/// namespace of the calling thread, which it never changes. Clones share their locks.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    config: EngineConfig,
+    pub(crate) config: EngineConfig,
     pub(crate) plugins: Plugins,
     pub(crate) cache: Cache,
+    /// Read by ADD and DEL, written by GC of plugins: CNI forbids the two at once.
+    pub(crate) in_use: Arc<RwLock<()>>,
+    said: Arc<Said>,
 }
 
 impl Engine {
@@ -103,280 +131,125 @@ impl Engine {
             data_dir: config.data_dir.clone(),
             add_limit: config.add_limit,
             other_limit: config.other_limit,
+            status_limit: config.status_limit,
+            standalone: false,
         };
-        Self { cache: Cache::new(&config.cache_dir), plugins, config }
+        Self {
+            cache: Cache::new(&config.cache_dir),
+            plugins,
+            config,
+            in_use: Arc::default(),
+            said: Arc::default(),
+        }
     }
 
     /// Whether pods can be attached: the configuration is usable and its plugins are installed.
-    /// Cheap: reads one directory and one file and runs nothing; [`Self::probe`] asks plugins.
+    /// Reads files and runs nothing; [`Self::probe`] asks plugins.
     pub fn status(&self) -> NetworkStatus {
-        match self.current() {
-            Ok(list) => self.installed(&list),
-            Err(error) => not_ready(&error),
-        }
+        let lists = match self.lists() {
+            Ok(lists) => lists,
+            Err(error) => return not_ready(&error),
+        };
+        let missing = lists.iter().flat_map(|list| {
+            list.plugins.iter().filter_map(|p| self.plugins.find(&p.kind, list.built_in_only).err())
+        });
+        missing.map(|error| not_ready(&error)).next().unwrap_or(NetworkStatus::Ready)
     }
 
     /// As [`Self::status`], and asks the plugins themselves (STATUS) if the configuration is of
     /// a version that has the verb. Blocks as long as they take.
     pub fn probe(&self) -> NetworkStatus {
-        let list = match self.current() {
-            Ok(list) => list,
+        let status = self.status();
+        if status != NetworkStatus::Ready {
+            return status;
+        }
+        let lists = match self.lists() {
+            Ok(lists) => lists,
             Err(error) => return not_ready(&error),
         };
-        let installed = self.installed(&list);
-        if installed != NetworkStatus::Ready || !list.version.has_status_and_gc() {
-            return installed;
-        }
-        let call = Call::of_node(Verb::Status, list.built_in_only);
-        for plugin in &list.plugins {
-            let conf = stdin(&list, plugin, None, &Map::new());
-            if let Err(error) = self.plugins.call(&plugin.kind, &call, &conf) {
-                return not_ready(&error);
+        for list in lists.iter().filter(|list| list.version.has_status_and_gc()) {
+            let call = Call::of_node(Verb::Status, list.built_in_only);
+            for plugin in &list.plugins {
+                let conf = self.stdin(list, plugin, None, &Map::new());
+                if let Err(error) = self.plugins.call(&plugin.kind, &call, &conf) {
+                    return not_ready(&error);
+                }
             }
         }
         NetworkStatus::Ready
     }
 
-    fn installed(&self, list: &NetworkList) -> NetworkStatus {
-        let missing =
-            list.plugins.iter().find_map(|p| self.plugins.find(&p.kind, list.built_in_only).err());
-        missing.map_or(NetworkStatus::Ready, |error| not_ready(&error))
+    /// The networks of every pod, in order; at least one.
+    pub(crate) fn lists(&self) -> Result<Vec<NetworkList>, ConfError> {
+        if self.config.networks.is_empty() {
+            return match conf::first(&self.config.conf_dir)? {
+                Some(list) => Ok(vec![list]),
+                None if self.config.built_in_network => Ok(vec![self.built_in()?]),
+                None => Err(ConfError::None { dir: self.config.conf_dir.clone() }),
+            };
+        }
+        self.config.networks.iter().map(|name| self.list_named(name)).collect()
     }
 
-    pub(crate) fn current(&self) -> Result<NetworkList, ConfError> {
-        conf::current(&self.config.conf_dir, || {
-            let ipv6 = has_ipv6();
-            let usable = |subnet: &IpPrefix| subnet.address().is_ipv4() || ipv6;
-            let subnets: Vec<_> =
-                self.config.default_subnets.iter().copied().filter(usable).collect();
-            conf::built_in_list(&self.config.bridge_name, &subnets, self.config.masquerade)
-        })
+    /// The network of this name.
+    pub(crate) fn list_named(&self, name: &str) -> Result<NetworkList, ConfError> {
+        match conf::named(&self.config.conf_dir, name)? {
+            Some(list) => Ok(list),
+            None if name == conf::BUILT_IN_NAME && self.config.built_in_network => self.built_in(),
+            None => {
+                Err(ConfError::Unknown { name: name.to_owned(), dir: self.config.conf_dir.clone() })
+            }
+        }
+    }
+
+    fn built_in(&self) -> Result<NetworkList, ConfError> {
+        let subnets = default_network::subnets(&self.config, &self.said)?;
+        let list = conf::built_in_list(&self.config.bridge_name, &subnets, self.config.masquerade);
+        conf::parse(list, Path::new("(built in)"))
     }
 
     pub(crate) fn data_dir(&self) -> &Path {
         &self.config.data_dir
     }
 
-    /// Attaches a pod. On failure everything that was made is undone.
-    ///
-    /// # Errors
-    /// See [`AddError`]; its source names the plugin and quotes what it said.
-    pub fn add(&self, attachment: &Attachment) -> Result<NetworkResult, AddError> {
-        let sandbox = || attachment.sandbox.clone();
-        let list = self
-            .current()
-            .map_err(|source| AddError::Configuration { sandbox: sandbox(), source })?;
-        let refused = |source| AddError::Request { sandbox: sandbox(), source };
-        let arguments = attachment.arguments().map_err(refused)?;
-        let capabilities = attachment.capabilities().map_err(refused)?;
-        let path = &attachment.netns_path;
-        let absent =
-            |source| AddError::NoNamespace { sandbox: sandbox(), path: path.clone(), source };
-        netns::open(path).map_err(|error| absent(Some(error)))?.ok_or_else(|| absent(None))?;
-
-        let id = attachment.sandbox.as_str();
-        let mut entry = Entry::new(&list.name, &list.document, id, IFNAME);
-        entry.cni_args = arguments;
-        entry.capability_args = capabilities;
-        let outcome = self.attach(attachment, &list, &mut entry);
-        if outcome.is_err() {
-            self.undo(&list, &entry, path);
-        }
-        outcome
-    }
-
-    fn attach(
-        &self,
-        attachment: &Attachment,
-        list: &NetworkList,
-        entry: &mut Entry,
-    ) -> Result<NetworkResult, AddError> {
-        let sandbox = || attachment.sandbox.clone();
-        let call = Call {
-            verb: Verb::Add,
-            container: attachment.sandbox.as_str(),
-            netns: Some(&attachment.netns_path),
-            ifname: IFNAME,
-            arguments: &entry.cni_args,
-            built_in_only: list.built_in_only,
-        };
-        let mut raw: Option<Value> = None;
-        for plugin in &list.plugins {
-            let conf = stdin(list, plugin, raw.as_ref(), &entry.capability_args);
-            let result = self.plugins.call(&plugin.kind, &call, &conf).map_err(|source| {
-                let source = Box::new(source);
-                AddError::Plugin { sandbox: sandbox(), network: list.name.clone(), source }
-            })?;
-            let object = result.as_object().cloned().unwrap_or_default();
-            raw = Some(result::normalise(object, list.version));
-        }
-        let raw = raw.unwrap_or_else(result::empty);
-        let ips = result::pod_addresses(&raw, IFNAME);
-        if ips.is_empty() {
-            let network = list.name.clone();
-            return Err(AddError::NoAddress { sandbox: sandbox(), network });
-        }
-        entry.result = raw.clone();
-        self.cache.write(entry).map_err(|source| AddError::Cache { sandbox: sandbox(), source })?;
-        Ok(NetworkResult { ips, raw })
-    }
-
-    /// Runs DEL of the whole list after a failed ADD. The ADD's error is the one to report.
-    fn undo(&self, list: &NetworkList, entry: &Entry, netns: &Path) {
-        if let Err(error) = self.detach(list, entry, Some(netns), None) {
-            tracing::warn!(sandbox = entry.container_id, network = list.name, %error,
-                "cannot undo a failed network attachment completely");
-        }
-        if let Err(error) = self.cache.remove(entry) {
-            tracing::warn!(sandbox = entry.container_id, %error, "stale CNI cache entry");
-        }
-    }
-
-    /// Detaches a pod and releases its addresses. Idempotent; the network namespace may be gone.
-    ///
-    /// Works from what was recorded when the pod was attached. Without a record (never attached
-    /// completely, or detached already) the current configuration is tried, and a failure is
-    /// only logged: there is nothing that could succeed later.
-    ///
-    /// # Errors
-    /// See [`DelError`].
-    pub fn del(&self, attachment: &Attachment) -> Result<(), DelError> {
-        let container = attachment.sandbox.as_str();
-        let failed = |source| DelError::Cache { container: container.to_owned(), source };
-        match self.cache.find(container, IFNAME).map_err(failed)? {
-            Some(entry) => self.del_recorded(&entry, Some(&attachment.netns_path)),
-            None => {
-                self.del_unrecorded(attachment);
-                Ok(())
-            }
-        }
-    }
-
-    pub(crate) fn del_recorded(
-        &self,
-        entry: &Entry,
-        netns_path: Option<&Path>,
-    ) -> Result<(), DelError> {
-        let container = || entry.container_id.clone();
-        let path = self.cache.path(&entry.network_name, &entry.container_id, &entry.if_name);
-        let bytes = entry.config().unwrap_or_default();
-        let list = conf::parse_cached(&bytes, &path)
-            .map_err(|source| DelError::Recorded { container: container(), source })?;
-        let netns = match netns_path {
-            Some(path) => netns::open(path)
-                .map_err(|source| DelError::Namespace {
-                    container: container(),
-                    path: path.to_owned(),
-                    source,
-                })?
-                .and(Some(path)),
-            None => None,
-        };
-        let previous = list.version.passes_result_to_del().then_some(&entry.result);
-        self.detach(&list, entry, netns, previous).map_err(|source| DelError::Plugin {
-            container: container(),
-            network: list.name.clone(),
-            source: Box::new(source),
-        })?;
-        self.release_own(&list.name, entry)?;
-        self.cache
-            .remove(entry)
-            .map_err(|source| DelError::Cache { container: container(), source })
-    }
-
-    /// Attached by a built-in, detached by a binary installed since: that one knows nothing of
-    /// the address in our directory.
-    fn release_own(&self, network: &str, entry: &Entry) -> Result<(), DelError> {
-        let owner = Owner { container: &entry.container_id, ifname: &entry.if_name };
-        let addresses: Vec<IpAddr> =
-            result::all_addresses(&entry.result).iter().map(IpPrefix::address).collect();
-        let release = || match Reservations::lock_existing(&self.config.data_dir, network)? {
-            Some(held) => held.release(&addresses, &owner),
-            None => Ok(()),
-        };
-        release().map_err(|source| DelError::Release {
-            container: entry.container_id.clone(),
-            network: network.to_owned(),
-            source,
-        })
-    }
-
-    fn del_unrecorded(&self, attachment: &Attachment) {
-        let sandbox = &attachment.sandbox;
-        let list = match self.current() {
-            Ok(list) => list,
-            Err(error) => {
-                tracing::warn!(%sandbox, %error, "no configuration to detach a pod with");
-                return;
-            }
-        };
-        let mut entry = Entry::new(&list.name, &list.document, sandbox.as_str(), IFNAME);
-        entry.cni_args = attachment.arguments().unwrap_or_default();
-        entry.capability_args = attachment.capabilities().unwrap_or_default();
-        let netns = netns::open(&attachment.netns_path).ok().flatten();
-        let path = netns.as_ref().map(|_| attachment.netns_path.as_path());
-        if let Err(error) = self.detach(&list, &entry, path, None) {
-            tracing::warn!(%sandbox, network = list.name, %error,
-                "cannot detach a pod that was never attached completely");
-        }
-    }
-
-    /// DEL, last plugin first. Stops at the first failure: an earlier plugin's address must not
-    /// be given to the next pod while a later one's forwarded ports still lead to it.
-    fn detach(
+    /// What a plugin reads: its entry, the list's name and version, the previous result, and the
+    /// values of the capabilities it declares.
+    pub(crate) fn stdin(
         &self,
         list: &NetworkList,
-        entry: &Entry,
-        netns: Option<&Path>,
+        plugin: &PluginConf,
         previous: Option<&Value>,
-    ) -> Result<(), PluginError> {
-        let call = Call {
-            verb: Verb::Del,
-            container: &entry.container_id,
-            netns,
-            ifname: &entry.if_name,
-            arguments: &entry.cni_args,
-            built_in_only: list.built_in_only,
-        };
-        for plugin in list.plugins.iter().rev() {
-            let conf = stdin(list, plugin, previous, &entry.capability_args);
-            self.plugins.call(&plugin.kind, &call, &conf)?;
+        capabilities: &Map<String, Value>,
+    ) -> Value {
+        let mut out = plugin.object.clone();
+        out.insert("name".to_owned(), list.name.clone().into());
+        out.insert("cniVersion".to_owned(), list.version.as_str().into());
+        if let Some(previous) = previous {
+            out.insert("prevResult".to_owned(), previous.clone());
         }
-        Ok(())
+        let declared = capabilities.iter().filter(|(name, _)| plugin.capabilities.contains(*name));
+        let runtime: Map<String, Value> =
+            declared.map(|(name, value)| (name.clone(), value.clone())).collect();
+        if !runtime.is_empty() {
+            out.insert("runtimeConfig".to_owned(), Value::Object(runtime));
+        }
+        Value::Object(out)
     }
-}
-
-/// What a plugin reads: its entry, the list's name and version, the previous result, and the
-/// values of the capabilities it declares.
-pub(crate) fn stdin(
-    list: &NetworkList,
-    plugin: &PluginConf,
-    previous: Option<&Value>,
-    capabilities: &Map<String, Value>,
-) -> Value {
-    let mut out = plugin.object.clone();
-    out.insert("name".to_owned(), list.name.clone().into());
-    out.insert("cniVersion".to_owned(), list.version.as_str().into());
-    if let Some(previous) = previous {
-        out.insert("prevResult".to_owned(), previous.clone());
-    }
-    let declared = capabilities.iter().filter(|(name, _)| plugin.capabilities.contains(*name));
-    let runtime: Map<String, Value> =
-        declared.map(|(name, value)| (name.clone(), value.clone())).collect();
-    if !runtime.is_empty() {
-        out.insert("runtimeConfig".to_owned(), Value::Object(runtime));
-    }
-    Value::Object(out)
 }
 
 /// Operators grep for the opening words.
 fn not_ready(error: &dyn std::error::Error) -> NetworkStatus {
-    let mut message = format!("cni plugin not initialized: {error}");
+    NetworkStatus::NotReady { message: format!("cni plugin not initialized: {}", chain(error)) }
+}
+
+/// An error with its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         message.push_str(": ");
         message.push_str(&error.to_string());
         cause = error.source();
     }
-    NetworkStatus::NotReady { message }
+    message
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::builtin::{BuiltInError, Reservations, holder};
 use crate::cache::{CacheError, Entry};
 use crate::conf::NetworkList;
-use crate::engine::{Engine, stdin};
+use crate::engine::{Engine, IFNAME};
 use crate::errors::DelError;
 use crate::invoke::{Call, PluginError, Verb};
 
@@ -21,6 +21,9 @@ pub struct GcReport {
     pub detached: usize,
     /// Reserved addresses that were released besides.
     pub released: usize,
+    /// Whether plugins were not asked because pods were being attached or detached: call again
+    /// soon.
+    pub busy: bool,
     /// What failed; the rest was done all the same. The next run tries again.
     pub failures: Vec<GcFailure>,
 }
@@ -68,17 +71,35 @@ pub enum GcError {
     },
 }
 
+/// Who may hold addresses.
+pub trait Live {
+    /// Whether this sandbox exists, from before its ADD until after its DEL.
+    fn is_live(&self, container: &str) -> bool;
+    /// All of them.
+    fn all(&self) -> Vec<SandboxId>;
+}
+
+impl Live for HashSet<SandboxId> {
+    fn is_live(&self, container: &str) -> bool {
+        self.contains(container)
+    }
+
+    fn all(&self) -> Vec<SandboxId> {
+        self.iter().cloned().collect()
+    }
+}
+
 impl Engine {
     /// Detaches every pod this runtime attached that is not in `live`, releases addresses that
     /// no such pod holds, and runs GC of plugins that have it. Other runtimes' attachments in
-    /// the shared cache are left alone. `live` must hold every sandbox that has a record, those
-    /// being made included.
+    /// the shared cache are left alone. `live` is asked anew for every find, and must say yes
+    /// for a sandbox from before its ADD until after its DEL; so pods may come and go meanwhile.
     ///
     /// # Errors
     /// Only what prevents looking; single failures are in the report.
-    pub fn gc(&self, live: &HashSet<SandboxId>) -> Result<GcReport, GcError> {
+    pub fn gc(&self, live: &impl Live) -> Result<GcReport, GcError> {
         let mut report = GcReport::default();
-        let is_live = |container: &str| live.contains(container);
+        let is_live = |container: &str| live.is_live(container);
         let mut kept: Vec<Entry> = Vec::new();
         for entry in self.cache.all().map_err(GcError::Cache)? {
             if !entry.is_ours() || is_live(&entry.container_id) {
@@ -95,10 +116,29 @@ impl Engine {
         }
         let known: HashSet<&str> = kept.iter().map(|entry| entry.container_id.as_str()).collect();
         self.release_reservations(|id| known.contains(id) || is_live(id), &mut report)?;
-        if let Ok(list) = self.current() {
-            self.gc_plugins(&list, &kept, live, &mut report);
+        // Nobody is attached while plugins decide by a list who is. Pods are not made to wait
+        // for that: the next run will find a quiet moment.
+        let Ok(_quiet) = self.in_use.try_write() else {
+            report.busy = true;
+            return Ok(report);
+        };
+        let kept = self.cache.all().map_err(GcError::Cache)?;
+        for list in self.known_lists() {
+            self.gc_plugins(&list, &kept, &live.all(), &mut report);
         }
         Ok(report)
+    }
+
+    /// Every network that pods of this daemon may be on.
+    fn known_lists(&self) -> Vec<NetworkList> {
+        let mut lists = self.lists().unwrap_or_default();
+        let asked = self.config.pod_networks.iter().filter_map(|name| self.list_named(name).ok());
+        for list in asked {
+            if lists.iter().all(|known| known.name != list.name) {
+                lists.push(list);
+            }
+        }
+        lists
     }
 
     /// Our own data directory: whatever is there was reserved by this engine.
@@ -125,7 +165,7 @@ impl Engine {
         &self,
         list: &NetworkList,
         kept: &[Entry],
-        live: &HashSet<SandboxId>,
+        live: &[SandboxId],
         report: &mut GcReport,
     ) {
         if !list.version.has_status_and_gc() || list.disable_gc {
@@ -134,7 +174,7 @@ impl Engine {
         let of_network = kept.iter().filter(|entry| entry.network_name == list.name);
         let recorded = of_network.map(|e| (e.container_id.as_str(), e.if_name.as_str()));
         // A pod that is being attached right now has no entry yet.
-        let starting = live.iter().map(|id| (id.as_str(), crate::engine::IFNAME));
+        let starting = live.iter().map(|id| (id.as_str(), IFNAME));
         let valid: HashSet<(&str, &str)> = recorded.chain(starting).collect();
         let valid: Value = valid
             .into_iter()
@@ -142,7 +182,7 @@ impl Engine {
             .collect();
         let call = Call::of_node(Verb::Gc, list.built_in_only);
         for plugin in &list.plugins {
-            let mut conf = stdin(list, plugin, None, &Map::new());
+            let mut conf = self.stdin(list, plugin, None, &Map::new());
             conf["cni.dev/valid-attachments"] = valid.clone();
             conf["cni.dev/attachments"] = valid.clone();
             if let Err(source) = self.plugins.call(&plugin.kind, &call, &conf) {

@@ -86,6 +86,7 @@ pub enum PluginError {
 pub(crate) enum Verb {
     Add,
     Del,
+    Check,
     Status,
     Gc,
 }
@@ -95,6 +96,7 @@ impl Verb {
         match self {
             Self::Add => "ADD",
             Self::Del => "DEL",
+            Self::Check => "CHECK",
             Self::Status => "STATUS",
             Self::Gc => "GC",
         }
@@ -108,6 +110,11 @@ pub(crate) struct Plugins {
     pub(crate) data_dir: PathBuf,
     pub(crate) add_limit: Duration,
     pub(crate) other_limit: Duration,
+    pub(crate) status_limit: Duration,
+    /// Called as a plugin binary by whatever runtime. Then DEL deletes the pod's links, which
+    /// waits for the kernel, rather than leave them to the end of the pod's namespace, and
+    /// nothing is taken for granted that this engine sees to.
+    pub(crate) standalone: bool,
 }
 
 /// What all plugins of one request are told besides their configuration.
@@ -174,7 +181,11 @@ impl Plugins {
         call: &Call<'_>,
         conf: &Value,
     ) -> Result<Value, PluginError> {
-        let limit = if call.verb == Verb::Add { self.add_limit } else { self.other_limit };
+        let limit = match call.verb {
+            Verb::Add => self.add_limit,
+            Verb::Status => self.status_limit,
+            Verb::Del | Verb::Check | Verb::Gc => self.other_limit,
+        };
         let input = conf.to_string();
         let finished = exec::run(path, &self.environment(call), input.as_bytes(), limit).map_err(
             |source| PluginError::Exec { plugin: plugin.to_owned(), path: path.to_owned(), source },
@@ -227,7 +238,7 @@ fn interpret(plugin: &str, verb: Verb, finished: &Finished) -> Result<Value, Plu
             Err(PluginError::Garbage { plugin, said: excerpt(&finished.stdout), source })
         }
         // Only ADD has a result; what the others print is of no account.
-        (Verb::Del | Verb::Status | Verb::Gc, _) => Ok(result::empty()),
+        (Verb::Del | Verb::Check | Verb::Status | Verb::Gc, _) => Ok(result::empty()),
     }
 }
 

@@ -1,37 +1,46 @@
 //! Pod networks: the CNI engine and the network that is built in.
 //!
 //! Reads CNI configurations (specification 0.1 to 1.1), runs their plugins, remembers what it
-//! attached, and can undo it without the plugins' help in remembering. `bridge`, `host-local`,
-//! `loopback` and `portmap` are part of knarr and are used where no such binary is installed; with no
-//! configuration at all, pods get a bridge network.
+//! attached, and can undo it without the plugins' help in remembering. `bridge`, `ptp`,
+//! `host-local`, `loopback`, `portmap` and `bandwidth` are part of knarr and are used where no such
+//! binary is installed; with no configuration at all, pods get a bridge network.
 //!
 //! Never here: async, CRI types, making or removing network namespaces, iptables. Calls block;
 //! no thread that is not this crate's own ever changes its network namespace.
 //!
-//! Main types: [`Engine`], [`EngineConfig`], [`Attachment`], [`NetworkResult`].
+//! Main types: [`Engine`], [`EngineConfig`], [`Attachment`], [`NetworkResult`], [`Monitor`].
 #![forbid(unsafe_code)]
 
+mod attach;
 mod attachment;
 mod bandwidth;
 mod builtin;
 mod cache;
+mod check;
 mod conf;
+mod default_network;
+mod detach;
 mod engine;
 mod errors;
 mod exec;
 mod gc;
 mod invoke;
+mod monitor;
+mod networks;
 mod result;
 mod version;
+mod watch;
 
 pub use attachment::{Attachment, RequestError};
 pub use bandwidth::BandwidthError;
 pub use builtin::BuiltInError;
 pub use cache::CacheError;
 pub use conf::ConfError;
-pub use engine::{Engine, EngineConfig, NetworkResult, NetworkStatus};
-pub use errors::{AddError, DelError};
+pub use default_network::{PodRanges, PodRangesError};
+pub use engine::{Engine, EngineConfig, NetworkResult, NetworkStatus, OtherNetwork};
+pub use errors::{AddError, CheckError, DelError};
 pub use exec::ExecError;
-pub use gc::{GcError, GcFailure, GcReport};
+pub use gc::{GcError, GcFailure, GcReport, Live};
 pub use invoke::PluginError;
+pub use monitor::Monitor;
 pub use sys::netlink::{IpPrefix, IpPrefixError};

@@ -26,6 +26,16 @@ pub(crate) fn normalise(mut result: Map<String, Value>, version: CniVersion) -> 
 /// The addresses on the pod's side of `ifname`, the primary first: the first IPv4 address, else
 /// the first of all; the others in the plugin's order.
 pub(crate) fn pod_addresses(result: &Value, ifname: &str) -> Vec<IpAddr> {
+    let mut found: Vec<IpAddr> =
+        addresses_on(result, ifname).iter().map(IpPrefix::address).collect();
+    if let Some(primary) = found.iter().position(IpAddr::is_ipv4) {
+        found[..=primary].rotate_right(1);
+    }
+    found
+}
+
+/// As [`pod_addresses`], with their prefix lengths and in the plugin's order.
+pub(crate) fn addresses_on(result: &Value, ifname: &str) -> Vec<IpPrefix> {
     let interfaces = result.get("interfaces").and_then(Value::as_array);
     let on_pod_side = |entry: &Value| {
         let index = entry.get("interface").and_then(Value::as_u64);
@@ -38,17 +48,12 @@ pub(crate) fn pod_addresses(result: &Value, ifname: &str) -> Vec<IpAddr> {
         })
     };
     let listed = result.get("ips").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let mut found: Vec<IpAddr> = listed
+    listed
         .iter()
         .filter(|entry| on_pod_side(entry))
         .filter_map(|entry| prefix(entry.get("address")?))
         .chain(["ip4", "ip6"].iter().filter_map(|old| prefix(result.get(old)?.get("ip")?)))
-        .map(|prefix| prefix.address())
-        .collect();
-    if let Some(primary) = found.iter().position(IpAddr::is_ipv4) {
-        found[..=primary].rotate_right(1);
-    }
-    found
+        .collect()
 }
 
 /// Every address of a result, whichever interface it is on.

@@ -61,6 +61,11 @@ impl CniVersion {
         self >= Self::V0_4_0
     }
 
+    /// Whether the CHECK verb exists.
+    pub(crate) fn has_check(self) -> bool {
+        self >= Self::V0_4_0
+    }
+
     /// Whether the STATUS and GC verbs exist.
     pub(crate) fn has_status_and_gc(self) -> bool {
         self >= Self::V1_1_0

@@ -188,8 +188,9 @@ fn link_outside(outside: &Pod) {
     host.create_veth(&NewVeth {
         host_name: "vethout",
         host_mac: [2, 0, 0, 0, 0, 2],
-        master,
+        master: Some(master),
         hairpin: false,
+        isolated: false,
         peer_name: "eth0",
         peer_mac: [2, 0, 0, 0, 0, 3],
         peer_netns: netns.as_fd(),
@@ -200,12 +201,10 @@ fn link_outside(outside: &Pod) {
         let mut route = Rtnetlink::open().unwrap();
         let index = route.index("eth0").unwrap();
         let back = NewRoute {
-            destination: "10.88.0.0/16".parse().unwrap(),
             gateway: Some("192.0.2.1".parse().unwrap()),
-            priority: None,
-            mtu: None,
+            ..NewRoute::to("10.88.0.0/16".parse().unwrap())
         };
-        route.configure(index, &["192.0.2.2/24".parse().unwrap()], &[back]).unwrap();
+        route.configure(index, &["192.0.2.2/24".parse().unwrap()], true, &[back]).unwrap();
     });
 }
 

@@ -117,13 +117,11 @@ fn pods_do_not_reach_the_hosts_loopback() {
     let attacker = pod.inside(|| {
         let mut route = Rtnetlink::open().unwrap();
         let to_host = NewRoute {
-            destination: "127.0.0.1/32".parse().unwrap(),
             gateway: Some("10.88.0.1".parse().unwrap()),
-            priority: None,
-            mtu: None,
+            ..NewRoute::to("127.0.0.1/32".parse().unwrap())
         };
         let index = route.index("eth0").unwrap();
-        route.configure(index, &[], &[to_host]).unwrap();
+        route.configure(index, &[], true, &[to_host]).unwrap();
         UdpSocket::bind("0.0.0.0:0").unwrap()
     });
     // Counted in front of the guard, so that it is known to have come this far.

@@ -220,7 +220,7 @@ impl RuntimeService for Server {
         request: Request<UpdateRuntimeConfigRequest>,
     ) -> Answer<UpdateRuntimeConfigResponse> {
         let request = request.into_inner();
-        Ok(Response::new(rpc::update_runtime_config::update_runtime_config(request)))
+        rpc::update_runtime_config::update_runtime_config(self, request).await.map(Response::new)
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {

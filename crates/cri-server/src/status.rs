@@ -5,6 +5,7 @@
     reason = "these stand behind `map_err`, which hands the error over"
 )]
 
+use cni::PodRangesError;
 use image::{PullError, RemoveError, ResolveError};
 use model::ReferenceError;
 use sandbox::{
@@ -21,6 +22,14 @@ fn status(code: Code, error: &dyn std::error::Error) -> Status {
 
 pub(crate) fn invalid(error: ConvertError) -> Status {
     status(Code::InvalidArgument, &error)
+}
+
+pub(crate) fn from_pod_ranges(error: PodRangesError) -> Status {
+    let code = match &error {
+        PodRangesError::Malformed { .. } => Code::InvalidArgument,
+        PodRangesError::Write { .. } => Code::Unknown,
+    };
+    status(code, &error)
 }
 
 /// An RPC this version does not serve.

@@ -31,6 +31,8 @@ pub struct Parts {
     pub handlers: Handlers,
     /// Pod networks.
     pub network: cni::Engine,
+    /// Whether there is one.
+    pub network_monitor: cni::Monitor,
     /// Images.
     pub images: image::Images,
     /// Layers.

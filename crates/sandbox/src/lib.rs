@@ -20,6 +20,7 @@ mod host;
 mod link;
 mod manager;
 mod mounts;
+mod networks;
 mod paths;
 mod plan;
 mod pod;

@@ -53,7 +53,7 @@ impl Sandboxes {
         for owner in recover_all(&this.cx).await {
             this.adopt(owner);
         }
-        this.collect_networks().await;
+        this.start_collecting_networks().await;
         this.tasks.spawn(crate::usage::measure_writable_layers(
             Arc::clone(&this.cx),
             this.draining.clone(),
@@ -68,19 +68,6 @@ impl Sandboxes {
             let Some(cx) = cx.upgrade() else { return HashSet::new() };
             cx.index.containers().iter().flat_map(|c| c.record.layers.clone()).collect()
         }));
-    }
-
-    /// Addresses and cached attachments of pods that are no more: a crash at the wrong moment.
-    async fn collect_networks(&self) {
-        let live = self.cx.index.pods().iter().map(|pod| pod.record.id.clone()).collect();
-        let cx = Arc::clone(&self.cx);
-        match crate::blocking::run(move || cx.parts.network.gc(&live)).await {
-            Ok(report) => tracing::debug!(?report, "networks collected"),
-            Err(error) => {
-                let error = crate::error::chain(&error);
-                tracing::warn!(error, "networks not collected");
-            }
-        }
     }
 
     /// What List and Status answer from.
@@ -104,11 +91,6 @@ impl Sandboxes {
         let handlers = &self.cx.parts.handlers;
         let others = handlers.known.keys().filter(|name| **name != handlers.default);
         std::iter::once(&handlers.default).chain(others).cloned().collect()
-    }
-
-    /// Whether pods can have a network, cheaply.
-    pub fn network_status(&self) -> cni::NetworkStatus {
-        self.cx.parts.network.status()
     }
 
     /// Directory of volatile state.

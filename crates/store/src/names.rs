@@ -42,6 +42,11 @@ impl<N: Eq + Hash, I: Clone + PartialEq + std::fmt::Display> Names<N, I> {
         }
     }
 
+    /// Whether `id` holds a name.
+    pub fn holds(&self, id: &I) -> bool {
+        self.lock().values().any(|holder| holder == id)
+    }
+
     /// Gives `name` back, if `id` holds it.
     pub fn release(&self, name: &N, id: &I) {
         let mut taken = self.lock();
@@ -65,6 +70,7 @@ mod tests {
         let names: Names<&str, u32> = Names::default();
         assert_eq!(names.reserve("a", 1), Ok(()));
         assert_eq!(names.reserve("a", 1), Ok(()));
+        assert!(names.holds(&1) && !names.holds(&2));
         assert_eq!(names.reserve("a", 2), Err(NameTaken { holder: 1 }));
         names.release(&"a", &2);
         assert_eq!(names.reserve("a", 2), Err(NameTaken { holder: 1 }));

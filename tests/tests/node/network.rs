@@ -158,3 +158,51 @@ fn a_configured_network_of_real_plugins_is_used() -> Result<()> {
         },
     )
 }
+
+#[test]
+fn pods_get_addresses_of_the_range_that_kubelet_names() -> Result<()> {
+    on_a_node(async |node| {
+        let range = format!("{}128/25", node.scratch.subnet_prefix());
+        let network_config = Some(v1::NetworkConfig { pod_cidr: range });
+        let runtime_config = Some(v1::RuntimeConfig { network_config });
+        let request = v1::UpdateRuntimeConfigRequest { runtime_config };
+        node.cri.runtime.clone().update_runtime_config(request.clone()).await?;
+        node.cri.runtime.clone().update_runtime_config(request).await?;
+        let pod = node.cri.run_pod(&node.pod("ranged")).await?;
+        let ip = node.cri.pod_ip(&pod).await?;
+        ensure!(ip == format!("{}130", node.scratch.subnet_prefix()), "{ip}");
+        let network_config = Some(v1::NetworkConfig { pod_cidr: "all of it".to_owned() });
+        let runtime_config = Some(v1::RuntimeConfig { network_config });
+        let request = v1::UpdateRuntimeConfigRequest { runtime_config };
+        let refused = node.cri.runtime.clone().update_runtime_config(request).await;
+        ensure!(refused.is_err_and(|status| status.code() == tonic::Code::InvalidArgument));
+        Ok(())
+    })
+}
+
+#[test]
+fn the_node_is_not_ready_while_its_network_configuration_is_broken() -> Result<()> {
+    on_a_node(async |node| {
+        let condition = async || -> Result<v1::RuntimeCondition> {
+            let request = v1::StatusRequest { verbose: false };
+            let status = node.cri.runtime.clone().status(request).await?.into_inner();
+            let conditions = status.status.unwrap_or_default().conditions;
+            conditions.into_iter().find(|c| c.r#type == "NetworkReady").context("no condition")
+        };
+        ensure!(condition().await?.status);
+        let file = node.scratch.dir().join("cni.d/10-broken.conflist");
+        std::fs::write(&file, "{")?;
+        let broken = loop {
+            let condition = condition().await?;
+            if !condition.status {
+                break condition;
+            }
+        };
+        ensure!(broken.reason == "NetworkPluginNotReady", "{broken:?}");
+        let want = "Network plugin returns error: cni plugin not initialized: ";
+        ensure!(broken.message.starts_with(want), "{broken:?}");
+        std::fs::remove_file(&file)?;
+        while !condition().await?.status {}
+        Ok(())
+    })
+}

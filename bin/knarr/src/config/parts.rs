@@ -25,6 +25,10 @@ impl Config {
             cache_dir: root.join("cni"),
             data_dir: root.join("networks"),
             default_subnets: self.cni.subnets.clone(),
+            follow_pod_ranges: self.cni.follow_kubelet,
+            built_in_network: self.cni.built_in_network,
+            networks: self.cni.networks.clone(),
+            pod_networks: self.cni.pod_networks.clone(),
             bridge_name: self.cni.bridge_name.clone(),
             ..cni::EngineConfig::default()
         }

@@ -59,9 +59,41 @@ pub(crate) const KEYS: &[Key] = &[
     Key {
         path: "cni.subnets",
         list: true,
-        default: &["10.88.0.0/16"],
+        default: &["10.88.0.0/16", "fd6b:6e61:7272::/64"],
         help: "Subnets of the built-in network: one, or one of each address family.",
         check: subnet,
+    },
+    Key {
+        path: "cni.pod_ranges",
+        list: false,
+        default: &["kubelet"],
+        help: "Who chooses the subnets of the built-in network: \"kubelet\", once it names the\n\
+               node's pod CIDR, or always \"subnets\" above.",
+        check: |text| one_of(text, &["kubelet", "subnets"]),
+    },
+    Key {
+        path: "cni.without_configuration",
+        list: false,
+        default: &["built-in"],
+        help: "What pods get while there is no network configuration: the \"built-in\" network, or\n\
+               \"none\": the node is NotReady until the network provider has written one.",
+        check: |text| one_of(text, &["built-in", "none"]),
+    },
+    Key {
+        path: "cni.networks",
+        list: true,
+        default: &[],
+        help: "Networks of every pod, by their names in conf_dir: the first is eth0, then eth1, ...\n\
+               Empty: the network of the first file.",
+        check: network,
+    },
+    Key {
+        path: "cni.pod_networks",
+        list: true,
+        default: &[],
+        help: "Networks that pods may ask for by annotation k8s.v1.cni.cncf.io/networks.\n\
+               Empty: the annotation is left to plugins.",
+        check: network,
     },
     Key {
         path: "cgroup.driver",
@@ -170,7 +202,7 @@ pub(crate) fn parse_subnet(text: &str) -> Result<cni::IpPrefix, String> {
 
 /// What is wrong with a list as a whole.
 pub(crate) fn check_list(key: &Key, values: &[String]) -> Result<(), String> {
-    if values.is_empty() {
+    if values.is_empty() && !key.default.is_empty() {
         return Err("must not be empty".to_owned());
     }
     if key.path == "cni.subnets" {
@@ -252,6 +284,16 @@ fn interface(text: &str) -> Result<(), String> {
         Ok(())
     } else {
         Err("is not an interface's name of at most 15 characters".to_owned())
+    }
+}
+
+/// CNI's rule for names of networks.
+fn network(text: &str) -> Result<(), String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    if text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric) && text.bytes().all(fits) {
+        Ok(())
+    } else {
+        Err("is not a network's name: letters, digits, `_`, `.` and `-`".to_owned())
     }
 }
 

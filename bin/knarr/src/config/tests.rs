@@ -17,7 +17,10 @@ fn nothing_configured_means_defaults() {
     assert_eq!(config.cni.conf_dir, PathBuf::from("/etc/cni/net.d"));
     assert_eq!(config.cni.bin_dirs, [PathBuf::from("/opt/cni/bin")]);
     assert_eq!(config.cni.bridge_name, "knarr0");
-    assert_eq!(config.cni.subnets, ["10.88.0.0/16".parse().unwrap()]);
+    let subnets = ["10.88.0.0/16", "fd6b:6e61:7272::/64"].map(|subnet| subnet.parse().unwrap());
+    assert_eq!(config.cni.subnets, subnets);
+    assert!(config.cni.follow_kubelet && config.cni.built_in_network);
+    assert!(config.cni.networks.is_empty() && config.cni.pod_networks.is_empty());
     assert_eq!(config.cgroup.driver, CgroupDriverKey::Auto);
     assert_eq!(config.default_handler, "knarr");
     assert_eq!(config.handlers, BTreeMap::from([("knarr".to_owned(), Handler::BuiltIn)]));
@@ -52,6 +55,10 @@ fn every_key_is_honoured() {
         bin_dirs = ["/a", "/b"]
         bridge_name = "br9"
         subnets = ["10.1.0.0/24", "fd00::/64"]
+        pod_ranges = "subnets"
+        without_configuration = "none"
+        networks = ["main", "storage"]
+        pod_networks = ["backup"]
         [cgroup]
         driver = "systemd"
         [streaming]
@@ -76,6 +83,9 @@ fn every_key_is_honoured() {
     assert_eq!(config.cni.bin_dirs, [PathBuf::from("/a"), PathBuf::from("/b")]);
     assert_eq!(config.cni.subnets.len(), 2);
     assert_eq!(config.cni.bridge_name, "br9");
+    assert!(!config.cni.follow_kubelet && !config.cni.built_in_network);
+    assert_eq!(config.cni.networks, ["main", "storage"]);
+    assert_eq!(config.cni.pod_networks, ["backup"]);
     assert_eq!(config.cgroup.driver, CgroupDriverKey::Systemd);
     assert_eq!(config.handlers["runc"], Handler::Binary("/usr/bin/runc".into()));
     assert_eq!(config.handlers["plain"], Handler::BuiltIn);
@@ -116,6 +126,8 @@ fn mistakes_are_named_with_their_line() {
         ("cni.subnets = [\"10.0.0.0\"]\n", "is not a subnet"),
         ("cni.subnets = [\"10.0.0.0/31\"]\n", "not between 1 and 30"),
         ("cni.subnets = [\"10.0.0.0/8\", \"11.0.0.0/8\"]\n", "two subnets of one address family"),
+        ("cni.networks = [\"../x\"]\n", "is not a network's name"),
+        ("cni.pod_ranges = \"me\"\n", "is none of \"kubelet\", \"subnets\""),
         ("cni.bridge_name = \"a-name-that-is-too-long\"\n", "at most 15 characters"),
         (
             "cgroup.driver = \"sytemd\"\n",

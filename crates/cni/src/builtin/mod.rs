@@ -1,16 +1,22 @@
 //! The reference plugins most nodes use, in this process: same configuration, same results, no
 //! `exec`. Each is used only where no binary of its name is installed.
 
+mod bandwidth;
 mod bridge;
 mod host_local;
+mod lease;
 mod loopback;
 mod masquerade;
 mod portmap;
+mod present;
+mod ptp;
 mod reservations;
 mod ruleset;
 mod sysctl;
+mod veth;
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -19,30 +25,36 @@ use sys::netlink::{IpPrefix, NetlinkError};
 use crate::invoke::{Call, PluginError, Plugins};
 
 pub(crate) use reservations::{Owner, Reservations, holder};
-pub(crate) use sysctl::has_ipv6;
+pub(crate) use sysctl::{Ipv6, ipv6};
+pub(crate) use veth::parse_mac;
 
 /// A plugin that is part of knarr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BuiltIn {
+    Bandwidth,
     Bridge,
     HostLocal,
     Loopback,
     Portmap,
+    Ptp,
 }
 
 impl BuiltIn {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Bandwidth, Self::Bridge, Self::HostLocal, Self::Loopback, Self::Portmap, Self::Ptp];
+
     pub(crate) fn named(name: &str) -> Option<Self> {
-        [Self::Bridge, Self::HostLocal, Self::Loopback, Self::Portmap]
-            .into_iter()
-            .find(|b| b.name() == name)
+        Self::ALL.into_iter().find(|built_in| built_in.name() == name)
     }
 
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Bandwidth => "bandwidth",
             Self::Bridge => "bridge",
             Self::HostLocal => "host-local",
             Self::Loopback => "loopback",
             Self::Portmap => "portmap",
+            Self::Ptp => "ptp",
         }
     }
 }
@@ -134,6 +146,49 @@ pub enum BuiltInError {
         /// How many addresses of the ranges are reserved.
         taken: usize,
     },
+    /// An address was asked for that is not for pods.
+    #[error("requested address {address} is in none of its ranges")]
+    NotInRange {
+        /// The address.
+        address: IpAddr,
+    },
+    /// An address was asked for that is the gateway's.
+    #[error("requested address {address} is the gateway's")]
+    IsGateway {
+        /// The address.
+        address: IpAddr,
+    },
+    /// An address was asked for that somebody has.
+    #[error("requested address {address} is reserved for {holder}")]
+    AddressTaken {
+        /// The address.
+        address: IpAddr,
+        /// The sandbox that has it.
+        holder: String,
+    },
+    /// The sandbox was attached before and not detached.
+    #[error("sandbox {container} has {address} already: it was attached before")]
+    Duplicate {
+        /// The address.
+        address: IpAddr,
+        /// The sandbox.
+        container: String,
+    },
+    /// Address management gave nothing.
+    #[error("address management gave no address")]
+    NoAddresses,
+    /// IPv6 was asked of a kernel that lacks it.
+    #[error("this kernel has no IPv6, which address {address} needs")]
+    NoIpv6 {
+        /// The address.
+        address: IpPrefix,
+    },
+    /// What ADD made is not there any more.
+    #[error("what was attached has changed: {what}")]
+    Changed {
+        /// What is missing or different.
+        what: String,
+    },
     /// The reservation files cannot be used.
     #[error("cannot {operation} {}", path.display())]
     Reservation {
@@ -156,6 +211,10 @@ impl BuiltInError {
     }
 }
 
+fn changed(what: impl Into<String>) -> BuiltInError {
+    BuiltInError::Changed { what: what.into() }
+}
+
 /// Runs a built-in as `call` asks. Blocks.
 pub(crate) fn run(
     built_in: BuiltIn,
@@ -164,10 +223,12 @@ pub(crate) fn run(
     conf: &Value,
 ) -> Result<Value, BuiltInError> {
     match built_in {
+        BuiltIn::Bandwidth => bandwidth::run(call, conf),
         BuiltIn::Bridge => bridge::run(plugins, call, conf),
         BuiltIn::HostLocal => host_local::run(plugins, call, conf),
         BuiltIn::Loopback => loopback::run(call, conf),
-        BuiltIn::Portmap => portmap::run(call, conf),
+        BuiltIn::Portmap => portmap::run(plugins, call, conf),
+        BuiltIn::Ptp => ptp::run(plugins, call, conf),
     }
 }
 

@@ -29,8 +29,8 @@ use sys::netlink::IpPrefix;
 use sys::netlink::nftables::{BaseChain, DataType, Element, Expression, Family, Hook, Nftables};
 
 use super::ruleset::{self, Chain, Edit, REGISTER, address_type, octets};
-use super::{BuiltInError, sysctl};
-use crate::invoke::{Call, Verb};
+use super::{BuiltInError, changed, present, sysctl};
+use crate::invoke::{Call, Plugins, Verb};
 use crate::result;
 
 const ANY: &str = "ports";
@@ -53,6 +53,8 @@ struct Conf {
     conditions_v4: Vec<Value>,
     #[serde(default, rename = "conditionsV6")]
     conditions_v6: Vec<Value>,
+    #[serde(default)]
+    masq_all: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -75,7 +77,7 @@ fn on() -> bool {
     true
 }
 
-pub(super) fn run(call: &Call<'_>, conf: &Value) -> Result<Value, BuiltInError> {
+pub(super) fn run(plugins: &Plugins, call: &Call<'_>, conf: &Value) -> Result<Value, BuiltInError> {
     let parsed = Conf::deserialize(conf).map_err(|e| BuiltInError::configuration(e.to_string()))?;
     let published = !parsed.runtime_config.port_mappings.is_empty();
     match call.verb {
@@ -90,15 +92,26 @@ pub(super) fn run(call: &Call<'_>, conf: &Value) -> Result<Value, BuiltInError> 
             }
             Ok(previous.clone())
         }
-        Verb::Del if published => remove(call.container).map(|()| result::empty()),
+        // Some runtimes do not say again what was published.
+        Verb::Del if published || plugins.standalone => {
+            remove(call.container).map(|()| result::empty())
+        }
+        Verb::Check if published => {
+            check(call, &parsed, present::previous(conf)?).map(|()| result::empty())
+        }
         // What GC would find was reserved by a pod that DEL knows.
-        Verb::Del | Verb::Status | Verb::Gc => Ok(result::empty()),
+        Verb::Del | Verb::Check | Verb::Status | Verb::Gc => Ok(result::empty()),
     }
 }
 
 fn add(call: &Call<'_>, conf: &Conf, previous: &Value) -> Result<(), BuiltInError> {
-    if !conf.conditions_v4.is_empty() || !conf.conditions_v6.is_empty() {
-        let what = "`conditionsV4` and `conditionsV6` need the reference portmap plugin";
+    let refused = [
+        (!conf.conditions_v4.is_empty(), "conditionsV4"),
+        (!conf.conditions_v6.is_empty(), "conditionsV6"),
+        (conf.masq_all, "masqAll"),
+    ];
+    if let Some((_, option)) = refused.iter().find(|(set, _)| *set) {
+        let what = format!("`{option}` needs the reference portmap plugin to be installed");
         return Err(BuiltInError::configuration(what));
     }
     let pods = result::pod_addresses(previous, call.ifname);
@@ -121,6 +134,23 @@ fn add(call: &Call<'_>, conf: &Conf, previous: &Value) -> Result<(), BuiltInErro
                 tracing::warn!(%error, container = call.container, "cannot undo host ports");
             }
             return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Whether every published port still leads to the pod.
+fn check(call: &Call<'_>, conf: &Conf, previous: &Value) -> Result<(), BuiltInError> {
+    let pods = result::pod_addresses(previous, call.ifname);
+    let mut nft = Nftables::open().map_err(BuiltInError::Socket)?;
+    for family in [Family::Ipv4, Family::Ipv6] {
+        let v4 = family == Family::Ipv4;
+        let Some(pod) = pods.iter().find(|pod| pod.is_ipv4() == v4) else { continue };
+        for (map, wanted) in elements(conf, family, *pod, call.container)? {
+            if !ruleset::read(&mut nft, family, map)?.contains(&wanted) {
+                let port = port_text(&wanted.key);
+                return Err(changed(format!("host port {port} does not lead to the pod")));
+            }
         }
     }
     Ok(())
@@ -171,7 +201,7 @@ fn elements(
     pod: IpAddr,
     container: &str,
 ) -> Result<Vec<(&'static str, Element)>, BuiltInError> {
-    let mut out = Vec::new();
+    let mut out: Vec<(&'static str, Element)> = Vec::new();
     for mapping in &conf.runtime_config.port_mappings {
         let protocol = match mapping.protocol.to_ascii_lowercase().as_str() {
             "tcp" => 6,
@@ -199,7 +229,15 @@ fn elements(
         value.extend_from_slice(&padded(mapping.container_port));
         let comment = container.to_owned();
         let element = Element { key, value: Some(value), interval_end: false, comment };
-        out.push((if host.is_some() { ON } else { ANY }, element));
+        let map = if host.is_some() { ON } else { ANY };
+        match out.iter().find(|(of, other)| *of == map && other.key == element.key) {
+            None => out.push((map, element)),
+            Some((_, other)) if other.value == element.value => {}
+            Some(_) => {
+                let what = format!("host port {} is to lead to two ports", port_text(&element.key));
+                return Err(BuiltInError::configuration(what));
+            }
+        }
     }
     Ok(out)
 }
@@ -372,6 +410,10 @@ mod tests {
             json!([{"hostPort": 80, "containerPort": 80, "protocol": "tcp", "hostIP": "here"}]),
             json!([{"hostPort": 65_536, "containerPort": 80, "protocol": "tcp"}]),
             json!([{"hostPort": 80, "containerPort": -1, "protocol": "tcp"}]),
+            json!([
+                {"hostPort": 80, "containerPort": 80, "protocol": "tcp"},
+                {"hostPort": 80, "containerPort": 81, "protocol": "tcp"},
+            ]),
         ];
         for mappings in table {
             assert!(keys(&mappings, Family::Ipv4, "10.0.0.2").is_err(), "{mappings}");

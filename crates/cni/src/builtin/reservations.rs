@@ -30,7 +30,12 @@ impl Range {
         number(self.first)..=number(self.last)
     }
 
-    fn contains(&self, address: IpAddr) -> bool {
+    /// Whether the ranges have an address in common.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        self.contains(other.first) || other.contains(self.first)
+    }
+
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
         address.is_ipv4() == self.first.is_ipv4() && self.numbers().contains(&number(address))
     }
 }
@@ -81,24 +86,80 @@ impl Reservations {
         let cursor = self.dir.join(format!("last_reserved_ip.{set}"));
         let last = std::fs::read_to_string(&cursor).ok().and_then(|text| text.trim().parse().ok());
         for (address, range) in candidates(ranges, last) {
-            let path = self.dir.join(address.to_string());
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(file) => {
-                    let written = fill(file, &owner.text(), &cursor, address);
-                    return match written {
-                        Ok(()) => Ok((address, range)),
-                        Err(error) => {
-                            // An empty reservation has no holder who could release it.
-                            std::fs::remove_file(&path).map_err(|e| failed("remove", &path, e))?;
-                            Err(failed("write", &path, error))
-                        }
-                    };
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(failed("write", &path, error)),
+            if self.take(address, &cursor, owner)? {
+                return Ok((address, range));
             }
         }
         self.exhausted(ranges)
+    }
+
+    /// Reserves this address and no other.
+    pub(crate) fn reserve_one(
+        &self,
+        set: usize,
+        ranges: &[Range],
+        address: IpAddr,
+        owner: &Owner<'_>,
+    ) -> Result<(IpAddr, Range), BuiltInError> {
+        let range = ranges.iter().find(|range| range.contains(address));
+        let range = range.ok_or(BuiltInError::NotInRange { address })?;
+        if address == range.gateway {
+            return Err(BuiltInError::IsGateway { address });
+        }
+        let cursor = self.dir.join(format!("last_reserved_ip.{set}"));
+        if self.take(address, &cursor, owner)? {
+            return Ok((address, *range));
+        }
+        let text = std::fs::read_to_string(self.dir.join(address.to_string())).unwrap_or_default();
+        Err(BuiltInError::AddressTaken { address, holder: holder(&text).to_owned() })
+    }
+
+    /// False when somebody has it.
+    fn take(
+        &self,
+        address: IpAddr,
+        cursor: &Path,
+        owner: &Owner<'_>,
+    ) -> Result<bool, BuiltInError> {
+        let path = self.dir.join(address.to_string());
+        let file = match OpenOptions::new().write(true).create_new(true).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            Err(error) => return Err(failed("write", &path, error)),
+        };
+        match fill(file, &owner.text(), cursor, address) {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                // An empty reservation has no holder who could release it.
+                std::fs::remove_file(&path).map_err(|e| failed("remove", &path, e))?;
+                Err(failed("write", &path, error))
+            }
+        }
+    }
+
+    /// The addresses that an owner holds.
+    pub(crate) fn of_owner(&self, owner: &Owner<'_>) -> Result<Vec<IpAddr>, BuiltInError> {
+        let mut found = Vec::new();
+        for (address, text) in self.held()? {
+            if owner.holds(&text) {
+                found.push(address);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Every reserved address with the text that says for whom.
+    pub(crate) fn held(&self) -> Result<Vec<(IpAddr, String)>, BuiltInError> {
+        let mut found = Vec::new();
+        for address in self.reserved()? {
+            let path = self.dir.join(address.to_string());
+            match std::fs::read_to_string(&path) {
+                Ok(text) => found.push((address, text)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed("read", &path, error)),
+            }
+        }
+        Ok(found)
     }
 
     /// Releases `addresses`, those of them that `owner` holds.

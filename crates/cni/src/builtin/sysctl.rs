@@ -5,9 +5,23 @@ use std::path::Path;
 
 use super::BuiltInError;
 
-/// Whether the kernel speaks IPv6 at all.
-pub(crate) fn has_ipv6() -> bool {
-    Path::new("/proc/sys/net/ipv6").exists()
+/// What this host makes of IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ipv6 {
+    /// It can be used.
+    Usable,
+    /// The kernel lacks it.
+    Absent,
+    /// The operator switched it off for all links.
+    Disabled,
+}
+
+pub(crate) fn ipv6() -> Ipv6 {
+    match std::fs::read("/proc/sys/net/ipv6/conf/all/disable_ipv6") {
+        Ok(value) if value.starts_with(b"1") => Ipv6::Disabled,
+        Ok(_) => Ipv6::Usable,
+        Err(_) => Ipv6::Absent,
+    }
 }
 
 /// Lets the kernel forward IPv4 packets.

@@ -12,6 +12,8 @@ pub(super) const NLM_F_REQUEST: u16 = 0x1;
 pub(super) const NLM_F_ACK: u16 = 0x4;
 /// Answer with every object, not one.
 pub const NLM_F_DUMP: u16 = 0x300;
+/// Take the place of an object that exists.
+pub const NLM_F_REPLACE: u16 = 0x100;
 /// Fail with `EEXIST` if the object exists.
 pub const NLM_F_EXCL: u16 = 0x200;
 /// Make the object.

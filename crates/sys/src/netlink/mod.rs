@@ -1,4 +1,4 @@
-//! Raw netlink: rtnetlink (links, addresses, routes) and nfnetlink (nf_tables).
+//! Raw netlink: rtnetlink (links, addresses, routes, queues) and nfnetlink (nf_tables).
 //!
 //! A netlink socket belongs to the network namespace of the thread that opened it, for good.
 //! Everything here opens its socket on the calling thread and never changes that thread's
@@ -13,9 +13,13 @@ pub mod netns;
 pub mod nftables;
 pub mod prefix;
 mod route;
+mod routes;
 mod socket;
+mod traffic;
 
 pub use link_up::set_link_up;
 pub use prefix::{IpPrefix, IpPrefixError};
-pub use route::{Link, Mac, NewBridge, NewRoute, NewVeth, Rtnetlink};
+pub use route::{Link, LinkChange, Mac, NewBridge, NewVeth, Rtnetlink};
+pub use routes::{NewRoute, Route};
 pub use socket::{NetlinkError, Reply, Socket};
+pub use traffic::TokenBucket;

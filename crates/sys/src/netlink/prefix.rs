@@ -25,6 +25,11 @@ impl IpPrefix {
         (len <= width(address)).then_some(Self { address, len })
     }
 
+    /// The network that is this one address.
+    pub fn host(address: IpAddr) -> Self {
+        Self { address, len: width(address) }
+    }
+
     /// The address, host bits included.
     pub fn address(&self) -> IpAddr {
         self.address

@@ -1,4 +1,4 @@
-//! Links, addresses and routes of one network namespace, by rtnetlink.
+//! Links and addresses of one network namespace, by rtnetlink.
 
 use std::io;
 use std::net::IpAddr;
@@ -7,19 +7,22 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use super::message::{
     Attributes, Batch, Body, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, u16_at, u32_at,
 };
+use super::routes::{NewRoute, push_route};
 use super::{IpPrefix, NetlinkError, Socket};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
-const RTM_NEWROUTE: u16 = 24;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
+const IFLA_TXQLEN: u16 = 13;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
@@ -27,27 +30,18 @@ const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 const VETH_INFO_PEER: u16 = 1;
 const IFF_UP: u32 = 0x1;
 const IFF_PROMISC: u32 = 0x100;
+const IFF_ALLMULTI: u32 = 0x200;
 
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
 const IFA_FLAGS: u16 = 8;
 const IFA_F_NODAD: u32 = 0x2;
-
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
-const RTA_PRIORITY: u16 = 6;
-const RTA_METRICS: u16 = 8;
-const RTAX_MTU: u16 = 2;
-const RT_TABLE_MAIN: u8 = 254;
-const RTPROT_STATIC: u8 = 4;
-const RT_SCOPE_UNIVERSE: u8 = 0;
-const RT_SCOPE_LINK: u8 = 253;
-const RTN_UNICAST: u8 = 1;
+const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 
 /// A hardware address.
 pub type Mac = [u8; 6];
@@ -57,14 +51,37 @@ pub type Mac = [u8; 6];
 pub struct Link {
     /// Interface index.
     pub index: u32,
+    /// Interface name.
+    pub name: String,
     /// Driver kind: `bridge`, `veth`, …; empty for hardware.
     pub kind: String,
     /// Hardware address, if it is an Ethernet one.
     pub mac: Option<Mac>,
     /// Whether the link is administratively up.
     pub up: bool,
+    /// Whether it was told to take every frame.
+    pub promiscuous: bool,
     /// Largest packet in bytes.
     pub mtu: u32,
+    /// Index of the bridge or bond it is a port of.
+    pub master: Option<u32>,
+    /// Index of its lower link; of a veth: that of its peer, in the peer's namespace.
+    pub lower: Option<u32>,
+}
+
+/// What to change of a link; what is `None` stays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LinkChange {
+    /// Hardware address.
+    pub mac: Option<Mac>,
+    /// Largest packet in bytes.
+    pub mtu: Option<u32>,
+    /// Whether it takes every frame.
+    pub promiscuous: Option<bool>,
+    /// Whether it takes every multicast frame.
+    pub all_multicast: Option<bool>,
+    /// Packets that may wait to be sent.
+    pub tx_queue_len: Option<u32>,
 }
 
 /// A bridge to make.
@@ -85,10 +102,12 @@ pub struct NewVeth<'a> {
     pub host_name: &'a str,
     /// Given explicitly: udev's persistent-address policy leaves such links alone.
     pub host_mac: Mac,
-    /// Index of the bridge this end is put on.
-    pub master: u32,
+    /// Index of the bridge this end is put on; `None`: it stays alone.
+    pub master: Option<u32>,
     /// Whether the bridge may send a frame back out of the port it came from.
     pub hairpin: bool,
+    /// Whether the bridge keeps this port from other isolated ports.
+    pub isolated: bool,
     /// Name of the peer.
     pub peer_name: &'a str,
     /// Hardware address of the peer.
@@ -99,22 +118,9 @@ pub struct NewVeth<'a> {
     pub mtu: Option<u32>,
 }
 
-/// A route of the main table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewRoute {
-    /// Destination network.
-    pub destination: IpPrefix,
-    /// Next hop; `None`: the destination is on the link.
-    pub gateway: Option<IpAddr>,
-    /// Metric; `None`: the kernel's default.
-    pub priority: Option<u32>,
-    /// Path MTU; `None`: that of the link.
-    pub mtu: Option<u32>,
-}
-
 /// An rtnetlink socket of the calling thread's network namespace.
 #[derive(Debug)]
-pub struct Rtnetlink(Socket);
+pub struct Rtnetlink(pub(super) Socket);
 
 impl Rtnetlink {
     /// Opens the socket in the calling thread's network namespace.
@@ -133,6 +139,22 @@ impl Rtnetlink {
         let mut batch = Batch::new();
         batch.message(RTM_GETLINK, 0, format!("look up link {name}"), |body| {
             body.raw(&ifinfomsg(0, 0, 0)).text(IFLA_IFNAME, name);
+        });
+        match self.0.query(batch) {
+            Ok(replies) => Ok(replies.iter().find_map(|reply| parse_link(&reply.body))),
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The link with this index; `None` if there is none.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn link_at(&mut self, index: u32) -> Result<Option<Link>, NetlinkError> {
+        let mut batch = Batch::new();
+        batch.message(RTM_GETLINK, 0, format!("look up link {index}"), |body| {
+            body.raw(&ifinfomsg(index, 0, 0));
         });
         match self.0.query(batch) {
             Ok(replies) => Ok(replies.iter().find_map(|reply| parse_link(&reply.body))),
@@ -177,7 +199,10 @@ impl Rtnetlink {
         let label = format!("make veth {} with its peer {}", veth.host_name, veth.peer_name);
         batch.message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, label, |body| {
             body.raw(&ifinfomsg(0, IFF_UP, IFF_UP)).text(IFLA_IFNAME, veth.host_name);
-            body.attr(IFLA_ADDRESS, &veth.host_mac).u32(IFLA_MASTER, veth.master);
+            body.attr(IFLA_ADDRESS, &veth.host_mac);
+            if let Some(master) = veth.master {
+                body.u32(IFLA_MASTER, master);
+            }
             mtu(body, veth.mtu);
             body.nest(IFLA_LINKINFO, |info| {
                 info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
@@ -192,15 +217,18 @@ impl Rtnetlink {
                 });
             });
         });
-        if veth.hairpin {
+        if veth.hairpin || veth.isolated {
             // The create message ignores port settings; this one finds the link by its name.
-            let label = format!("turn hairpin mode on for {}", veth.host_name);
+            let label = format!("set the bridge port options of {}", veth.host_name);
             batch.message(RTM_NEWLINK, 0, label, |body| {
                 body.raw(&ifinfomsg(0, 0, 0)).text(IFLA_IFNAME, veth.host_name);
                 body.nest(IFLA_LINKINFO, |info| {
                     info.text(IFLA_INFO_SLAVE_KIND, "bridge");
                     info.nest(IFLA_INFO_SLAVE_DATA, |data| {
-                        data.attr(IFLA_BRPORT_MODE, &[1]);
+                        data.attr(IFLA_BRPORT_MODE, &[u8::from(veth.hairpin)]);
+                        if veth.isolated {
+                            data.attr(IFLA_BRPORT_ISOLATED, &[1]);
+                        }
                     });
                 });
             });
@@ -218,6 +246,51 @@ impl Rtnetlink {
         let mut batch = Batch::new();
         batch.message(RTM_NEWLINK, 0, format!("bring link {index} up"), |body| {
             body.raw(&ifinfomsg(index, flags, flags));
+        });
+        self.0.transact(batch, 0)
+    }
+
+    /// Makes an intermediate functional block, where what comes in elsewhere can be queued, and
+    /// brings it up.
+    ///
+    /// # Errors
+    /// `EEXIST` when the name is taken, `EOPNOTSUPP` when the kernel has no such links.
+    pub fn create_ifb(&mut self, name: &str, mtu: u32) -> Result<(), NetlinkError> {
+        let mut batch = Batch::new();
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        batch.message(RTM_NEWLINK, flags, format!("make ifb {name}"), |body| {
+            body.raw(&ifinfomsg(0, IFF_UP, IFF_UP)).text(IFLA_IFNAME, name).u32(IFLA_MTU, mtu);
+            body.nest(IFLA_LINKINFO, |info| {
+                info.text(IFLA_INFO_KIND, "ifb");
+            });
+        });
+        self.0.transact(batch, 0)
+    }
+
+    /// Changes a link.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn change(&mut self, index: u32, change: &LinkChange) -> Result<(), NetlinkError> {
+        let (mut flags, mut mask) = (0, 0);
+        for (wanted, bit) in
+            [(change.promiscuous, IFF_PROMISC), (change.all_multicast, IFF_ALLMULTI)]
+        {
+            if let Some(on) = wanted {
+                mask |= bit;
+                flags |= if on { bit } else { 0 };
+            }
+        }
+        let mut batch = Batch::new();
+        batch.message(RTM_NEWLINK, 0, format!("change link {index}"), |body| {
+            body.raw(&ifinfomsg(index, flags, mask));
+            if let Some(mac) = &change.mac {
+                body.attr(IFLA_ADDRESS, mac);
+            }
+            mtu(body, change.mtu);
+            if let Some(len) = change.tx_queue_len {
+                body.u32(IFLA_TXQLEN, len);
+            }
         });
         self.0.transact(batch, 0)
     }
@@ -261,11 +334,25 @@ impl Rtnetlink {
     /// `EEXIST` when it has it already.
     pub fn add_address(&mut self, index: u32, address: IpPrefix) -> Result<(), NetlinkError> {
         let mut batch = Batch::new();
-        push_address(&mut batch, index, address);
+        push_address(&mut batch, index, address, true);
+        self.0.transact(batch, 0)
+    }
+
+    /// Takes an address from a link.
+    ///
+    /// # Errors
+    /// `EADDRNOTAVAIL` when it has no such address.
+    pub fn delete_address(&mut self, index: u32, address: IpPrefix) -> Result<(), NetlinkError> {
+        let mut batch = Batch::new();
+        let label = format!("take address {address} from link {index}");
+        batch.message(RTM_DELADDR, 0, label, |body| {
+            body.raw(&ifaddrmsg(index, address)).attr(IFA_LOCAL, &octets(address.address()));
+        });
         self.0.transact(batch, 0)
     }
 
     /// Gives a link its addresses, brings it up and adds routes through it, in one batch.
+    /// `on_link`: whether the addresses' networks are reached through the link, too.
     ///
     /// # Errors
     /// The first of these that was refused.
@@ -273,17 +360,18 @@ impl Rtnetlink {
         &mut self,
         index: u32,
         addresses: &[IpPrefix],
+        on_link: bool,
         routes: &[NewRoute],
     ) -> Result<(), NetlinkError> {
         let mut batch = Batch::new();
         for address in addresses {
-            push_address(&mut batch, index, *address);
+            push_address(&mut batch, index, *address, on_link);
         }
         batch.message(RTM_NEWLINK, 0, format!("bring link {index} up"), |body| {
             body.raw(&ifinfomsg(index, IFF_UP, IFF_UP));
         });
         for route in routes {
-            push_route(&mut batch, index, route);
+            push_route(&mut batch, index, route, NLM_F_EXCL);
         }
         let last = batch.len() - 1;
         self.0.transact(batch, last)
@@ -305,62 +393,41 @@ fn ifinfomsg(index: u32, flags: u32, change: u32) -> [u8; 16] {
     out
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+/// `struct ifaddrmsg`: family, prefix length, flags, scope, index.
+fn ifaddrmsg(index: u32, prefix: IpPrefix) -> [u8; 8] {
+    let mut out = [family(prefix.address()), prefix.len(), 0, 0, 0, 0, 0, 0];
+    out[4..8].copy_from_slice(&index.to_ne_bytes());
+    out
+}
+
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
     }
 }
 
-fn family(address: IpAddr) -> u8 {
+pub(super) fn family(address: IpAddr) -> u8 {
     // AF_INET and AF_INET6.
     if address.is_ipv4() { 2 } else { 10 }
 }
 
-fn push_address(batch: &mut Batch, index: u32, prefix: IpPrefix) {
+fn push_address(batch: &mut Batch, index: u32, prefix: IpPrefix, on_link: bool) {
     let label = format!("add address {prefix} to link {index}");
     batch.message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, label, |body| {
-        // struct ifaddrmsg: family, prefix length, flags, scope, index.
-        let mut header = [family(prefix.address()), prefix.len(), 0, 0, 0, 0, 0, 0];
-        header[4..8].copy_from_slice(&index.to_ne_bytes());
         let address = octets(prefix.address());
-        body.raw(&header).attr(IFA_LOCAL, &address).attr(IFA_ADDRESS, &address);
+        body.raw(&ifaddrmsg(index, prefix)).attr(IFA_LOCAL, &address).attr(IFA_ADDRESS, &address);
+        let no_route = if on_link { 0 } else { IFA_F_NOPREFIXROUTE };
         if prefix.address().is_ipv6() {
             // Reservations make addresses unique; detection would hold the pod back a second.
-            body.u32(IFA_FLAGS, IFA_F_NODAD);
-        } else if prefix.len() < 31 {
-            body.attr(IFA_BROADCAST, &octets(prefix.last()));
-        }
-    });
-}
-
-fn push_route(batch: &mut Batch, index: u32, route: &NewRoute) {
-    let via = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
-    let label = format!("add route {}{via} through link {index}", route.destination);
-    let scope = if route.gateway.is_some() { RT_SCOPE_UNIVERSE } else { RT_SCOPE_LINK };
-    batch.message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, label, |body| {
-        let destination = route.destination.network();
-        // struct rtmsg: family, destination and source lengths, tos, table, protocol, scope,
-        // type, flags.
-        let mut header = [0; 12];
-        header[0] = family(destination.address());
-        header[1] = destination.len();
-        header[4..8].copy_from_slice(&[RT_TABLE_MAIN, RTPROT_STATIC, scope, RTN_UNICAST]);
-        body.raw(&header);
-        if !destination.is_default() {
-            body.attr(RTA_DST, &octets(destination.address()));
-        }
-        if let Some(gateway) = route.gateway {
-            body.attr(RTA_GATEWAY, &octets(gateway));
-        }
-        body.u32(RTA_OIF, index);
-        if let Some(priority) = route.priority {
-            body.u32(RTA_PRIORITY, priority);
-        }
-        if let Some(mtu) = route.mtu {
-            body.nest(RTA_METRICS, |metrics| {
-                metrics.u32(RTAX_MTU, mtu);
-            });
+            body.u32(IFA_FLAGS, IFA_F_NODAD | no_route);
+        } else {
+            if prefix.len() < 31 {
+                body.attr(IFA_BROADCAST, &octets(prefix.last()));
+            }
+            if no_route != 0 {
+                body.u32(IFA_FLAGS, no_route);
+            }
         }
     });
 }
@@ -373,12 +440,19 @@ fn parse_link(body: &[u8]) -> Option<Link> {
         .map(|kind| String::from_utf8_lossy(kind.strip_suffix(&[0]).unwrap_or(kind)).into_owned());
     // ifinfomsg opens with the family; a message shorter than that is not a link.
     u16_at(body, 0)?;
+    let name = attributes.get(IFLA_IFNAME).unwrap_or(&[]);
+    let number = |kind| attributes.get(kind).and_then(|bytes| u32_at(bytes, 0));
+    let flags = u32_at(body, 8)?;
     Some(Link {
         index: u32_at(body, 4)?,
+        name: String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned(),
         kind: kind.unwrap_or_default(),
         mac: attributes.get(IFLA_ADDRESS).and_then(|mac| mac.try_into().ok()),
-        up: u32_at(body, 8)? & IFF_UP != 0,
-        mtu: attributes.get(IFLA_MTU).and_then(|mtu| u32_at(mtu, 0)).unwrap_or(0),
+        up: flags & IFF_UP != 0,
+        promiscuous: flags & IFF_PROMISC != 0,
+        mtu: number(IFLA_MTU).unwrap_or(0),
+        master: number(IFLA_MASTER),
+        lower: number(IFLA_LINK),
     })
 }
 
@@ -386,105 +460,16 @@ fn parse_address(body: &[u8]) -> Option<IpPrefix> {
     let len = *body.get(1)?;
     let attributes = Attributes::new(body.get(8..)?);
     let bytes = attributes.get(IFA_LOCAL).or_else(|| attributes.get(IFA_ADDRESS))?;
-    let address = match bytes.len() {
-        4 => IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?),
-        16 => IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?),
-        _ => return None,
-    };
-    IpPrefix::new(address, len)
+    IpPrefix::new(address(bytes)?, len)
+}
+
+pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?)),
+        16 => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::netlink::netns;
-    use std::os::fd::AsFd;
-
-    fn in_host(body: impl FnOnce() + Send) {
-        if !rustix::process::geteuid().is_root() {
-            println!("skipped: needs root");
-            return;
-        }
-        let host = netns::create().unwrap();
-        netns::run_in(host.as_fd(), body).unwrap();
-    }
-
-    #[test]
-    fn a_pod_network_is_made_in_two_calls() {
-        in_host(|| {
-            let mut host = Rtnetlink::open().unwrap();
-            let mac = [2, 0, 0, 0, 0, 1];
-            host.create_bridge(&NewBridge { name: "br0", mac, mtu: None }).unwrap();
-            let bridge = host.link("br0").unwrap().unwrap();
-            assert_eq!((bridge.kind.as_str(), bridge.mac, bridge.up), ("bridge", Some(mac), true));
-            let gateway: IpPrefix = "10.1.0.1/24".parse().unwrap();
-            host.add_address(bridge.index, gateway).unwrap();
-            assert!(host.addresses(bridge.index).unwrap().contains(&gateway));
-
-            let pod = netns::create().unwrap();
-            host.create_veth(&NewVeth {
-                host_name: "veth0",
-                host_mac: [2, 0, 0, 0, 0, 2],
-                master: bridge.index,
-                hairpin: true,
-                peer_name: "eth0",
-                peer_mac: [2, 0, 0, 0, 0, 3],
-                peer_netns: pod.as_fd(),
-                mtu: Some(1400),
-            })
-            .unwrap();
-            assert_eq!(host.link("veth0").unwrap().unwrap().mtu, 1400);
-            netns::run_in(pod.as_fd(), || {
-                let mut route = Rtnetlink::open().unwrap();
-                let index = route.index("eth0").unwrap();
-                let addresses = ["10.1.0.2/24".parse().unwrap(), "fd00::2/64".parse().unwrap()];
-                let default = |net: &str, via: &str| NewRoute {
-                    destination: net.parse().unwrap(),
-                    gateway: Some(via.parse().unwrap()),
-                    priority: None,
-                    mtu: None,
-                };
-                let routes = [default("0.0.0.0/0", "10.1.0.1"), default("::/0", "fd00::1")];
-                route.configure(index, &addresses, &routes).unwrap();
-                assert_eq!(route.link("eth0").unwrap().unwrap().mac, Some([2, 0, 0, 0, 0, 3]));
-                let found = route.addresses(index).unwrap();
-                assert!(addresses.iter().all(|a| found.contains(a)), "{found:?}");
-            })
-            .unwrap();
-        });
-    }
-
-    #[test]
-    fn the_kernels_own_explanation_is_in_the_error() {
-        in_host(|| {
-            let mut host = Rtnetlink::open().unwrap();
-            let lo = host.link("lo").unwrap().unwrap();
-            let bad = NewRoute {
-                destination: "10.9.0.0/16".parse().unwrap(),
-                gateway: Some("10.1.0.1".parse().unwrap()),
-                priority: None,
-                mtu: None,
-            };
-            let error = host.configure(lo.index, &[], &[bad]).unwrap_err();
-            assert_eq!(
-                error.to_string(),
-                "cannot add route 10.9.0.0/16 via 10.1.0.1 through link 1 \
-                 (kernel: Nexthop has invalid gateway)"
-            );
-        });
-    }
-
-    #[test]
-    fn a_missing_link_is_none_and_a_taken_name_is_eexist() {
-        in_host(|| {
-            let mut host = Rtnetlink::open().unwrap();
-            assert_eq!(host.link("nosuch0").unwrap(), None);
-            let bridge = NewBridge { name: "br0", mac: [2, 0, 0, 0, 0, 1], mtu: None };
-            host.create_bridge(&bridge).unwrap();
-            let error = host.create_bridge(&bridge).unwrap_err();
-            assert_eq!(error.errno(), Some(libc::EEXIST));
-            host.delete_link("br0").unwrap();
-            assert_eq!(host.link("br0").unwrap(), None);
-        });
-    }
-}
+mod tests;

@@ -1,0 +1,151 @@
+//! DEL: the plugins of a list backwards, with the configuration and the result of the cache
+//! entry, which goes last.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::PoisonError;
+
+use serde_json::Value;
+use sys::netlink::{IpPrefix, netns};
+
+use crate::attachment::Attachment;
+use crate::builtin::{Owner, Reservations};
+use crate::cache::Entry;
+use crate::conf::{self, NetworkList};
+use crate::engine::{Engine, chain};
+use crate::errors::DelError;
+use crate::invoke::{Call, PluginError, Verb};
+use crate::networks::Planned;
+use crate::result;
+
+impl Engine {
+    /// Detaches a pod from all its networks and releases its addresses. Idempotent; the network
+    /// namespace may be gone.
+    ///
+    /// Works from what was recorded when the pod was attached. Without a record (never attached
+    /// completely, or detached already) the current configuration is tried, and a failure is
+    /// only logged: there is nothing that could succeed later.
+    ///
+    /// # Errors
+    /// See [`DelError`]. One network's failure does not keep the others attached.
+    pub fn del(&self, attachment: &Attachment) -> Result<(), DelError> {
+        let _in_use = self.in_use.read().unwrap_or_else(PoisonError::into_inner);
+        let container = attachment.sandbox.as_str();
+        let failed = |source| DelError::Cache { container: container.to_owned(), source };
+        let entries = self.cache.of_container(container).map_err(failed)?;
+        if entries.is_empty() {
+            self.del_unrecorded(attachment);
+            return Ok(());
+        }
+        let detached = entries.iter().rev();
+        let failed: Vec<DelError> = detached
+            .filter_map(|entry| self.del_recorded(entry, Some(&attachment.netns_path)).err())
+            .collect();
+        DelError::all(container, failed)
+    }
+
+    pub(crate) fn del_recorded(
+        &self,
+        entry: &Entry,
+        netns_path: Option<&Path>,
+    ) -> Result<(), DelError> {
+        let container = || entry.container_id.clone();
+        let list = self.recorded_list(entry)?;
+        let netns = match netns_path {
+            Some(path) => netns::open(path)
+                .map_err(|source| DelError::Namespace {
+                    container: container(),
+                    path: path.to_owned(),
+                    source,
+                })?
+                .and(Some(path)),
+            None => None,
+        };
+        let previous = list.version.passes_result_to_del().then_some(&entry.result);
+        self.detach(&list, entry, netns, previous).map_err(|source| DelError::Plugin {
+            container: container(),
+            network: list.name.clone(),
+            source: Box::new(source),
+        })?;
+        self.release_own(&list.name, entry)?;
+        self.cache
+            .remove(entry)
+            .map_err(|source| DelError::Cache { container: container(), source })
+    }
+
+    /// The configuration an attachment was made with.
+    pub(crate) fn recorded_list(&self, entry: &Entry) -> Result<NetworkList, DelError> {
+        let path = self.cache.path(&entry.network_name, &entry.container_id, &entry.if_name);
+        let bytes = entry.config().unwrap_or_default();
+        conf::parse_cached(&bytes, &path)
+            .map_err(|source| DelError::Recorded { container: entry.container_id.clone(), source })
+    }
+
+    /// Attached by a built-in, detached by a binary installed since: that one knows nothing of
+    /// the address in our directory.
+    fn release_own(&self, network: &str, entry: &Entry) -> Result<(), DelError> {
+        let owner = Owner { container: &entry.container_id, ifname: &entry.if_name };
+        let addresses: Vec<IpAddr> =
+            result::all_addresses(&entry.result).iter().map(IpPrefix::address).collect();
+        let release = || match Reservations::lock_existing(&self.config.data_dir, network)? {
+            Some(held) => held.release(&addresses, &owner),
+            None => Ok(()),
+        };
+        release().map_err(|source| DelError::Release {
+            container: entry.container_id.clone(),
+            network: network.to_owned(),
+            source,
+        })
+    }
+
+    fn del_unrecorded(&self, attachment: &Attachment) {
+        let sandbox = &attachment.sandbox;
+        let planned = match self.plan(attachment) {
+            Ok(planned) => planned,
+            Err(error) => {
+                let error = chain(&error);
+                tracing::warn!(%sandbox, error, "no configuration to detach a pod with");
+                return;
+            }
+        };
+        for network in planned.iter().rev() {
+            self.del_planned(attachment, network);
+        }
+    }
+
+    fn del_planned(&self, attachment: &Attachment, network: &Planned) {
+        // What cannot be asked for was not attached.
+        let Ok(entry) = self.entry(attachment, network) else { return };
+        let netns = netns::open(&attachment.netns_path).ok().flatten();
+        let path = netns.as_ref().map(|_| attachment.netns_path.as_path());
+        if let Err(error) = self.detach(&network.list, &entry, path, None) {
+            let error = chain(&error);
+            tracing::warn!(sandbox = %attachment.sandbox, network = network.list.name, error,
+                "cannot detach a pod that was never attached completely");
+        }
+    }
+
+    /// DEL, last plugin first. Stops at the first failure: an earlier plugin's address must not
+    /// be given to the next pod while a later one's forwarded ports still lead to it.
+    pub(crate) fn detach(
+        &self,
+        list: &NetworkList,
+        entry: &Entry,
+        netns: Option<&Path>,
+        previous: Option<&Value>,
+    ) -> Result<(), PluginError> {
+        let call = Call {
+            verb: Verb::Del,
+            container: &entry.container_id,
+            netns,
+            ifname: &entry.if_name,
+            arguments: &entry.cni_args,
+            built_in_only: list.built_in_only,
+        };
+        for plugin in list.plugins.iter().rev() {
+            let conf = self.stdin(list, plugin, previous, &entry.capability_args);
+            self.plugins.call(&plugin.kind, &call, &conf)?;
+        }
+        Ok(())
+    }
+}

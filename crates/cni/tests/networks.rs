@@ -1,0 +1,227 @@
+//! Several networks for one pod, addresses and hardware addresses that are asked for, and what
+//! becomes of the built-in network on hosts that are in its way.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod support;
+
+use std::net::IpAddr;
+
+use cni::{CheckError, NetworkStatus};
+use serde_json::{Value, json};
+use support::{Node, Pod, chain, is_root};
+use sys::netlink::{NewBridge, NewRoute, Rtnetlink};
+
+const ANNOTATION: &str = "k8s.v1.cni.cncf.io/networks";
+
+fn bridged(node: &Node, number: u8) -> Value {
+    let name = format!("net-{number}");
+    json!({"cniVersion": "1.0.0", "name": name, "plugins": [{
+        "type": "bridge", "bridge": format!("br{number}"), "isGateway": true,
+        "capabilities": {"mac": true, "ips": true},
+        "ipam": {
+            "type": "host-local", "dataDir": node.config.data_dir,
+            "ranges": [[{"subnet": format!("10.{number}.0.0/24")}]],
+        },
+    }]})
+}
+
+/// A node with the networks net-1, net-2 and net-3.
+fn node() -> Node {
+    let node = Node::new();
+    for number in 1..=3 {
+        let file = node.path(&format!("net.d/{number}.conflist"));
+        std::fs::write(file, bridged(&node, number).to_string()).unwrap();
+    }
+    node
+}
+
+fn addresses(pod: &Pod, link: &str) -> Vec<String> {
+    pod.inside(|| {
+        let mut route = Rtnetlink::open().unwrap();
+        let index = route.index(link).unwrap();
+        let found = route.addresses(index).unwrap();
+        found.iter().map(|p| p.address()).filter(IpAddr::is_ipv4).map(|a| a.to_string()).collect()
+    })
+}
+
+#[test]
+fn every_pod_gets_the_networks_of_the_configuration() {
+    if !is_root() {
+        return;
+    }
+    let mut node = node();
+    node.config.networks = vec!["net-2".to_owned(), "net-1".to_owned()];
+    let pod = Pod::new(1);
+    let result = node.add(&pod).unwrap();
+    assert_eq!(result.ips, ["10.2.0.2".parse::<IpAddr>().unwrap()]);
+    assert_eq!(result.others.len(), 1);
+    assert_eq!(
+        (result.others[0].name.as_str(), result.others[0].interface.as_str()),
+        ("net-1", "eth1")
+    );
+    assert_eq!(addresses(&pod, "eth0"), ["10.2.0.2"]);
+    assert_eq!(addresses(&pod, "eth1"), ["10.1.0.2"]);
+    assert_eq!(node.cached(), 2);
+    node.on_host(|| node.engine().check(&pod.attachment)).unwrap();
+    node.del(&pod).unwrap();
+    assert_eq!(node.cached(), 0);
+    assert!(node.reserved("net-1").is_empty() && node.reserved("net-2").is_empty());
+}
+
+#[test]
+fn a_network_that_is_configured_by_name_must_exist() {
+    let mut node = node();
+    node.config.networks = vec!["net-1".to_owned(), "net-9".to_owned()];
+    let NetworkStatus::NotReady { message } = node.engine().status() else { panic!("ready") };
+    assert!(message.contains("has a network `net-9`"), "{message}");
+}
+
+#[test]
+fn pods_ask_for_networks_addresses_and_hardware_addresses() {
+    if !is_root() {
+        return;
+    }
+    let mut node = node();
+    node.config.pod_networks = vec!["net-2".to_owned(), "net-3".to_owned()];
+    let mut pod = Pod::new(1);
+    let wanted = json!([
+        {"name": "net-2", "namespace": "x", "ips": ["10.2.0.77"], "mac": "02:00:00:00:00:77"},
+        {"name": "net-3", "interface": "fast0"},
+    ]);
+    pod.attachment.annotations.insert(ANNOTATION.to_owned(), wanted.to_string());
+    node.add(&pod).unwrap();
+    assert_eq!(addresses(&pod, "eth0"), ["10.1.0.2"]);
+    assert_eq!(addresses(&pod, "net1"), ["10.2.0.77"]);
+    assert_eq!(addresses(&pod, "fast0"), ["10.3.0.2"]);
+    let mac = pod.inside(|| Rtnetlink::open().unwrap().link("net1").unwrap().unwrap().mac);
+    assert_eq!(mac, Some([2, 0, 0, 0, 0, 0x77]));
+    // DEL goes by what was recorded, whatever may be asked for today.
+    node.config.pod_networks.clear();
+    node.del(&pod).unwrap();
+    assert_eq!(node.cached(), 0);
+    assert!((1..=3).all(|number| node.reserved(&format!("net-{number}")).is_empty()));
+}
+
+#[test]
+fn what_pods_may_not_have_is_refused_and_nothing_is_left() {
+    if !is_root() {
+        return;
+    }
+    let mut node = node();
+    node.config.pod_networks = vec!["net-2".to_owned(), "gone".to_owned()];
+    let table = [
+        ("net-3", "pods may not ask for network `net-3`"),
+        ("gone", "has a network `gone`"),
+        ("net-2@eth0", "`eth0` cannot be the name of one more interface"),
+        (r#"[{"name":"net-2","ips":["10.9.9.9"]}]"#, "10.9.9.9 is in none of its ranges"),
+    ];
+    for (annotation, want) in table {
+        let mut pod = Pod::new(1);
+        pod.attachment.annotations.insert(ANNOTATION.to_owned(), annotation.to_owned());
+        let text = chain(&node.add(&pod).unwrap_err());
+        assert!(text.contains(want), "{annotation}: {text}");
+        assert!(!pod.has_link("eth0"), "{annotation}");
+        assert_eq!(node.cached(), 0);
+        assert!(node.reserved("net-1").is_empty() && node.reserved("net-2").is_empty());
+    }
+    // Not allowed to anybody: the annotation is somebody else's business.
+    node.config.pod_networks.clear();
+    let mut pod = Pod::new(1);
+    pod.attachment.annotations.insert(ANNOTATION.to_owned(), "net-3".to_owned());
+    assert!(node.add(&pod).unwrap().others.is_empty());
+}
+
+#[test]
+fn a_subnet_that_the_host_uses_is_refused_with_the_route() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.on_host(|| {
+        let mut host = Rtnetlink::open().unwrap();
+        let bridge = NewBridge { name: "lan0", mac: [2, 0, 0, 0, 0, 1], mtu: None };
+        host.create_bridge(&bridge).unwrap();
+        let index = host.index("lan0").unwrap();
+        host.add_address(index, "10.88.7.1/24".parse().unwrap()).unwrap();
+    });
+    let want = "subnet 10.88.0.0/16 of the built-in network collides with the host's route to \
+                10.88.7.0/24 (on lan0)";
+    let text = chain(&node.add(&Pod::new(1)).unwrap_err());
+    assert!(text.contains(want), "{text}");
+    let NetworkStatus::NotReady { message } = node.on_host(|| node.engine().status()) else {
+        panic!("ready")
+    };
+    assert!(message.contains(want), "{message}");
+    node.on_host(|| Rtnetlink::open().unwrap().delete_link("lan0").unwrap());
+    let (first, second) = (Pod::new(1), Pod::new(2));
+    node.add(&first).unwrap();
+    // The bridge's own route is in nobody's way, nor is a default route.
+    node.on_host(|| {
+        let mut host = Rtnetlink::open().unwrap();
+        let index = host.index("knarr0").unwrap();
+        host.add_route(index, &NewRoute::to("0.0.0.0/0".parse().unwrap())).unwrap();
+    });
+    node.add(&second).unwrap();
+}
+
+#[test]
+fn pods_get_addresses_of_the_range_that_kubelet_names() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let (first, second) = (Pod::new(1), Pod::new(2));
+    node.add(&first).unwrap();
+    node.engine().set_pod_ranges("10.244.3.0/24,fd00:3::/64").unwrap();
+    let ips = node.add(&second).unwrap().ips;
+    let want = ["10.244.3.2", "fd00:3::2"].map(|ip| ip.parse::<IpAddr>().unwrap());
+    assert_eq!(ips, want);
+    node.del(&first).unwrap();
+    node.del(&second).unwrap();
+    assert!(node.reserved("knarr").is_empty());
+}
+
+#[test]
+fn without_ipv6_pods_get_ipv4_addresses() {
+    if !is_root() {
+        return;
+    }
+    let mut node = Node::new();
+    let switch = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
+    node.on_host(|| std::fs::write(switch, "1").unwrap());
+    let pod = Pod::new(1);
+    let ips = node.add(&pod).unwrap().ips;
+    assert_eq!(ips, ["10.88.0.2".parse::<IpAddr>().unwrap()]);
+    node.config.default_subnets.retain(|subnet| subnet.address().is_ipv6());
+    let text = chain(&node.add(&Pod::new(2)).unwrap_err());
+    assert!(text.contains("no usable subnet: net.ipv6.conf.all.disable_ipv6 is 1"), "{text}");
+}
+
+#[test]
+fn check_finds_what_is_missing() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let pod = Pod::new(1);
+    let check = || node.on_host(|| node.engine().check(&pod.attachment));
+    assert!(matches!(check().unwrap_err(), CheckError::NotAttached { .. }));
+    let ip = node.add(&pod).unwrap().ips[0];
+    check().unwrap();
+    pod.inside(|| {
+        let mut route = Rtnetlink::open().unwrap();
+        let index = route.index("eth0").unwrap();
+        route.delete_address(index, format!("{ip}/16").parse().unwrap()).unwrap();
+    });
+    let text = chain(&check().unwrap_err());
+    assert!(text.contains(&format!("link eth0 has no address {ip}/16")), "{text}");
+    std::fs::remove_file(node.config.data_dir.join("knarr").join(ip.to_string())).unwrap();
+    for address in node.reserved("knarr") {
+        std::fs::remove_file(node.config.data_dir.join("knarr").join(address)).unwrap();
+    }
+    let text = chain(&check().unwrap_err());
+    assert!(text.contains("no address of network `knarr` is reserved for it"), "{text}");
+    pod.inside(|| Rtnetlink::open().unwrap().delete_link("eth0").unwrap());
+    assert!(check().is_err());
+    node.del(&pod).unwrap();
+}
