@@ -15,6 +15,7 @@ const PACKAGES: &[&str] = &[
     "containernetworking-plugins",
     "docker-registry",
     "gcc",
+    "iptables",
     "iproute2",
     "libc6-dev",
     "nftables",

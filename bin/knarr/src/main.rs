@@ -4,6 +4,7 @@
 mod config;
 mod help;
 mod logging;
+mod plugin;
 mod serve;
 
 use std::{
@@ -54,6 +55,9 @@ struct ServeArguments {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = plugin::answer() {
+        return code;
+    }
     let parsed = help::grouped(Arguments::command())
         .try_get_matches()
         .and_then(|matches| Arguments::from_arg_matches(&matches));

@@ -303,7 +303,7 @@ fn is_true(value: &Value) -> bool {
 }
 
 /// The specification's form of names; it makes them safe as path components.
-fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric) && text.bytes().all(inner)
 }

@@ -48,7 +48,19 @@ pub(crate) fn run(
     input: &[u8],
     limit: Duration,
 ) -> Result<Finished, ExecError> {
+    run_with(path, &[], environment, input, limit)
+}
+
+/// As [`run`], with arguments.
+pub(crate) fn run_with(
+    path: &Path,
+    arguments: &[&str],
+    environment: &[(&str, String)],
+    input: &[u8],
+    limit: Duration,
+) -> Result<Finished, ExecError> {
     let mut child = Command::new(path)
+        .args(arguments)
         .env_clear()
         .envs(environment.iter().map(|(key, value)| (key, value)))
         .current_dir("/")

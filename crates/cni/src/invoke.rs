@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::builtin::{self, BuiltIn, BuiltInError};
 use crate::exec::{self, ExecError, Finished};
-use crate::result;
+use crate::{plugin, result};
 
 /// How much of what a plugin said is quoted in an error.
 const EXCERPT: usize = 600;
@@ -92,6 +92,12 @@ pub(crate) enum Verb {
 }
 
 impl Verb {
+    pub(crate) fn named(text: &str) -> Option<Self> {
+        [Self::Add, Self::Del, Self::Check, Self::Status, Self::Gc]
+            .into_iter()
+            .find(|verb| verb.as_str() == text)
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Add => "ADD",
@@ -144,14 +150,18 @@ pub(crate) enum Found {
 }
 
 impl Plugins {
-    pub(crate) fn find(&self, plugin: &str, built_in_only: bool) -> Result<Found, PluginError> {
+    pub(crate) fn find(&self, kind: &str, built_in_only: bool) -> Result<Found, PluginError> {
         let dirs = if built_in_only { &[][..] } else { &self.bin_dirs };
-        let mut candidates = dirs.iter().map(|dir| dir.join(plugin));
+        let mut candidates = dirs.iter().map(|dir| dir.join(kind));
         if let Some(path) = candidates.find(|path| path.is_file()) {
-            return Ok(Found::Binary(path));
+            // A link to this program is the built-in without running it.
+            let itself = self.standalone && plugin::is_itself(&path);
+            if !itself || BuiltIn::named(kind).is_none() {
+                return Ok(Found::Binary(path));
+            }
         }
-        BuiltIn::named(plugin).map(Found::BuiltIn).ok_or_else(|| PluginError::NotInstalled {
-            plugin: plugin.to_owned(),
+        BuiltIn::named(kind).map(Found::BuiltIn).ok_or_else(|| PluginError::NotInstalled {
+            plugin: kind.to_owned(),
             searched: self.bin_dirs.clone(),
         })
     }

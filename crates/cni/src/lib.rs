@@ -2,10 +2,11 @@
 //!
 //! Reads CNI configurations (specification 0.1 to 1.1), runs their plugins, remembers what it
 //! attached, and can undo it without the plugins' help in remembering. `bridge`, `ptp`,
-//! `host-local`, `loopback`, `portmap` and `bandwidth` are part of knarr and are used where no such
-//! binary is installed; with no configuration at all, pods get a bridge network.
+//! `host-local`, `loopback`, `portmap`, `bandwidth`, `firewall` and `tuning` are part of knarr and are
+//! used where no such binary is installed; with no configuration at all, pods get a bridge network.
+//! The same plugins serve other runtimes that run this program by CNI's rules.
 //!
-//! Never here: async, CRI types, making or removing network namespaces, iptables. Calls block;
+//! Never here: async, CRI types, making or removing network namespaces. Calls block;
 //! no thread that is not this crate's own ever changes its network namespace.
 //!
 //! Main types: [`Engine`], [`EngineConfig`], [`Attachment`], [`NetworkResult`], [`Monitor`].
@@ -27,6 +28,7 @@ mod gc;
 mod invoke;
 mod monitor;
 mod networks;
+mod plugin;
 mod result;
 mod version;
 mod watch;
@@ -43,4 +45,5 @@ pub use exec::ExecError;
 pub use gc::{GcError, GcFailure, GcReport, Live};
 pub use invoke::PluginError;
 pub use monitor::Monitor;
+pub use plugin::{PluginAnswer, about_plugin, is_plugin_name, run_plugin};
 pub use sys::netlink::{IpPrefix, IpPrefixError};

@@ -138,13 +138,17 @@ fn distinct(networks: &[Planned]) -> Result<(), RequestError> {
     let mut seen = HashSet::new();
     for network in networks {
         let name = network.ifname.as_str();
-        let fits = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
-        let good = (1..=15).contains(&name.len()) && name.bytes().all(fits);
-        if !good || [".", "..", "lo"].contains(&name) || !seen.insert(name) {
+        if !is_interface(name) || name == "lo" || !seen.insert(name) {
             return Err(RequestError::Interface { name: name.to_owned() });
         }
     }
     Ok(())
+}
+
+/// The kernel's rule for names of interfaces.
+pub(crate) fn is_interface(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
+    (1..=15).contains(&name.len()) && name.bytes().all(fits) && name != "." && name != ".."
 }
 
 fn parse(annotation: &'static str, text: &str) -> Result<Vec<Request>, RequestError> {

@@ -23,6 +23,36 @@ pub(crate) fn normalise(mut result: Map<String, Value>, version: CniVersion) -> 
     Value::Object(result)
 }
 
+/// A plugin's own result in the form of a version: before 0.3.0 one address of each family, and
+/// no interfaces.
+pub(crate) fn of_version(result: Value, version: CniVersion) -> Value {
+    let object = match result {
+        Value::Object(object) => object,
+        _none => Map::new(),
+    };
+    if version >= CniVersion::V0_3_0 {
+        return normalise(object, version);
+    }
+    let mut out = json!({"cniVersion": version.as_str()});
+    let listed = |key: &str| object.get(key).and_then(Value::as_array).into_iter().flatten();
+    for (family, is_v4) in [("ip4", true), ("ip6", false)] {
+        let of_family =
+            |value: &Value| value.as_str().is_some_and(|text| text.contains(':') != is_v4);
+        let Some(entry) = listed("ips").find(|entry| of_family(&entry["address"])) else {
+            continue;
+        };
+        let routes: Vec<&Value> = listed("routes").filter(|r| of_family(&r["dst"])).collect();
+        out[family] = json!({"ip": entry["address"], "routes": routes});
+        if let Some(gateway) = entry.get("gateway") {
+            out[family]["gateway"] = gateway.clone();
+        }
+    }
+    if let Some(dns) = object.get("dns") {
+        out["dns"] = dns.clone();
+    }
+    out
+}
+
 /// The addresses on the pod's side of `ifname`, the primary first: the first IPv4 address, else
 /// the first of all; the others in the plugin's order.
 pub(crate) fn pod_addresses(result: &Value, ifname: &str) -> Vec<IpAddr> {
@@ -109,6 +139,24 @@ mod tests {
         assert_eq!(addresses(&old), ["10.0.0.3"]);
         assert!(addresses(&json!({"ips": [{"address": "nonsense"}, 3]})).is_empty());
         assert!(addresses(&json!({})).is_empty());
+    }
+
+    #[test]
+    fn old_versions_get_one_address_of_each_family() {
+        let result = json!({
+            "interfaces": [{"name": "eth0"}],
+            "ips": [{"address": "10.0.0.2/24", "gateway": "10.0.0.1", "interface": 0},
+                    {"address": "fd00::2/64"}],
+            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+        });
+        let old = of_version(result.clone(), CniVersion::V0_2_0);
+        let want = json!({
+            "cniVersion": "0.2.0",
+            "ip4": {"ip": "10.0.0.2/24", "gateway": "10.0.0.1", "routes": [{"dst": "0.0.0.0/0"}]},
+            "ip6": {"ip": "fd00::2/64", "routes": [{"dst": "::/0"}]},
+        });
+        assert_eq!(old, want);
+        assert_eq!(of_version(result, CniVersion::V0_4_0)["ips"][1]["version"], "6");
     }
 
     #[test]

@@ -31,6 +31,11 @@ impl CniVersion {
         ALL.iter().find(|(_, name)| *name == text).map(|(version, _)| *version)
     }
 
+    /// Every version, the oldest first.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        ALL.into_iter().map(|(version, _)| version)
+    }
+
     pub(crate) fn as_str(self) -> &'static str {
         ALL.iter().find(|(version, _)| *version == self).map_or("", |(_, name)| name)
     }

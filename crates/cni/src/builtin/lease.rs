@@ -51,7 +51,7 @@ impl Lease {
             addresses,
             routes,
             route_texts: listed("routes").cloned().collect(),
-            dns: own_dns.or_else(|| result.get("dns")).cloned().unwrap_or(Value::Null),
+            dns: own_dns.or_else(|| result.get("dns")).cloned().unwrap_or_else(|| json!({})),
         })
     }
 
@@ -89,10 +89,10 @@ impl Lease {
             out
         };
         out["ips"] = self.addresses.iter().map(text).collect();
-        out["routes"] = self.route_texts.clone().into();
-        if !self.dns.is_null() {
-            out["dns"] = self.dns.clone();
+        if !self.route_texts.is_empty() {
+            out["routes"] = self.route_texts.clone().into();
         }
+        out["dns"] = self.dns.clone();
     }
 }
 
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(out["ips"][0]["interface"], 2);
         assert_eq!(out["routes"][0], json!({"dst": "10.8.0.0/16", "mtu": 1400, "table": 7}));
         assert_eq!(out["routes"][3], json!({"dst": "0.0.0.0/0", "gw": "10.0.0.1"}));
-        assert_eq!(out.get("dns"), None);
+        assert_eq!(out["dns"], json!({}));
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub(super) fn ensure(subnets: &[IpPrefix]) -> Result<(), BuiltInError> {
         if ruleset::of_family(family, subnets).next().is_some() {
             ruleset::update(&mut nft, family, |nft, edit| {
                 edit.networks(nft, SET, subnets)?;
-                edit.chain(nft, &chain(family))
+                edit.chain(nft, &chain(family)).map(drop)
             })?;
         }
     }

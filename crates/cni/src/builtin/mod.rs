@@ -3,6 +3,7 @@
 
 mod bandwidth;
 mod bridge;
+mod firewall;
 mod host_local;
 mod lease;
 mod loopback;
@@ -13,6 +14,7 @@ mod ptp;
 mod reservations;
 mod ruleset;
 mod sysctl;
+mod tuning;
 mod veth;
 
 use std::io;
@@ -33,15 +35,25 @@ pub(crate) use veth::parse_mac;
 pub(crate) enum BuiltIn {
     Bandwidth,
     Bridge,
+    Firewall,
     HostLocal,
     Loopback,
     Portmap,
     Ptp,
+    Tuning,
 }
 
 impl BuiltIn {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Bandwidth, Self::Bridge, Self::HostLocal, Self::Loopback, Self::Portmap, Self::Ptp];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Bandwidth,
+        Self::Bridge,
+        Self::Firewall,
+        Self::HostLocal,
+        Self::Loopback,
+        Self::Portmap,
+        Self::Ptp,
+        Self::Tuning,
+    ];
 
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|built_in| built_in.name() == name)
@@ -51,10 +63,12 @@ impl BuiltIn {
         match self {
             Self::Bandwidth => "bandwidth",
             Self::Bridge => "bridge",
+            Self::Firewall => "firewall",
             Self::HostLocal => "host-local",
             Self::Loopback => "loopback",
             Self::Portmap => "portmap",
             Self::Ptp => "ptp",
+            Self::Tuning => "tuning",
         }
     }
 }
@@ -135,6 +149,31 @@ pub enum BuiltInError {
         /// The errno.
         #[source]
         source: io::Error,
+    },
+    /// The kernel has no such setting.
+    #[error("this kernel has no {}", path.display())]
+    NoSetting {
+        /// The file below /proc/sys.
+        path: PathBuf,
+    },
+    /// A program that changes the host's rules failed.
+    #[error("`{} {arguments}` failed: {said}", path.display())]
+    Tool {
+        /// The program.
+        path: PathBuf,
+        /// Its arguments.
+        arguments: String,
+        /// What it said.
+        said: String,
+    },
+    /// A program that changes the host's rules did not run to its end.
+    #[error("{} failed", path.display())]
+    ToolFailed {
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: crate::exec::ExecError,
     },
     /// No address is left.
     #[error("network `{network}` has no free address in {ranges}: {taken} are taken")]
@@ -225,10 +264,12 @@ pub(crate) fn run(
     match built_in {
         BuiltIn::Bandwidth => bandwidth::run(call, conf),
         BuiltIn::Bridge => bridge::run(plugins, call, conf),
+        BuiltIn::Firewall => firewall::run(call, conf),
         BuiltIn::HostLocal => host_local::run(plugins, call, conf),
         BuiltIn::Loopback => loopback::run(call, conf),
         BuiltIn::Portmap => portmap::run(plugins, call, conf),
         BuiltIn::Ptp => ptp::run(plugins, call, conf),
+        BuiltIn::Tuning => tuning::run(call, conf),
     }
 }
 

@@ -14,6 +14,9 @@ use super::{BuiltInError, changed, masquerade, present, sysctl};
 use crate::invoke::{Call, Plugins, Verb};
 use crate::result;
 
+/// What the reference plugin gives routes to its pods.
+const RT_SCOPE_HOST: u8 = 254;
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Conf {
@@ -138,7 +141,8 @@ impl<'a> Plan<'a> {
             }
             tolerate(host.add_address(index, IpPrefix::host(hop.gateway)), EEXIST)?;
             // The veth of the address's former holder may be still on its way out, with a route.
-            host.replace_route(index, &NewRoute::to(IpPrefix::host(hop.prefix.address())))?;
+            let to_pod = NewRoute::to(IpPrefix::host(hop.prefix.address()));
+            host.replace_route(index, &NewRoute { scope: Some(RT_SCOPE_HOST), ..to_pod })?;
         }
         Ok(())
     }

@@ -58,16 +58,16 @@ pub(super) fn update(
 }
 
 impl Edit {
-    /// The chain has these rules and no others.
+    /// The chain has these rules and no others. False when it had them already.
     pub(super) fn chain(
         &mut self,
         nft: &mut Nftables,
         chain: &Chain<'_>,
-    ) -> Result<(), BuiltInError> {
+    ) -> Result<bool, BuiltInError> {
         let name = chain.base.name;
         let present = nft.comments(self.family, TABLE, name)?;
         if present.iter().eq(chain.rules.iter().map(|(comment, _)| *comment)) {
-            return Ok(());
+            return Ok(false);
         }
         self.changed = true;
         self.transaction.chain(&chain.base);
@@ -75,7 +75,7 @@ impl Edit {
         for (comment, rule) in &chain.rules {
             self.transaction.rule(name, comment, rule);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The interval set holds these networks, besides what it holds already.
@@ -100,6 +100,11 @@ impl Edit {
         self.transaction.flush_set(set);
         self.transaction.add_elements(set, &elements(self.family, &merged));
         Ok(())
+    }
+
+    /// The set exists.
+    pub(super) fn set(&mut self, name: &str, key: DataType) {
+        self.transaction.plain_set(name, key);
     }
 
     /// The map exists.

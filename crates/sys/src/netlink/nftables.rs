@@ -104,6 +104,8 @@ pub struct BaseChain<'a> {
 pub enum Hook {
     /// Before routing; packets from elsewhere.
     Prerouting,
+    /// Packets from elsewhere to elsewhere.
+    Forward,
     /// Packets of local processes.
     Output,
     /// Just before a packet leaves.
@@ -160,6 +162,7 @@ impl Transaction {
         self.push(NEW_CHAIN, NLM_F_CREATE, &format!("make chain {}", chain.name), |body| {
             let number = match chain.hook {
                 Hook::Prerouting => 0,
+                Hook::Forward => 2,
                 Hook::Output => 3,
                 Hook::Postrouting => 4,
             };
@@ -174,6 +177,11 @@ impl Transaction {
     /// Makes a set of intervals, if there is none of this name.
     pub fn interval_set(&mut self, name: &str, key: DataType) {
         self.set(name, SET_FLAG_INTERVAL, key, None);
+    }
+
+    /// Makes a set of single keys, if there is none of this name.
+    pub fn plain_set(&mut self, name: &str, key: DataType) {
+        self.set(name, 0, key, None);
     }
 
     /// Makes a map, if there is none of this name.

@@ -88,6 +88,11 @@ impl Expression {
         Self::numbers("meta", [(1, to), (2, 6)])
     }
 
+    /// Loads the name of the link a packet leaves by, 16 bytes, into registers from `to`.
+    pub fn outgoing_link(to: u32) -> Self {
+        Self::numbers("meta", [(1, to), (2, 7)])
+    }
+
     /// Drops the packet.
     pub fn drop() -> Self {
         // The verdict register, and NF_DROP.
