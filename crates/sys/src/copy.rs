@@ -5,7 +5,11 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawDir, Stat, Timespec, Timestamps, Uid};
+use rustix::buffer::spare_capacity;
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, RawDir, Stat, Timespec, Timestamps, Uid, XattrFlags,
+};
+use rustix::io::Errno;
 
 /// How deep directories may nest; paths of the kernel's own limit fit.
 const MAX_DEPTH: u32 = 2048;
@@ -42,6 +46,7 @@ fn copy_directory(from: &OwnedFd, to: &OwnedFd, depth: u32) -> io::Result<()> {
     let (uid, gid) = owner(&stat);
     rustix::fs::fchown(to, Some(uid), Some(gid))?;
     rustix::fs::fchmod(to, mode(&stat))?;
+    copy_attributes(from, to)?;
     Ok(rustix::fs::futimens(to, &times(&stat))?)
 }
 
@@ -62,6 +67,7 @@ fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &std::ffi::CStr, depth: u32) -
         io::copy(&mut source, &mut target)?;
         rustix::fs::fchown(&target, Some(uid), Some(gid))?;
         rustix::fs::fchmod(&target, mode(&stat))?;
+        copy_attributes(&source, &target)?;
         return Ok(rustix::fs::futimens(&target, &times(&stat))?);
     }
     if kind.is_symlink() {
@@ -75,6 +81,38 @@ fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &std::ffi::CStr, depth: u32) -
     }
     rustix::fs::chownat(to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(rustix::fs::utimensat(to, name, &times(&stat), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// The longest list and the longest value the kernel has.
+const XATTR_MAX: usize = 65_536;
+
+/// Capabilities of programs, access control lists, what users have put there. Not what is about the
+/// place and not the file: labels of SELinux, marks of overlayfs. Where the target's file system
+/// has no such attributes they are lost, as with any copy.
+fn copy_attributes(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
+    let mut list = Vec::with_capacity(XATTR_MAX);
+    match rustix::fs::flistxattr(&from, spare_capacity(&mut list)) {
+        Ok(_) => {}
+        Err(Errno::NOTSUP) => return Ok(()),
+        Err(errno) => return Err(errno.into()),
+    }
+    for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        if name == b"security.selinux" || name.starts_with(b"trusted.overlay.") {
+            continue;
+        }
+        let mut value = Vec::with_capacity(XATTR_MAX);
+        match rustix::fs::fgetxattr(&from, name, spare_capacity(&mut value)) {
+            Ok(_) => {}
+            // Taken away meanwhile, or not for everybody to see.
+            Err(Errno::NODATA | Errno::NOTSUP) => continue,
+            Err(errno) => return Err(errno.into()),
+        }
+        match rustix::fs::fsetxattr(&to, name, &value, XattrFlags::empty()) {
+            Ok(()) | Err(Errno::NOTSUP) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
 }
 
 fn owner(stat: &Stat) -> (Uid, Gid) {
@@ -110,10 +148,24 @@ mod tests {
         fs::write(from.path().join("d/f"), "text").unwrap();
         fs::set_permissions(from.path().join("d/f"), fs::Permissions::from_mode(0o640)).unwrap();
         symlink("/etc/shadow", from.path().join("l")).unwrap();
+        let attribute = |dir: &std::path::Path| {
+            let mut value = Vec::with_capacity(16);
+            let path = dir.join("d/f");
+            rustix::fs::getxattr(path, "user.note", spare_capacity(&mut value)).map(|_| value)
+        };
+        let set = rustix::fs::setxattr(
+            from.path().join("d/f"),
+            "user.note",
+            b"kept",
+            XattrFlags::empty(),
+        );
         fs::set_permissions(from.path(), fs::Permissions::from_mode(0o711)).unwrap();
         let open = |path| crate::fs::open_dir(path).unwrap();
         copy_tree(open(from.path()).as_fd(), open(to.path()).as_fd()).unwrap();
         assert_eq!(fs::read_to_string(to.path().join("d/f")).unwrap(), "text");
+        if set.is_ok() {
+            assert_eq!(attribute(to.path()).unwrap(), b"kept");
+        }
         let mode =
             |path: &std::path::Path| fs::symlink_metadata(path).unwrap().permissions().mode();
         assert_eq!(mode(&to.path().join("d/f")) & 0o7777, 0o640);

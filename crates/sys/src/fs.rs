@@ -34,6 +34,15 @@ pub fn open_in_root(
 ) -> io::Result<OwnedFd> {
     let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     resolve.set(ResolveFlags::NO_SYMLINKS, symlinks == Symlinks::Refuse);
+    open_resolved(root, path, flags, resolve)
+}
+
+fn open_resolved(
+    root: BorrowedFd<'_>,
+    path: impl Arg + Copy,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> io::Result<OwnedFd> {
     let mut races = 0;
     loop {
         let flags = flags | OFlags::CLOEXEC;
@@ -43,6 +52,20 @@ pub fn open_in_root(
             result => return Ok(result?),
         }
     }
+}
+
+/// Opens a relative `path` below `root`; a symlink or `..` that leads out of it is an error
+/// (`EXDEV`), also where [`open_in_root`] would take the root to be `/`.
+///
+/// # Errors
+/// What `openat2(2)` refuses with.
+pub fn open_beneath(
+    root: BorrowedFd<'_>,
+    path: impl Arg + Copy,
+    flags: OFlags,
+) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    open_resolved(root, path, flags, resolve)
 }
 
 /// The place `path` names below `root`, without opening the file behind it for anything.
@@ -283,6 +306,21 @@ mod tests {
         symlink("/", dir.path().join("proc")).unwrap();
         let error = open_in_root(fd.as_fd(), "/proc", OFlags::PATH, Symlinks::Refuse).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+    }
+
+    #[test]
+    fn what_leads_out_from_beneath_is_an_error() {
+        let (dir, fd) = root();
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        symlink("d", dir.path().join("in")).unwrap();
+        symlink("/d", dir.path().join("abs")).unwrap();
+        symlink("../..", dir.path().join("d/up")).unwrap();
+        let open = |path| open_beneath(fd.as_fd(), path, OFlags::PATH | OFlags::DIRECTORY);
+        open("in/.").unwrap();
+        open("d/../d").unwrap();
+        for path in ["abs", "d/up", "..", "/d"] {
+            assert_eq!(open(path).unwrap_err().raw_os_error(), Some(libc::EXDEV), "{path}");
+        }
     }
 
     #[test]

@@ -214,6 +214,25 @@ pub fn detach(path: impl Arg) -> io::Result<()> {
     Ok(rustix::mount::unmount(path, UnmountFlags::DETACH)?)
 }
 
+/// Takes the mount whose root `mount` is out of the tree, by way of the caller's `/proc`.
+///
+/// # Errors
+/// What `umount2(2)` refuses with.
+pub fn detach_root(mount: BorrowedFd<'_>) -> io::Result<()> {
+    detach(format!("/proc/thread-self/fd/{}", mount.as_raw_fd()))
+}
+
+/// Whether this kernel can change attributes of mounts with all below them (`mount_setattr(2)`,
+/// Linux 5.12): asked without changing anything.
+pub fn can_change_recursively() -> bool {
+    // SAFETY: the size of 0 keeps the kernel from reading through the null pointer.
+    let asked = checked(unsafe {
+        libc::syscall(libc::SYS_mount_setattr, -1, c"".as_ptr(), 0, std::ptr::null::<u8>(), 0)
+    });
+    // A kernel that has the call finds fault with the size; a filter may answer EPERM.
+    asked.is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
+}
+
 /// Swaps the current directory, which must be a mount point, in as root and lets go of the old
 /// root.
 ///
@@ -231,6 +250,14 @@ pub fn pivot_to_current_dir() -> io::Result<()> {
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
+
+    #[test]
+    fn recursive_changes_are_known_since_5_12() {
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap());
+        let version = (numbers.next().unwrap(), numbers.next().unwrap());
+        assert_eq!(can_change_recursively(), version >= (5, 12));
+    }
 
     #[test]
     fn a_program_on_a_read_only_mount_cannot_be_opened_for_writing() {
