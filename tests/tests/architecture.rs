@@ -23,11 +23,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("snapshot", &["layer", "model", "sys"]),
     ("image", &["layer", "model", "registry", "snapshot", "store", "sys"]),
     ("bundle", &["model"]),
+    ("cdi", &[]),
     ("cni", &["model", "store", "sys"]),
     (
         "sandbox",
         &[
             "bundle",
+            "cdi",
             "cni",
             "image",
             "launch",
@@ -90,7 +92,8 @@ const NOT_IN_THE_SHIM: &[&str] = &[
 ];
 
 /// These compute and do nothing else.
-const PURE: &[&str] = &["crates/model/src", "crates/bundle/src", "crates/oci-runtime/src"];
+const PURE: &[&str] =
+    &["crates/model/src", "crates/bundle/src", "crates/cdi/src", "crates/oci-runtime/src"];
 
 /// The part of `oci-runtime` that is a command line: it keeps state and drives processes.
 const NOT_PURE: &[&str] = &["crates/oci-runtime/src/cli", "crates/oci-runtime/src/state"];

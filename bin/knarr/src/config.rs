@@ -37,6 +37,10 @@ pub(crate) struct Config {
     pub(crate) registry: Registry,
     /// Pod networks.
     pub(crate) cni: Cni,
+    /// Directories of CDI specs.
+    pub(crate) cdi_dirs: Vec<PathBuf>,
+    /// The file of block IO classes.
+    pub(crate) block_io_classes: PathBuf,
     /// Cgroups.
     pub(crate) cgroup: Cgroup,
     /// OCI runtimes by the name a RuntimeClass gives; the built-in one is always among them.
@@ -313,6 +317,8 @@ fn build(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {
             networks: values.list("cni.networks"),
             pod_networks: values.list("cni.pod_networks"),
         },
+        cdi_dirs: values.list("cdi.spec_dirs").into_iter().map(PathBuf::from).collect(),
+        block_io_classes: values.text("blockio.config_file").into(),
         cgroup: Cgroup {
             driver: match values.text("cgroup.driver").as_str() {
                 "cgroupfs" => CgroupDriverKey::Cgroupfs,

@@ -121,6 +121,8 @@ async fn build(config: &Config, places: &Places) -> Result<Server> {
         images: images.clone(),
         layers,
         host,
+        cdi_dirs: config.cdi_dirs.clone(),
+        block_io_classes: config.block_io_classes.clone(),
         boot_id: boot_id.trim().to_owned(),
         disk: Box::new(store::RealDisk),
         exec_drain: config.exec.drain_timeout,

@@ -79,12 +79,17 @@ pub(crate) fn from_create(error: CreateError) -> Status {
     let code = match &error {
         CreateError::Lookup(lookup) => lookup_code(lookup),
         CreateError::ImageNotFound { .. } | CreateError::PodGone { .. } => Code::NotFound,
+        CreateError::ImageVolume { source, .. } if source.is_not_pulled() => Code::NotFound,
         CreateError::NameTaken { .. } => Code::AlreadyExists,
         CreateError::Refused { .. } => Code::FailedPrecondition,
         CreateError::EmptyName
         | CreateError::Image(_)
         | CreateError::User { .. }
         | CreateError::Host { .. }
+        | CreateError::ImageVolume { .. }
+        | CreateError::RecursiveReadOnly(_)
+        | CreateError::Cdi { .. }
+        | CreateError::Class { .. }
         | CreateError::LogPath { .. }
         | CreateError::Spec { .. }
         | CreateError::Plan { .. } => Code::InvalidArgument,

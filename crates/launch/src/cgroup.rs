@@ -9,12 +9,13 @@ use rustix::process::Pid;
 use sys::cgroup::{Cgroup, CgroupError, Version};
 
 use crate::error::{At, LaunchError, Step, Warning};
-use crate::plan::{CgroupDir, CgroupPlan, Hierarchy};
+use crate::plan::{CgroupDir, CgroupPlan, Hierarchy, ResctrlPlan};
+use crate::resctrl;
 
 /// The cgroups of one launch.
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
-    opened: Vec<Cgroup>,
+    made: Made,
     /// The unified one, for `CLONE_INTO_CGROUP`.
     pub(crate) unified: Option<OwnedFd>,
     /// `tasks` files to write first, with their paths.
@@ -43,8 +44,8 @@ impl Groups {
         for group in &plan.groups {
             let cgroup = sys::cgroup::make(version(group), &group.mountpoint, &group.path)
                 .map_err(make_failed)?;
-            self.opened.push(cgroup);
-            let Some(cgroup) = self.opened.last() else { continue };
+            self.made.cgroups.push(cgroup);
+            let Some(cgroup) = self.made.cgroups.last() else { continue };
             write_settings(group, cgroup, warnings)?;
             match group.hierarchy {
                 Hierarchy::V2 => {
@@ -65,6 +66,11 @@ impl Groups {
         if plan.device_program.is_some() && self.unified.is_none() {
             return Err(LaunchError::bad_plan("a device program without a unified cgroup"));
         }
+        if let Some(group) = &plan.resctrl {
+            let (made, tasks) = resctrl::make(group)?;
+            self.made.resctrl = made.then(|| group.clone());
+            self.early.push((group.path.clone(), tasks));
+        }
         Ok(())
     }
 
@@ -83,6 +89,9 @@ impl Groups {
                     list.push((group.path.clone(), tasks));
                 }
             }
+        }
+        if let Some(group) = &plan.resctrl {
+            groups.early.push((group.path.clone(), resctrl::open(group)?));
         }
         Ok(groups)
     }
@@ -107,7 +116,7 @@ impl Groups {
 
     /// Hands over the duty to remove what was made.
     pub(crate) fn take_made(&mut self) -> Made {
-        Made(std::mem::take(&mut self.opened))
+        std::mem::take(&mut self.made)
     }
 
     fn undo(&mut self) {
@@ -118,22 +127,28 @@ impl Groups {
     }
 }
 
-/// Cgroups that go again unless the launch succeeds.
+/// Groups that go again unless the launch succeeds.
 #[derive(Debug, Default)]
-pub(crate) struct Made(Vec<Cgroup>);
+pub(crate) struct Made {
+    cgroups: Vec<Cgroup>,
+    resctrl: Option<ResctrlPlan>,
+}
 
 impl Made {
     /// Removes what was made. The error that made this necessary is the one to report; a directory
     /// that stays is found again by `remove`.
     pub(crate) fn undo(&mut self) {
-        for cgroup in self.0.drain(..).rev() {
+        for cgroup in self.cgroups.drain(..).rev() {
             cgroup.undo().ok();
+        }
+        if let Some(group) = self.resctrl.take() {
+            resctrl::remove(&group).ok();
         }
     }
 
     /// Keeps everything.
     pub(crate) fn keep(&mut self) {
-        self.0.clear();
+        *self = Self::default();
     }
 }
 
@@ -167,17 +182,20 @@ fn write_settings(
     warnings: &mut Vec<Warning>,
 ) -> Result<(), LaunchError> {
     for setting in &group.settings {
-        if setting.file.contains('/') {
-            return Err(LaunchError::bad_plan(format!("cgroup file {}", setting.file)));
+        // What cannot be looked at is not there as far as writing goes.
+        let exists = |file: &str| sys::fs::exists(cgroup.dir(), file).unwrap_or_default();
+        let (file, value) = setting.choose(exists);
+        if file.contains('/') {
+            return Err(LaunchError::bad_plan(format!("cgroup file {file}")));
         }
-        let written =
-            sys::fs::write_value(cgroup.dir(), setting.file.as_str(), setting.value.as_bytes());
-        let Err(error) = written else { continue };
+        let Err(error) = sys::fs::write_value(cgroup.dir(), file, value.as_bytes()) else {
+            continue;
+        };
         if setting.required {
-            let subject = format!("{}/{} to {}", group.path, setting.file, setting.value);
+            let subject = format!("{}/{file} to {value}", group.path);
             return Err(LaunchError::new(Step::CgroupSet, subject, error));
         }
-        let what = format!("{} {}", setting.file, setting.value);
+        let what = format!("{file} {value}");
         warnings.push(Warning { what, why: format!("{} refused it: {error}", group.path) });
     }
     Ok(())
@@ -214,9 +232,11 @@ fn cgroup_failed(error: CgroupError) -> LaunchError {
 
 /// Removes every cgroup of the plan; goes on after failures and returns the first.
 pub(crate) fn remove(plan: &CgroupPlan) -> Result<(), LaunchError> {
+    let own = plan.resctrl.as_ref().filter(|group| group.own);
     plan.groups
         .iter()
         .map(|group| sys::cgroup::remove(&group.path).map_err(make_failed))
+        .chain(own.map(resctrl::remove))
         .fold(Ok(()), Result::and)
 }
 

@@ -136,6 +136,16 @@ steps! {
     Exec = 36, CannotExec, "exec: \"{}\"";
     /// Closing what the program must not inherit.
     CloseFiles = 37, Internal, "close inherited files{}";
+    /// Putting an image volume together.
+    ImageVolume = 38, Mount, "mount an image volume at {}";
+    /// Making or removing a class of service.
+    ResctrlMake = 39, Cgroup, "make resctrl group {}";
+    /// Saying what it is.
+    ResctrlSet = 40, Cgroup, "set {}";
+    /// Moving into it.
+    ResctrlJoin = 41, Cgroup, "join resctrl group {}";
+    /// A program of the plan's.
+    Hook = 42, Internal, "run hook {}";
 }
 
 /// Why a launch failed. Nothing of it is left.

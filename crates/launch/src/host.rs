@@ -2,6 +2,8 @@
 //! cgroup directories, `/dev/null` for masks. They are in nobody's mount table until the child puts
 //! them into its own, and gone when it is.
 
+pub(crate) mod image;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -28,6 +30,9 @@ pub(crate) enum Detached {
     Ready(OwnedFd),
     /// v1 hierarchies, to be attached below a tmpfs.
     Hierarchies(Vec<HierarchyView>),
+    /// An image of which only a directory is wanted: the child attaches it, copies that out and
+    /// lets go of the rest.
+    Whole(OwnedFd),
     /// The child makes it: it depends on the namespaces the child is in.
     InChild,
 }
@@ -82,6 +87,7 @@ fn detached(
             apply(&copy, mount).at(Step::MountAttributes, &mount.target)?;
             Ok(Detached::Ready(copy))
         }
+        MountSource::Image { lower, sub_path } => image::detached(lower, sub_path, mount),
         MountSource::Cgroup => cgroup_view(mount, cgroup, cgroupns),
         // `Launcher` follows in `add_own`.
         MountSource::New { .. } | MountSource::Launcher { .. } => Ok(Detached::InChild),
@@ -127,7 +133,7 @@ fn cgroup_view(
 }
 
 /// Attributes first on the top, propagation on everything.
-fn apply(copy: &OwnedFd, mount: &MountPlan) -> io::Result<()> {
+pub(crate) fn apply(copy: &OwnedFd, mount: &MountPlan) -> io::Result<()> {
     let attributes = Change { set: mount.attr_set, clear: mount.attr_clear, propagation: None };
     sys::mount::change(copy, mount.attr_recursive, attributes)?;
     let propagation = Some(propagation(mount.propagation));
@@ -147,7 +153,8 @@ pub(crate) fn propagation(propagation: plan::Propagation) -> Propagation {
 fn root(plan: &plan::RootPlan) -> Result<OwnedFd, LaunchError> {
     match &plan.source {
         RootSource::Overlay { lower, upper, .. } if lower.is_empty() => directory(upper, plan),
-        RootSource::Overlay { lower, upper, work } => overlay(lower, upper, work),
+        RootSource::Overlay { lower, upper, work } => overlay(lower, Some((upper, work)))
+            .map_err(|(subject, error)| LaunchError::new(Step::Root, subject, error)),
         RootSource::Directory(path) => directory(path, plan),
         RootSource::Empty => {
             let make = || {
@@ -175,27 +182,33 @@ fn directory(path: &str, plan: &plan::RootPlan) -> Result<OwnedFd, LaunchError> 
     Ok(copy)
 }
 
-fn overlay(lower: &[String], upper: &str, work: &str) -> Result<OwnedFd, LaunchError> {
-    let (context, made) = match overlay_by_layer(lower, upper, work) {
+/// An overlay, detached; without an upper directory and its work directory it cannot be written.
+/// A failure comes with the directory it is about and what overlayfs says.
+pub(crate) fn overlay(
+    lower: &[String],
+    writable: Option<(&String, &String)>,
+) -> Result<OwnedFd, (String, io::Error)> {
+    let place = || {
+        let upper = writable.map(|(upper, _)| upper);
+        upper.or_else(|| lower.first()).cloned().unwrap_or_default()
+    };
+    let (context, made) = match overlay_by_layer(lower, writable) {
         // `lowerdir+` came with 6.8.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            overlay_by_string(lower, upper, work)
+            overlay_by_string(lower, writable)
         }
         result => result,
     }
-    .at(Step::Root, upper)?;
-    made.map_err(|error| {
-        let subject = match context.complaint() {
-            Some(complaint) => format!("{upper} ({complaint})"),
-            None => upper.to_owned(),
-        };
-        LaunchError::new(Step::Root, subject, error)
+    .map_err(|error| (place(), error))?;
+    made.map_err(|error| match context.complaint() {
+        Some(complaint) => (format!("{} ({complaint})", place()), error),
+        None => (place(), error),
     })
 }
 
 type Attempt = io::Result<(FsContext, io::Result<OwnedFd>)>;
 
-fn overlay_by_layer(lower: &[String], upper: &str, work: &str) -> Attempt {
+fn overlay_by_layer(lower: &[String], writable: Option<(&String, &String)>) -> Attempt {
     let context = FsContext::open("overlay")?;
     // Before 6.5 overlay takes any option and fails when it is made.
     if context.flag("no-such-option").is_ok() {
@@ -204,13 +217,13 @@ fn overlay_by_layer(lower: &[String], upper: &str, work: &str) -> Attempt {
     for layer in lower {
         context.set("lowerdir+", layer)?;
     }
-    finish_overlay(context, upper, work)
+    finish_overlay(context, writable)
 }
 
 /// Older kernels want all layers in one string of at most 255 bytes and give `:` and `,` a meaning in
 /// it, so the layers are named by the numbers of their descriptors, relative to the directory that
 /// has them: enough for some 80 layers.
-fn overlay_by_string(lower: &[String], upper: &str, work: &str) -> Attempt {
+fn overlay_by_string(lower: &[String], writable: Option<(&String, &String)>) -> Attempt {
     let layers = lower
         .iter()
         .map(|layer| sys::fs::open_dir(layer.as_str()))
@@ -220,7 +233,7 @@ fn overlay_by_string(lower: &[String], upper: &str, work: &str) -> Attempt {
     let attempt = || {
         let context = FsContext::open("overlay")?;
         context.set("lowerdir", &names.join(":"))?;
-        finish_overlay(context, upper, work)
+        finish_overlay(context, writable)
     };
     // The names are looked up now or when the file system is made, which this does. A launcher has
     // one thread: nobody else needs the working directory meanwhile.
@@ -231,13 +244,15 @@ fn overlay_by_string(lower: &[String], upper: &str, work: &str) -> Attempt {
     result
 }
 
-fn finish_overlay(context: FsContext, upper: &str, work: &str) -> Attempt {
-    context.set("upperdir", upper)?;
-    context.set("workdir", work)?;
-    context.set("index", "off")?;
-    // Unmounting would sync the disk inside the dying container otherwise; the upper directory
-    // does not outlive it.
-    context.flag("volatile")?;
+fn finish_overlay(context: FsContext, writable: Option<(&String, &String)>) -> Attempt {
+    if let Some((upper, work)) = writable {
+        context.set("upperdir", upper)?;
+        context.set("workdir", work)?;
+        context.set("index", "off")?;
+        // Unmounting would sync the disk inside the dying container otherwise; the upper directory
+        // does not outlive it.
+        context.flag("volatile")?;
+    }
     context.set("source", "overlay")?;
     let made = context.mount(0);
     Ok((context, made))
@@ -279,7 +294,7 @@ mod tests {
             }
             std::fs::write(format!("{}/f", names[0]), "top").unwrap();
             std::fs::write(format!("{}/f", names[1]), "bottom").unwrap();
-            let (_, root) = by(&names[..2], &names[2], &names[3]).unwrap();
+            let (_, root) = by(&names[..2], Some((&names[2], &names[3]))).unwrap();
             let root = root.unwrap();
             assert_eq!(sys::fs::read_value(&root, "f").unwrap(), "top");
         }

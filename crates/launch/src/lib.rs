@@ -18,12 +18,14 @@
 mod cgroup;
 mod child;
 mod error;
+mod hooks;
 mod host;
 mod launcher;
 mod pause;
 pub mod plan;
 mod prepared;
 mod report;
+mod resctrl;
 mod sysctl;
 
 pub use error::{FailureKind, LaunchError, Step, Warning};

@@ -38,6 +38,9 @@ pub struct LaunchPlan {
     /// Resource control.
     #[n(9)]
     pub cgroup: CgroupPlan,
+    /// Programs of the host to run at points of the container's life.
+    #[n(10)]
+    pub hooks: Option<HooksPlan>,
 }
 
 /// One process: the container's first, or one exec'd into it.
@@ -317,6 +320,18 @@ pub enum MountSource {
         #[n(0)]
         path: String,
     },
+    /// The merged tree of an image or a directory of it, always read-only. Like a root it is put
+    /// together for the container alone and is in nobody else's mount table.
+    #[n(4)]
+    Image {
+        /// Layer directories on the host, topmost first; none: an empty directory.
+        #[n(0)]
+        lower: Vec<String>,
+        /// Directory below the image's root, relative; empty: the root. Symlinks that lead out of
+        /// the image are errors.
+        #[n(1)]
+        sub_path: String,
+    },
 }
 
 /// One file system option.
@@ -395,6 +410,24 @@ pub struct CgroupPlan {
     /// v2 only: device filter as an eBPF program, `struct bpf_insn` entries in native byte order.
     #[cbor(n(1), with = "minicbor::bytes")]
     pub device_program: Option<Vec<u8>>,
+    /// Group of the resource director (cache and memory bandwidth) to join.
+    #[n(2)]
+    pub resctrl: Option<ResctrlPlan>,
+}
+
+/// A group of `resctrl`: a class of service.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ResctrlPlan {
+    /// Its directory, e.g. `/sys/fs/resctrl/gold`.
+    #[n(0)]
+    pub path: String,
+    /// Lines of `schemata` (`L3:0=ff`). With any the group is made when missing, and one that is
+    /// there must already say the same: it may be somebody else's too. Without any it must exist.
+    #[n(1)]
+    pub schemata: Vec<String>,
+    /// It is the container's own and removed with it.
+    #[n(2)]
+    pub own: bool,
 }
 
 /// One cgroup directory.
@@ -442,6 +475,74 @@ pub struct CgroupSetting {
     /// controller this host lacks narrows what is applied.
     #[n(2)]
     pub required: bool,
+    /// What to write where `file` does not exist: some settings live in different files with
+    /// different IO schedulers.
+    #[n(3)]
+    pub fallback: Option<CgroupFile>,
+}
+
+/// Another file for a setting, with the value in its terms.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct CgroupFile {
+    /// File name in the directory.
+    #[n(0)]
+    pub file: String,
+    /// What to write.
+    #[n(1)]
+    pub value: String,
+}
+
+impl CgroupSetting {
+    /// File and value to write in a directory of which `exists` tells whether it has a file.
+    pub fn choose(&self, exists: impl FnOnce(&str) -> bool) -> (&str, &str) {
+        match &self.fallback {
+            Some(fallback) if !exists(&self.file) => (&fallback.file, &fallback.value),
+            Some(_) | None => (&self.file, &self.value),
+        }
+    }
+}
+
+/// Programs of the host that are run at points of a container's life, each with the container's
+/// state as JSON on its standard input. OCI: hooks.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct HooksPlan {
+    /// In the launcher's namespaces, once the root is put together and before it is entered.
+    #[n(0)]
+    pub create_runtime: Vec<HookPlan>,
+    /// Likewise in the container's namespaces. The container's root is then at [`Self::root`], and
+    /// around it is what the host has.
+    #[n(1)]
+    pub create_container: Vec<HookPlan>,
+    /// In the launcher's namespaces, once the program runs. Failures are warnings.
+    #[n(2)]
+    pub poststart: Vec<HookPlan>,
+    /// In the launcher's namespaces, once the container is gone. Failures are warnings.
+    #[n(3)]
+    pub poststop: Vec<HookPlan>,
+    /// The state without status and pid, and without its closing brace.
+    #[n(4)]
+    pub state: String,
+    /// Directory of the host where the container's root is shown to `create_container` hooks, and
+    /// to nobody else.
+    #[n(5)]
+    pub root: String,
+}
+
+/// One program to run.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct HookPlan {
+    /// Absolute path.
+    #[n(0)]
+    pub path: String,
+    /// Arguments with the program's name; none: the path alone.
+    #[n(1)]
+    pub args: Vec<String>,
+    /// `KEY=value` entries.
+    #[n(2)]
+    pub env: Vec<String>,
+    /// Seconds after which it is killed and has failed.
+    #[n(3)]
+    pub timeout_s: Option<u32>,
 }
 
 /// A process to start inside a running container.

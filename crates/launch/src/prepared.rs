@@ -13,9 +13,10 @@ use sys::process::{Child, NewNamespaces};
 use crate::cgroup::{Groups, Made};
 use crate::child::{Inside, Job, New, Place, Program, Start};
 use crate::error::{At, LaunchError, Step, Warning};
+use crate::hooks;
 use crate::host::Tree;
 use crate::launcher::{Io, Launcher};
-use crate::plan::{ExecPlan, LaunchPlan, Namespace, PidNamespace, ProcessPlan};
+use crate::plan::{ExecPlan, HooksPlan, LaunchPlan, Namespace, PidNamespace, ProcessPlan};
 use crate::report::{self, Message, Reporter};
 
 /// A process whose program runs.
@@ -57,7 +58,7 @@ impl Prepared {
     pub fn start(self) -> Result<Running, LaunchError> {
         let Self { pid: _, mut console, mut warnings, attempt } = self;
         report::go(&attempt.channel).at(Step::Channel, "")?;
-        match attempt.listen(&mut console, &mut warnings)? {
+        match attempt.listen(&mut console, &mut warnings, no_hooks)? {
             // A second `Ready` would be a bug of ours, but the process is as good as before it.
             Heard::Ready | Heard::Runs => attempt.succeed(console, warnings),
         }
@@ -82,12 +83,21 @@ impl Attempt {
         &self,
         console: &mut Option<OwnedFd>,
         warnings: &mut Vec<Warning>,
+        run_hooks: impl FnOnce(&Child) -> Result<(), LaunchError>,
     ) -> Result<Heard, LaunchError> {
+        let mut run_hooks = Some(run_hooks);
         loop {
             match report::receive(&self.channel).at(Step::Channel, "")? {
                 Message::Warning(warning) => warnings.push(warning),
                 Message::Console(master) => *console = Some(master),
                 Message::Failed(error) => return Err(error),
+                Message::Hooks => {
+                    let (Some(run), Some(child)) = (run_hooks.take(), &self.child) else {
+                        return Err(LaunchError::bad_plan("hooks are run twice"));
+                    };
+                    run(child)?;
+                    report::go(&self.channel).at(Step::Channel, "")?;
+                }
                 Message::Ready => return Ok(Heard::Ready),
                 Message::End => return Ok(Heard::Runs),
             }
@@ -137,7 +147,8 @@ impl Launcher {
     pub fn prepare(&self, plan: &LaunchPlan, io: Io<'_>) -> Result<Prepared, LaunchError> {
         let (mut attempt, mut warnings) = self.begin(plan, io, Program::InPath, Start::WhenTold)?;
         let mut console = None;
-        match attempt.listen(&mut console, &mut warnings)? {
+        let hooks = |child: &Child| self.create_runtime_hooks(plan, child);
+        match attempt.listen(&mut console, &mut warnings, hooks)? {
             Heard::Ready => {}
             Heard::Runs => return Err(attempt.died()),
         }
@@ -163,9 +174,33 @@ impl Launcher {
     ) -> Result<Running, LaunchError> {
         let (attempt, mut warnings) = self.begin(plan, io, program, Start::AtOnce)?;
         let mut console = None;
-        match attempt.listen(&mut console, &mut warnings)? {
-            Heard::Ready | Heard::Runs => attempt.succeed(console, warnings),
-        }
+        let hooks = |child: &Child| self.create_runtime_hooks(plan, child);
+        let mut running = match attempt.listen(&mut console, &mut warnings, hooks)? {
+            Heard::Ready | Heard::Runs => attempt.succeed(console, warnings)?,
+        };
+        running.warnings.extend(self.poststart_hooks(plan, running.pid));
+        Ok(running)
+    }
+
+    fn create_runtime_hooks(&self, plan: &LaunchPlan, child: &Child) -> Result<(), LaunchError> {
+        let Some(hooks) = &plan.hooks else { return Ok(()) };
+        let pid = child.pid.as_raw_nonzero().get();
+        self.on_host(|| hooks::run(hooks, &hooks.create_runtime, hooks::Status::Creating, pid))
+    }
+
+    fn poststart_hooks(&self, plan: &LaunchPlan, pid: Pid) -> Vec<Warning> {
+        let Some(hooks) = plan.hooks.as_ref().filter(|hooks| !hooks.poststart.is_empty()) else {
+            return Vec::new();
+        };
+        let pid = pid.as_raw_nonzero().get();
+        let run = || Ok(hooks::run_all(hooks, &hooks.poststart, hooks::Status::Running, pid));
+        hook_warnings(self.on_host(run))
+    }
+
+    /// Runs what a plan wants to be run once its container is gone; says what failed.
+    pub fn poststop_hooks(&self, hooks: &HooksPlan) -> Vec<Warning> {
+        let run = || Ok(hooks::run_all(hooks, &hooks.poststop, hooks::Status::Stopped, 0));
+        hook_warnings(self.on_host(run))
     }
 
     /// Runs a process inside a running container, whose first process `target` is.
@@ -218,7 +253,7 @@ impl Launcher {
         drop(childs);
         let attempt = Attempt { child: Some(child), made: Made::default(), channel };
         let (mut console, mut warnings) = (None, Vec::new());
-        match attempt.listen(&mut console, &mut warnings)? {
+        match attempt.listen(&mut console, &mut warnings, no_hooks)? {
             Heard::Ready | Heard::Runs => attempt.succeed(console, warnings),
         }
     }
@@ -266,6 +301,21 @@ impl Launcher {
         groups: &Groups,
         job: &Job<'_>,
     ) -> Result<Child, LaunchError> {
+        // Hooks in the container's mount namespace expect the host's files around its root.
+        let shown = plan.hooks.as_ref().is_some_and(|hooks| !hooks.create_container.is_empty());
+        if shown {
+            return self.on_host(|| self.clone_here(plan, joins, groups, job));
+        }
+        self.clone_here(plan, joins, groups, job)
+    }
+
+    fn clone_here(
+        &self,
+        plan: &LaunchPlan,
+        joins: &Joins,
+        groups: &Groups,
+        job: &Job<'_>,
+    ) -> Result<Child, LaunchError> {
         let namespaces = new_namespaces(plan);
         let clone = || hidden(|| spawn(namespaces, groups, job));
         let pidns = match &plan.namespaces.pid {
@@ -284,6 +334,18 @@ impl Launcher {
         }
         .at(Step::Clone, "")
     }
+}
+
+/// For children that have none to be run.
+fn no_hooks(_child: &Child) -> Result<(), LaunchError> {
+    Err(LaunchError::bad_plan("hooks where there are none"))
+}
+
+fn hook_warnings(failed: Result<Vec<LaunchError>, LaunchError>) -> Vec<Warning> {
+    let failed = failed.unwrap_or_else(|error| vec![error]);
+    let warning =
+        |error: &LaunchError| Warning { what: error.subject.clone(), why: error.sentence() };
+    failed.iter().map(warning).collect()
 }
 
 /// Between clone and exec a child may be visible to processes of the container, in whose PID

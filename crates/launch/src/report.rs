@@ -14,6 +14,7 @@ const FAILED: u8 = 1;
 const READY: u8 = 2;
 const CONSOLE: u8 = 3;
 const GO: u8 = 4;
+const HOOKS: u8 = 5;
 
 /// Subjects are paths: a longer one is cut.
 const MAX_TEXT: usize = 8192;
@@ -28,6 +29,8 @@ pub(crate) enum Message {
     Failed(LaunchError),
     /// Everything is set up; the child waits for [`go`].
     Ready,
+    /// The root is put together; the child waits for [`go`] until hooks have been run.
+    Hooks,
     /// The master of the new terminal.
     Console(OwnedFd),
     /// The stream has ended.
@@ -67,7 +70,16 @@ impl Reporter<'_> {
 
     /// Says that all is set up and waits for the word to go on.
     pub(crate) fn wait_for_go(self) -> io::Result<()> {
-        sys::fdpass::send(self.0, &[READY], None)?;
+        self.wait_after(READY)
+    }
+
+    /// Says that the hooks of the launcher's namespaces may run and waits until they have.
+    pub(crate) fn wait_for_hooks(self) -> io::Result<()> {
+        self.wait_after(HOOKS)
+    }
+
+    fn wait_after(self, message: u8) -> io::Result<()> {
+        sys::fdpass::send(self.0, &[message], None)?;
         let packet = sys::fdpass::receive(self.0, 1)?;
         if packet.bytes == [GO] { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
     }
@@ -90,6 +102,7 @@ pub(crate) fn receive(channel: impl AsFd) -> io::Result<Message> {
     match (packet.bytes.as_slice(), packet.file) {
         ([], _) => Ok(Message::End),
         ([READY], _) => Ok(Message::Ready),
+        ([HOOKS], _) => Ok(Message::Hooks),
         ([CONSOLE], Some(master)) => Ok(Message::Console(master)),
         ([WARNING, text @ ..], _) => {
             let text = String::from_utf8_lossy(text);

@@ -6,6 +6,8 @@
 //! on v1, first copies `cpuset.cpus` and `cpuset.mems` from the parent: without them no process
 //! can be attached. Values stand here only when the spec asks for them.
 
+mod block_io;
+mod rdt;
 mod v1;
 mod v2;
 mod weight;
@@ -16,6 +18,7 @@ use oci_spec::runtime::{Linux, LinuxResources};
 
 use crate::{Note, PlanContext, PlanError, devices::DevicePolicy};
 
+pub use rdt::RESCTRL;
 pub use weight::weight_of_shares;
 
 /// The cgroup of a new container.
@@ -28,6 +31,7 @@ pub(crate) fn create_plan(
     let path = path(linux, context)?;
     let mut plan = with_limits(resources, context.cgroup, &path)?;
     restrict_devices(&mut plan, &policy)?;
+    plan.resctrl = rdt::group(linux, &path)?;
     Ok((plan, notes(resources, context.cgroup)))
 }
 
@@ -54,10 +58,11 @@ fn restrict_devices(plan: &mut CgroupPlan, policy: &DevicePolicy) -> Result<(), 
 
 /// The cgroup of a container, to be joined as it is.
 pub(crate) fn join_plan(linux: &Linux, context: &PlanContext<'_>) -> Result<CgroupPlan, PlanError> {
-    Ok(CgroupPlan {
-        groups: directories(context.cgroup, &path(linux, context)?),
-        device_program: None,
-    })
+    let path = path(linux, context)?;
+    // The group is there by now: nothing of it is to be set.
+    let resctrl = rdt::group(linux, &path)?
+        .map(|group| launch::plan::ResctrlPlan { schemata: Vec::new(), ..group });
+    Ok(CgroupPlan { groups: directories(context.cgroup, &path), resctrl, ..CgroupPlan::default() })
 }
 
 /// New limits for a running container: the same directories, with the files to write.
@@ -91,7 +96,7 @@ fn with_limits(
 ) -> Result<CgroupPlan, PlanError> {
     let mut groups = directories(layout, path);
     if let Some(resources) = resources {
-        refuse_uncounted(resources, layout)?;
+        refuse_impossible(resources, layout)?;
         for (group, hierarchy) in groups.iter_mut().zip(hierarchies(layout)) {
             group.settings = match group.hierarchy {
                 Hierarchy::V1(_) => v1::settings(resources, &hierarchy.controllers)?,
@@ -99,7 +104,7 @@ fn with_limits(
             };
         }
     }
-    Ok(CgroupPlan { groups, device_program: None })
+    Ok(CgroupPlan { groups, ..CgroupPlan::default() })
 }
 
 /// Hierarchies in the order they are joined, the unified one last.
@@ -162,16 +167,27 @@ fn checked(path: &str) -> Result<String, PlanError> {
     Ok(format!("/{}", names.join("/")))
 }
 
-/// Settings that neither version's files are written for.
-fn refuse_uncounted(resources: &LinuxResources, layout: &CgroupLayout) -> Result<(), PlanError> {
-    if resources.block_io().is_some() {
-        return Err(PlanError::unsupported("linux.resources.blockIO"));
-    }
+/// What no kernel takes, or not this layout's.
+fn refuse_impossible(resources: &LinuxResources, layout: &CgroupLayout) -> Result<(), PlanError> {
+    block_io::check(resources)?;
     let unified = resources.unified().as_ref().is_some_and(|files| !files.is_empty());
     if unified && !layout.is_v2() {
         return Err(PlanError::unsupported("linux.resources.unified on cgroup v1"));
     }
     Ok(())
+}
+
+/// Memory and swap are limited together: the sum is never less than the part.
+fn check_swap(total: Option<i64>, limit: Option<i64>) -> Result<(), PlanError> {
+    let Some(total) = total else { return Ok(()) };
+    let refuse = |want| Err(PlanError::invalid("linux.resources.memory.swap", total, want));
+    match limit {
+        _ if total < 0 => Ok(()),
+        Some(limit) if limit < 0 => refuse("-1 beside an unlimited memory limit"),
+        Some(limit) if total >= limit => Ok(()),
+        Some(_) => refuse("at least the memory limit"),
+        None => refuse("a memory limit beside it"),
+    }
 }
 
 /// What the spec asks of controllers this host does not have.
@@ -193,6 +209,9 @@ fn notes(resources: Option<&LinuxResources>, layout: &CgroupLayout) -> Vec<Note>
     // Kubelet sends zeros for every size: nothing is lost where huge pages are not counted.
     let huge = resources.hugepage_limits().iter().flatten().any(|limit| limit.limit() > 0);
     need(huge, "hugetlb", "linux.resources.hugepageLimits");
+    let block_io = resources.block_io().as_ref().is_some_and(block_io::limits);
+    let io = if layout.is_v2() { "io" } else { "blkio" };
+    need(block_io, io, "linux.resources.blockIO");
     let rdma = resources.rdma().as_ref().is_some_and(|rdma| !rdma.is_empty());
     need(rdma, "rdma", "linux.resources.rdma");
     let network = resources.network().as_ref();
@@ -209,13 +228,13 @@ fn notes(resources: Option<&LinuxResources>, layout: &CgroupLayout) -> Vec<Note>
 /// A value whose failure refuses the container.
 #[allow(clippy::needless_pass_by_value, reason = "numbers and texts read better at the callers")]
 fn required(file: impl Into<String>, value: impl ToString) -> CgroupSetting {
-    CgroupSetting { file: file.into(), value: value.to_string(), required: true }
+    CgroupSetting { file: file.into(), value: value.to_string(), required: true, fallback: None }
 }
 
 /// A value whose failure is only reported.
 #[allow(clippy::needless_pass_by_value, reason = "numbers and texts read better at the callers")]
 fn wanted(file: impl Into<String>, value: impl ToString) -> CgroupSetting {
-    CgroupSetting { file: file.into(), value: value.to_string(), required: false }
+    CgroupSetting { file: file.into(), value: value.to_string(), required: false, fallback: None }
 }
 
 /// Page sizes name files: nothing but digits and a unit.

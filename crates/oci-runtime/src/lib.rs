@@ -14,6 +14,7 @@ mod capability;
 pub mod cgroup;
 pub mod devices;
 mod error;
+mod hooks;
 mod mounts;
 mod namespaces;
 mod process;
@@ -31,7 +32,9 @@ pub use error::{Note, PlanError};
 pub struct PlanContext<'a> {
     /// What the root file system is made of; `root.path` of the spec is not looked at.
     pub root: RootSource,
-    /// Directory of the bundle, for relative bind sources.
+    /// The container's id, for hooks.
+    pub id: &'a str,
+    /// Directory of the bundle, for relative bind sources and hooks.
     pub bundle: Option<&'a str>,
     /// The host's cgroup hierarchies.
     pub cgroup: &'a CgroupLayout,
@@ -39,10 +42,21 @@ pub struct PlanContext<'a> {
     pub default_cgroup: &'a str,
     /// Bind sources that exist only in the launcher's own mount namespace (the pod's shm).
     pub launcher_paths: &'a [String],
+    /// Bind sources that are images, with all below them; nothing is there on the host.
+    pub image_trees: &'a [ImageTree],
     /// The launcher is a pod's shim: network, IPC and UTS namespaces given by path are its own.
     pub in_pod: bool,
     /// The namespace path by which specs name the pod's shared PID namespace.
     pub pod_pid: Option<&'a str>,
+}
+
+/// An image that specs name by a path, to be mounted as a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageTree {
+    /// The path by which specs name its root.
+    pub path: String,
+    /// Its layers' directories on the host, topmost first.
+    pub lower: Vec<String>,
 }
 
 /// A plan and what this host could not give it.
@@ -92,6 +106,7 @@ pub fn plan(spec: &Spec, context: &PlanContext<'_>) -> Result<Planned<LaunchPlan
         sysctls: namespaces::sysctls(spec, linux, access)?,
         hostname: namespaces::hostname(spec, access)?,
         cgroup,
+        hooks: hooks::hooks(spec, context)?,
     };
     Ok(Planned { plan, notes })
 }

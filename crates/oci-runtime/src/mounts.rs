@@ -222,5 +222,15 @@ fn bind_source(
     if context.launcher_paths.contains(&path) {
         return Ok(MountSource::Launcher { path });
     }
+    let image = context.image_trees.iter().find_map(|tree| Some((tree, below(&path, &tree.path)?)));
+    if let Some((tree, sub_path)) = image {
+        return Ok(MountSource::Image { lower: tree.lower.clone(), sub_path: sub_path.to_owned() });
+    }
     Ok(MountSource::Bind { path, recursive })
+}
+
+/// The rest of a path at or below `top`.
+fn below<'p>(path: &'p str, top: &str) -> Option<&'p str> {
+    let rest = path.strip_prefix(top)?;
+    if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/') }
 }

@@ -48,12 +48,16 @@ fn planned(spec: &Value, in_pod: bool) -> Result<LaunchPlan, PlanError> {
     let spec: Spec = serde_json::from_value(spec.clone()).unwrap();
     let layout = layout();
     let paths = ["/run/pod/shm".to_owned()];
+    let images =
+        [ImageTree { path: "/run/pod/images/a".into(), lower: vec!["/l/2".into(), "/l/1".into()] }];
     let context = PlanContext {
         root: RootSource::Directory("/bundle/rootfs".into()),
+        id: "id",
         bundle: Some("/bundle"),
         cgroup: &layout,
         default_cgroup: "/knarr/id",
         launcher_paths: &paths,
+        image_trees: &images,
         in_pod,
         pod_pid: Some("/proc/7/ns/pid"),
     };
@@ -102,11 +106,11 @@ fn pid_namespaces_come_from_the_pod_another_container_or_the_host() {
 
 #[test]
 fn what_is_not_executed_is_refused_by_name() {
-    let hook = json!({"poststop": [{"path": "/bin/true"}]});
+    let hook = json!({"startContainer": [{"path": "/bin/true"}]});
     let namespaces = |kind: &str| json!([{"type": "mount"}, {"type": kind}]);
     for (pointer, value, field) in [
-        ("/hooks", hook, "hooks"),
-        ("/linux/intelRdt", json!({}), "linux.intelRdt"),
+        ("/hooks", hook, "hooks.startContainer"),
+        ("/linux/intelRdt", json!({"enableMonitoring": true}), "linux.intelRdt.enableMonitoring"),
         ("/linux/personality", json!({"domain": "LINUX32"}), "linux.personality"),
         ("/linux/memoryPolicy", json!({"mode": "MPOL_DEFAULT"}), "linux.memoryPolicy"),
         ("/linux/namespaces", namespaces("user"), "linux.namespaces[user]"),
@@ -120,7 +124,6 @@ fn what_is_not_executed_is_refused_by_name() {
         ("/process/scheduler", json!({"policy": "SCHED_OTHER"}), "process.scheduler"),
         ("/process/ioPriority", json!({"class": "IOPRIO_CLASS_BE"}), "process.ioPriority"),
         ("/linux/sysctl", json!({"kernel.panic": "1"}), "linux.sysctl[kernel.panic]"),
-        ("/linux/resources", json!({"blockIO": {"weight": 10}}), "linux.resources.blockIO"),
     ] {
         let refused = planned(&changed(pointer, value), true);
         assert_eq!(refused, Err(PlanError::unsupported(field)), "{pointer}");
@@ -199,6 +202,82 @@ fn binds_name_a_host_path_the_bundles_or_the_launchers() {
 }
 
 #[test]
+fn a_bind_at_or_below_an_images_path_is_an_image_volume() {
+    let source = |source: &str| {
+        mounted(&json!({"destination": "/x", "source": source, "options": ["rbind", "ro"]}))
+            .unwrap()
+            .source
+    };
+    let image = |sub_path: &str| MountSource::Image {
+        lower: vec!["/l/2".into(), "/l/1".into()],
+        sub_path: sub_path.into(),
+    };
+    assert_eq!(source("/run/pod/images/a"), image(""));
+    assert_eq!(source("/run/pod/images/a/models/x"), image("models/x"));
+    let other = MountSource::Bind { path: "/run/pod/images/ab".into(), recursive: true };
+    assert_eq!(source("/run/pod/images/ab"), other);
+}
+
+#[test]
+fn hooks_are_planned_with_the_state_they_are_told() {
+    let hook = |path: &str| json!({"path": path, "args": ["h", "x"], "env": ["A=1"], "timeout": 3});
+    let spec = changed(
+        "/hooks",
+        json!({
+            "prestart": [hook("/a")], "createRuntime": [hook("/b")],
+            "createContainer": [{"path": "/c"}], "poststart": [hook("/d")], "poststop": [hook("/e")]
+        }),
+    );
+    let hooks = planned(&spec, true).unwrap().hooks.unwrap();
+    let paths = |list: &[launch::plan::HookPlan]| -> Vec<String> {
+        list.iter().map(|hook| hook.path.clone()).collect()
+    };
+    assert_eq!(paths(&hooks.create_runtime), ["/a", "/b"]);
+    assert_eq!(paths(&hooks.create_container), ["/c"]);
+    assert_eq!(
+        (paths(&hooks.poststart), paths(&hooks.poststop)),
+        (vec!["/d".into()], vec!["/e".into()])
+    );
+    assert_eq!(
+        (hooks.create_runtime[0].timeout_s, hooks.create_container[0].timeout_s),
+        (Some(3), None)
+    );
+    assert_eq!(hooks.root, "/bundle/rootfs");
+    let state: Value = serde_json::from_str(&format!("{}}}", hooks.state)).unwrap();
+    let want = json!({"ociVersion": "1.0.2", "id": "id", "bundle": "/bundle", "annotations": {}});
+    assert_eq!(state, want);
+    assert_eq!(planned(&changed("/hooks", json!({"poststop": []})), true).unwrap().hooks, None);
+    for wrong in [json!({"path": "relative"}), json!({"path": "/a", "timeout": 0})] {
+        assert!(planned(&changed("/hooks", json!({"poststart": [wrong]})), true).is_err());
+    }
+}
+
+#[test]
+fn a_class_of_service_is_joined_and_an_exec_makes_none() {
+    let rdt = json!({"closID": "gold", "l3CacheSchema": "L3:0=f"});
+    let plan = planned(&changed("/linux/intelRdt", rdt.clone()), true).unwrap();
+    let group = plan.cgroup.resctrl.unwrap();
+    assert_eq!((group.path.as_str(), group.own), ("/sys/fs/resctrl/gold", false));
+    assert_eq!(group.schemata, ["L3:0=f"]);
+    let spec: Spec = serde_json::from_value(changed("/linux/intelRdt", rdt)).unwrap();
+    let layout = layout();
+    let context = PlanContext {
+        root: RootSource::Empty,
+        id: "id",
+        bundle: None,
+        cgroup: &layout,
+        default_cgroup: "/knarr/id",
+        launcher_paths: &[],
+        image_trees: &[],
+        in_pod: true,
+        pod_pid: None,
+    };
+    let request = ExecRequest { args: vec!["ps".into()], ..ExecRequest::default() };
+    let joined = exec_plan(&spec, &request, &context).unwrap().cgroup.resctrl.unwrap();
+    assert_eq!((joined.path.as_str(), joined.schemata.len()), ("/sys/fs/resctrl/gold", 0));
+}
+
+#[test]
 fn recursive_read_only_reaches_submounts() {
     let bind =
         |options: Value| mounted(&json!({"destination": "/x", "source": "/a", "options": options}));
@@ -229,10 +308,12 @@ fn an_exec_has_the_containers_identity_and_joins_its_cgroup() {
     let layout = layout();
     let context = PlanContext {
         root: RootSource::Empty,
+        id: "id",
         bundle: None,
         cgroup: &layout,
         default_cgroup: "/knarr/id",
         launcher_paths: &[],
+        image_trees: &[],
         in_pod: true,
         pod_pid: None,
     };

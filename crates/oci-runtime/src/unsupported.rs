@@ -8,7 +8,7 @@ use crate::PlanError;
 /// read refuse there.
 pub(crate) fn check(spec: &Spec) -> Result<(), PlanError> {
     refuse(&[
-        ("hooks", spec.hooks().as_ref().is_some_and(any_hook)),
+        ("hooks.startContainer", spec.hooks().as_ref().is_some_and(starts_container)),
         ("solaris", spec.solaris().is_some()),
         ("windows", spec.windows().is_some()),
         ("vm", spec.vm().is_some()),
@@ -43,24 +43,14 @@ fn linux(linux: &Linux) -> Result<(), PlanError> {
         ("linux.timeOffsets", linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty())),
         ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
         ("linux.mountLabel", filled(linux.mount_label())),
-        ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),
         ("linux.personality", linux.personality().is_some()),
     ])
 }
 
-#[allow(deprecated, reason = "prestart hooks are deprecated, but must be refused like the others")]
-fn any_hook(hooks: &Hooks) -> bool {
-    [
-        hooks.prestart(),
-        hooks.create_runtime(),
-        hooks.create_container(),
-        hooks.start_container(),
-        hooks.poststart(),
-        hooks.poststop(),
-    ]
-    .iter()
-    .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
+/// A program of the image, which would have to run in the container with the container's rights.
+fn starts_container(hooks: &Hooks) -> bool {
+    hooks.start_container().as_ref().is_some_and(|list| !list.is_empty())
 }
 
 fn refuse(fields: &[(&str, bool)]) -> Result<(), PlanError> {

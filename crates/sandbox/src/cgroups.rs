@@ -43,19 +43,21 @@ pub(crate) fn set_limits(plan: &CgroupPlan) -> Result<Before, LimitError> {
     let mut before = Before::default();
     for group in &plan.groups {
         for setting in &group.settings {
-            let path = format!("{}/{}", group.path, setting.file);
+            let exists = |file: &str| Path::new(&group.path).join(file).exists();
+            let (file, wanted) = setting.choose(exists);
+            let path = format!("{}/{file}", group.path);
             let written = std::fs::read_to_string(&path).and_then(|value| {
-                sys::fs::write_value(CWD, path.as_str(), setting.value.as_bytes())?;
+                sys::fs::write_value(CWD, path.as_str(), wanted.as_bytes())?;
                 Ok(value.trim_end().to_owned())
             });
             match written {
                 Ok(value) => before.0.push((path, value)),
                 Err(error) if !setting.required => {
-                    tracing::warn!(path, value = setting.value, %error, "limit not applied");
+                    tracing::warn!(path, value = wanted, %error, "limit not applied");
                 }
                 Err(source) => {
                     before.put_back();
-                    return Err(LimitError { path, value: setting.value.clone(), source });
+                    return Err(LimitError { path, value: wanted.to_owned(), source });
                 }
             }
         }
@@ -122,7 +124,7 @@ mod tests {
     use launch::plan::{CgroupDir, CgroupSetting, Hierarchy};
 
     fn setting(file: &str, required: bool) -> CgroupSetting {
-        CgroupSetting { file: file.into(), value: "7".into(), required }
+        CgroupSetting { file: file.into(), value: "7".into(), required, fallback: None }
     }
 
     #[test]
@@ -139,7 +141,7 @@ mod tests {
                 join_late: false,
                 settings: vec![setting("optional", false), setting("there", true)],
             }],
-            device_program: None,
+            ..CgroupPlan::default()
         };
         set_limits(&plan).unwrap().put_back();
         assert_eq!(value(), "5");

@@ -39,6 +39,10 @@ pub struct Parts {
     pub layers: Arc<snapshot::Layers>,
     /// This host.
     pub host: bundle::HostFacts,
+    /// Directories of CDI specs; later ones have the higher priority.
+    pub cdi_dirs: Vec<PathBuf>,
+    /// The file that defines block IO classes.
+    pub block_io_classes: PathBuf,
     /// `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
     /// The file system of records.

@@ -249,6 +249,33 @@ pub enum CreateError {
         /// Why.
         source: FileError,
     },
+    /// An image cannot be mounted. Kubelet knows this by the first word.
+    #[error("ImageVolumeMountFailed: cannot mount an image on `{destination}`")]
+    ImageVolume {
+        /// Path in the container.
+        destination: String,
+        /// Why.
+        source: Box<crate::image_volumes::ImageVolumeError>,
+    },
+    /// A mount cannot be recursively read-only. Kubelet knows this by the first word.
+    #[error(transparent)]
+    RecursiveReadOnly(bundle::SpecError),
+    /// A CDI device.
+    #[error("cannot give container `{name}` its devices")]
+    Cdi {
+        /// Container name.
+        name: String,
+        /// Why.
+        source: Box<crate::cdi::CdiError>,
+    },
+    /// A class of service.
+    #[error("cannot put container `{name}` into its class")]
+    Class {
+        /// Container name.
+        name: String,
+        /// Why.
+        source: Box<crate::classes::ClassError>,
+    },
     /// The log path leaves the pod's log directory.
     #[error("log path `{path}` of container `{name}` leaves the pod's log directory")]
     LogPath {

@@ -48,8 +48,7 @@ pub fn host_facts() -> Result<HostFacts, HostError> {
         bounding_caps: bounding_set()?,
         devices: Vec::new(),
         kernel,
-        // mount_setattr(2) appeared in 5.12.
-        recursive_read_only: kernel >= (5, 12),
+        recursive_read_only: sys::mount::can_change_recursively(),
     })
 }
 

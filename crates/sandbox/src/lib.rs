@@ -9,7 +9,9 @@
 
 mod admission;
 mod blocking;
+mod cdi;
 mod cgroups;
+mod classes;
 mod context;
 mod error;
 mod events;
@@ -17,6 +19,7 @@ mod exec;
 mod files;
 mod handles;
 mod host;
+mod image_volumes;
 mod link;
 mod manager;
 mod mounts;
@@ -34,7 +37,9 @@ mod view;
 mod volumes;
 
 pub use admission::Refusal;
+pub use cdi::CdiError;
 pub use cgroups::LimitError;
+pub use classes::{ClassError, ClassFileError};
 pub use context::{Handlers, Parts, now as clock};
 pub use error::{
     AttachError, ContainerError, CreateError, ExecError, RunError, StartError, StepError,
@@ -44,13 +49,14 @@ pub use events::{EventKind, LifecycleEvent};
 pub use exec::ExecOutput;
 pub use files::FileError;
 pub use host::host_facts;
+pub use image_volumes::ImageVolumeError;
 pub use link::LinkError;
 pub use manager::Sandboxes;
 pub use paths::Paths;
 pub use plan::PlanFailure;
 pub use record::{
-    ContainerRecord, ContainerState, ExitReason, ExitRecord, NetworkRecord, PodPhase, PodRecord,
-    ProcessRecord,
+    ContainerRecord, ContainerState, ExitReason, ExitRecord, ImageVolumeRecord, NetworkRecord,
+    PodPhase, PodRecord, ProcessRecord,
 };
 pub use session::{
     AttachEnding, AttachHold, AttachSession, ConnectError, ExecHold, ExecSession, Streams,

@@ -66,7 +66,8 @@ impl Sandboxes {
         let cx: Weak<Context> = Arc::downgrade(&self.cx);
         self.cx.parts.images.set_layer_users(Box::new(move || -> HashSet<Digest> {
             let Some(cx) = cx.upgrade() else { return HashSet::new() };
-            cx.index.containers().iter().flat_map(|c| c.record.layers.clone()).collect()
+            let containers = cx.index.containers();
+            containers.iter().flat_map(|container| container.record.all_layers()).collect()
         }));
     }
 
@@ -91,6 +92,11 @@ impl Sandboxes {
         let handlers = &self.cx.parts.handlers;
         let others = handlers.known.keys().filter(|name| **name != handlers.default);
         std::iter::once(&handlers.default).chain(others).cloned().collect()
+    }
+
+    /// What this host offers.
+    pub fn host(&self) -> &bundle::HostFacts {
+        &self.cx.parts.host
     }
 
     /// Directory of volatile state.
@@ -269,7 +275,8 @@ impl Sandboxes {
     /// # Errors
     /// [`ContainerError`]; call again to resume.
     pub async fn remove_container(&self, id: &str) -> Result<(), ContainerError> {
-        let image = self.cx.index.container(id).ok().map(|view| view.record.image_id);
+        let view = self.cx.index.container(id).ok();
+        let images: Vec<Digest> = view.iter().flat_map(|view| view.record.all_images()).collect();
         match self.container(id) {
             Ok((id, queue)) => {
                 settled(ask(&queue, |reply| Request::RemoveContainer(id, reply)).await)?;
@@ -277,7 +284,7 @@ impl Sandboxes {
             Err(LookupError::NotFound { .. }) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
-        self.free_orphaned_layers(image.as_slice()).await;
+        self.free_orphaned_layers(&images).await;
         Ok(())
     }
 
@@ -318,7 +325,7 @@ impl Sandboxes {
     fn images_of_pod(&self, id: &str) -> Vec<Digest> {
         let Ok(pod) = self.cx.index.pod(id) else { return Vec::new() };
         let containers = self.cx.index.containers_of(&pod.record.id);
-        containers.iter().map(|container| container.record.image_id).collect()
+        containers.iter().flat_map(|container| container.record.all_images()).collect()
     }
 
     /// The last container of an image that was removed meanwhile frees its layers.

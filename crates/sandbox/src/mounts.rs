@@ -2,6 +2,7 @@
 //! mount holds up the one pod that asks for it.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use crate::files::FileError;
@@ -45,17 +46,13 @@ pub(crate) fn resolve(requested: &str, wants_peers: bool) -> Result<HostPath, Fi
     Ok(HostPath { path: text.to_owned(), is_dir, peers })
 }
 
-/// A dangling symlink gets its target; anything else missing becomes a directory with parents.
+/// Makes a directory (0755) with parents. Symlinks to nowhere, on the way too, get their target.
 fn make_missing(path: &Path) -> Result<(), FileError> {
-    let mut path = path.to_owned();
-    // The kernel follows at most 40.
-    for _ in 0..40 {
-        match std::fs::read_link(&path) {
-            Ok(target) => path = path.parent().unwrap_or_else(|| Path::new("/")).join(target),
-            Err(_not_a_link) => break,
-        }
-    }
-    std::fs::create_dir_all(&path).map_err(FileError::at("create directory", &path))
+    let made = sys::fs::open_dir(c"/").and_then(|root| {
+        let path = path.to_str().ok_or(io::ErrorKind::InvalidFilename)?;
+        sys::fs::mkdir_all_in_root(root.as_fd(), path)
+    });
+    made.map(drop).map_err(FileError::at("create directory", path))
 }
 
 fn peers_of(path: &Path) -> Result<Peers, FileError> {
@@ -124,6 +121,13 @@ mod tests {
         std::os::unix::fs::symlink("target/deep", dir.join("link")).unwrap();
         let found = resolve(dir.join("link").to_str().unwrap(), false).unwrap();
         assert_eq!(found.path, dir.join("target/deep").to_str().unwrap());
+        std::os::unix::fs::symlink(dir.join("nowhere"), dir.join("up")).unwrap();
+        let found = resolve(dir.join("up/x/../y").to_str().unwrap(), false).unwrap();
+        assert_eq!(found.path, dir.join("nowhere/y").to_str().unwrap());
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &dir.join("nowhere").metadata().unwrap().permissions(),
+        );
+        assert_eq!(mode & 0o7777, 0o755);
         assert!(resolve("relative", false).is_err());
     }
 }

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use bundle::{HostFacts, NamespacePaths, PauseInput, SpecError};
 use launch::plan::{CgroupPlan, ExecPlan, LaunchPlan, RootSource};
-use model::{ContainerId, Digest, Resources, SandboxId, SecurityProfile};
-use oci_runtime::{ExecRequest, PlanContext, PlanError, Planned};
+use model::{ContainerId, Resources, SandboxId, SecurityProfile};
+use oci_runtime::{ExecRequest, ImageTree, PlanContext, PlanError, Planned};
 use oci_spec::runtime::Spec;
 
 use crate::context::Context;
+use crate::image_volumes;
 use crate::paths::Paths;
 use crate::record::{ContainerRecord, PodRecord};
 
@@ -57,26 +58,26 @@ pub(crate) fn pid_path(paths: &Paths, sandbox: &SandboxId) -> String {
 pub(crate) fn container(cx: &Context, record: &ContainerRecord) -> Result<LaunchPlan, PlanFailure> {
     let mut spec = read_spec(&cx.paths().container_spec(&record.sandbox, &record.id))?;
     put_limits(&mut spec, &record.resources, &cx.parts.host)?;
-    of_spec(cx, &record.sandbox, &record.id, &record.layers, &spec)
+    of_spec(cx, record, &spec)
 }
 
-/// Compiles the launch plan of a spec.
+/// Compiles the launch plan of a container's spec.
 pub(crate) fn of_spec(
     cx: &Context,
-    sandbox: &SandboxId,
-    id: &ContainerId,
-    layers: &[Digest],
+    record: &ContainerRecord,
     spec: &Spec,
 ) -> Result<LaunchPlan, PlanFailure> {
+    let (sandbox, id) = (&record.sandbox, &record.id);
     let dir = cx.paths().container(sandbox, id);
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    let images = image_volumes::trees(cx.paths(), &cx.parts.layers, record)?;
     let root = RootSource::Overlay {
-        lower: cx.parts.layers.lower_dirs(layers)?.into_iter().map(text).collect(),
+        lower: cx.parts.layers.lower_dirs(&record.layers)?.into_iter().map(text).collect(),
         upper: text(dir.join("upper")),
         work: text(dir.join("work")),
     };
     let Planned { plan, notes } =
-        with_context(cx, sandbox, root, |context| oci_runtime::plan(spec, context))?;
+        with_context(cx, sandbox, id, root, &images, |context| oci_runtime::plan(spec, context))?;
     for note in notes {
         tracing::warn!(%sandbox, container = %id, %note, "not applied");
     }
@@ -92,7 +93,7 @@ pub(crate) fn exec(
     let spec = read_spec(&cx.paths().container_spec(sandbox, id))?;
     // The command is filled in per call.
     let request = ExecRequest { args: vec!["exec".into()], ..ExecRequest::default() };
-    with_context(cx, sandbox, RootSource::Empty, |context| {
+    with_context(cx, sandbox, id, RootSource::Empty, &[], |context| {
         oci_runtime::exec_plan(&spec, &request, context)
     })
 }
@@ -100,16 +101,21 @@ pub(crate) fn exec(
 fn with_context<T>(
     cx: &Context,
     sandbox: &SandboxId,
+    id: &ContainerId,
     root: RootSource,
+    image_trees: &[ImageTree],
     compile: impl FnOnce(&PlanContext<'_>) -> Result<T, PlanError>,
 ) -> Result<T, PlanFailure> {
     let (shm, pid) = (shm_path(cx.paths(), sandbox), pid_path(cx.paths(), sandbox));
+    let bundle = cx.paths().container(sandbox, id).to_string_lossy().into_owned();
     Ok(compile(&PlanContext {
         root,
-        bundle: None,
+        id: id.as_str(),
+        bundle: Some(&bundle),
         cgroup: &cx.parts.host.cgroup,
         default_cgroup: "/knarr",
         launcher_paths: std::slice::from_ref(&shm),
+        image_trees,
         in_pod: true,
         pod_pid: Some(&pid),
     })?)
@@ -118,8 +124,10 @@ fn with_context<T>(
 fn put_limits(spec: &mut Spec, resources: &Resources, host: &HostFacts) -> Result<(), SpecError> {
     let mut limits = bundle::limits(resources, host)?;
     if let Some(linux) = spec.linux_mut() {
-        let devices = linux.resources().as_ref().and_then(|now| now.devices().clone());
-        limits.set_devices(devices);
+        // What no update changes.
+        if let Some(now) = linux.resources() {
+            limits.set_devices(now.devices().clone()).set_block_io(now.block_io().clone());
+        }
         linux.set_resources(Some(limits));
     }
     Ok(())
@@ -167,10 +175,12 @@ pub(crate) fn pause(
     })?;
     let context = PlanContext {
         root: RootSource::Empty,
+        id: pod.id.as_str(),
         bundle: None,
         cgroup: &host.cgroup,
         default_cgroup: cgroup_parent,
         launcher_paths: &[],
+        image_trees: &[],
         in_pod: true,
         pod_pid: None,
     };

@@ -132,6 +132,15 @@ pub enum ContainerState {
     Exited(ExitRecord),
 }
 
+/// An image that a container mounts as a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageVolumeRecord {
+    /// Its id.
+    pub image_id: Digest,
+    /// Its layers, base first: what must not be freed.
+    pub layers: Vec<Digest>,
+}
+
 /// A container, as stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ContainerRecord {
@@ -149,6 +158,9 @@ pub struct ContainerRecord {
     pub image_ref: String,
     /// The image's layers, base first: what must not be freed.
     pub layers: Vec<Digest>,
+    /// Images it mounts, one for each mount that names one, in their order.
+    #[serde(default)]
+    pub image_volumes: Vec<ImageVolumeRecord>,
     /// User it runs as.
     pub user: ResolvedUser,
     /// Signal that asks it to end.
@@ -161,6 +173,20 @@ pub struct ContainerRecord {
     pub resources: Resources,
     /// Where it is in its life.
     pub state: ContainerState,
+}
+
+impl ContainerRecord {
+    /// Every layer it needs: its own image's and those of the images it mounts.
+    pub fn all_layers(&self) -> impl Iterator<Item = Digest> {
+        let volumes = self.image_volumes.iter().flat_map(|volume| &volume.layers);
+        self.layers.iter().chain(volumes).copied()
+    }
+
+    /// Every image whose layers it needs.
+    pub fn all_images(&self) -> impl Iterator<Item = Digest> {
+        let volumes = self.image_volumes.iter().map(|volume| volume.image_id);
+        std::iter::once(self.image_id).chain(volumes)
+    }
 }
 
 impl Record for ContainerRecord {

@@ -8,7 +8,7 @@
 
 use std::time::Instant;
 
-use launch::plan::CgroupPlan;
+use launch::plan::{CgroupPlan, HooksPlan};
 use model::ContainerId;
 use rustix::fd::OwnedFd;
 use rustix::process::Pid;
@@ -29,6 +29,8 @@ pub(crate) struct Container {
     pub(crate) own_pidns: bool,
     /// When the first process ends, the others must too.
     pub(crate) kill_rest: bool,
+    /// What is to be run once it is gone; taken by the first who sees to it.
+    pub(crate) hooks: Option<HooksPlan>,
     pub(crate) lifecycle: Lifecycle,
 }
 

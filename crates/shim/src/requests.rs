@@ -117,6 +117,7 @@ impl Supervisor {
         let log = self.open_log(request.log_path.as_deref())?;
         let cgroup = directories_only(plan.cgroup.clone());
         let own_pidns = plan.namespaces.pid == PidNamespace::New;
+        let hooks = plan.hooks.clone().filter(|hooks| !hooks.poststop.is_empty());
         let oom_kills = self.parts.runtime.oom_kills(&cgroup);
         let mut sink = Sink::new(log);
         let launched = match self.launch(plan, request.stdin, &mut sink) {
@@ -138,6 +139,7 @@ impl Supervisor {
             cgroup,
             own_pidns,
             kill_rest: request.kill_rest,
+            hooks,
             lifecycle: Lifecycle::Running(Running { pid, pidfd, stdin, sink, oom_kills }),
         });
         Ok((Response::Started(started), None))
@@ -325,6 +327,7 @@ impl Supervisor {
                 return Err(wrong_state(format!("container {} has not ended", id.short())));
             }
             self.parts.runtime.remove_cgroups(&found.cgroup)?;
+            self.run_poststop_hooks(container);
         }
         self.parts.exits.remove(container).map_err(|error| {
             let what = format!("cannot remove the exit record of container {}", id.short());
@@ -332,6 +335,15 @@ impl Supervisor {
         })?;
         self.containers.remove(container);
         Ok((Response::Done, None))
+    }
+
+    /// OCI: after the container is gone; what fails is told, and nothing else comes of it.
+    pub(crate) fn run_poststop_hooks(&mut self, container: &str) {
+        let Some(found) = self.containers.get_mut(container) else { return };
+        let (short, hooks) = (found.id.short().to_owned(), found.hooks.take());
+        for warning in hooks.iter().flat_map(|hooks| self.parts.runtime.poststop_hooks(hooks)) {
+            self.tools.journal.say(format_args!("container {short}: {}", warning.why));
+        }
     }
 
     fn refuse_if_ending(&self) -> Result<(), Failure> {

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use launch::plan::{CgroupDir, CgroupPlan, ExecPlan, Hierarchy, LaunchPlan};
+use launch::plan::{CgroupDir, CgroupPlan, ExecPlan, Hierarchy, HooksPlan, LaunchPlan};
 use launch::{LaunchError, Launcher, Running};
 use rustix::process::Pid;
 use shim_protocol::{Failure, FailureKind, Warning};
@@ -195,6 +195,11 @@ impl Runtime {
     /// Names the cgroup.
     pub(crate) fn remove_cgroups(&self, cgroup: &CgroupPlan) -> Result<(), Failure> {
         self.launcher.remove_cgroups(cgroup).map_err(|error| launch_failed(&error))
+    }
+
+    /// Runs what is to be run once a container is gone; says what failed.
+    pub(crate) fn poststop_hooks(&self, hooks: &HooksPlan) -> Vec<launch::Warning> {
+        self.launcher.poststop_hooks(hooks)
     }
 
     /// How many processes the OOM killer has ended there; 0 when nobody counts.

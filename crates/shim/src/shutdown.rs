@@ -109,8 +109,14 @@ impl Supervisor {
     /// Removes what outlives a process; says what could not be.
     fn release(&mut self) -> Vec<String> {
         let mut failures = Vec::new();
-        for container in self.containers.iter() {
-            failures.extend(self.parts.runtime.remove_cgroups(&container.cgroup).err());
+        let ids: Vec<String> =
+            self.containers.iter().map(|container| container.id.to_string()).collect();
+        for id in ids {
+            let Some(container) = self.containers.get(&id) else { continue };
+            match self.parts.runtime.remove_cgroups(&container.cgroup) {
+                Ok(()) => self.run_poststop_hooks(&id),
+                Err(failure) => failures.push(failure),
+            }
         }
         failures.extend(self.pod.release(&mut self.parts.runtime).err().into_iter().flatten());
         failures.into_iter().map(|failure| failure.message).collect()

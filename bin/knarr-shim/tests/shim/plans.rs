@@ -34,6 +34,7 @@ pub(crate) fn shell(root: &str, cgroup: CgroupPlan, script: &str) -> LaunchPlan 
         sysctls: Vec::new(),
         hostname: None,
         cgroup,
+        hooks: None,
     }
 }
 
@@ -94,7 +95,7 @@ pub(crate) fn cgroup(name: &str) -> CgroupPlan {
             .chain(unified.iter().map(|at| dir(Hierarchy::V2, at)))
             .collect(),
     };
-    CgroupPlan { groups, device_program: None }
+    CgroupPlan { groups, ..CgroupPlan::default() }
 }
 
 /// Limits memory; false when this host has no controller for it.
@@ -115,7 +116,7 @@ pub(crate) fn limit_memory(cgroup: &mut CgroupPlan, bytes: u64) -> bool {
     for group in &mut cgroup.groups {
         if let Some(file) = file(group) {
             let (file, value) = (file.to_owned(), bytes.to_string());
-            group.settings.push(CgroupSetting { file, value, required: true });
+            group.settings.push(CgroupSetting { file, value, required: true, fallback: None });
             return true;
         }
     }

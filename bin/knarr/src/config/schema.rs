@@ -96,6 +96,20 @@ pub(crate) const KEYS: &[Key] = &[
         check: network,
     },
     Key {
+        path: "cdi.spec_dirs",
+        list: true,
+        default: &["/etc/cdi", "/var/run/cdi"],
+        help: "Directories of CDI specs; a device of a later one hides that of an earlier one.",
+        check: absolute,
+    },
+    Key {
+        path: "blockio.config_file",
+        list: false,
+        default: &["/etc/knarr/blockio.yaml"],
+        help: "Defines the block IO classes that annotations of pods name.",
+        check: absolute,
+    },
+    Key {
         path: "cgroup.driver",
         list: false,
         default: &["auto"],

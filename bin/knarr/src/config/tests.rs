@@ -21,6 +21,8 @@ fn nothing_configured_means_defaults() {
     assert_eq!(config.cni.subnets, subnets);
     assert!(config.cni.follow_kubelet && config.cni.built_in_network);
     assert!(config.cni.networks.is_empty() && config.cni.pod_networks.is_empty());
+    assert_eq!(config.cdi_dirs, ["/etc/cdi", "/var/run/cdi"].map(PathBuf::from));
+    assert_eq!(config.block_io_classes, PathBuf::from("/etc/knarr/blockio.yaml"));
     assert_eq!(config.cgroup.driver, CgroupDriverKey::Auto);
     assert_eq!(config.default_handler, "knarr");
     assert_eq!(config.handlers, BTreeMap::from([("knarr".to_owned(), Handler::BuiltIn)]));
@@ -59,6 +61,10 @@ fn every_key_is_honoured() {
         without_configuration = "none"
         networks = ["main", "storage"]
         pod_networks = ["backup"]
+        [cdi]
+        spec_dirs = ["/v"]
+        [blockio]
+        config_file = "/b.yaml"
         [cgroup]
         driver = "systemd"
         [streaming]
@@ -86,6 +92,8 @@ fn every_key_is_honoured() {
     assert!(!config.cni.follow_kubelet && !config.cni.built_in_network);
     assert_eq!(config.cni.networks, ["main", "storage"]);
     assert_eq!(config.cni.pod_networks, ["backup"]);
+    assert_eq!(config.cdi_dirs, [PathBuf::from("/v")]);
+    assert_eq!(config.block_io_classes, PathBuf::from("/b.yaml"));
     assert_eq!(config.cgroup.driver, CgroupDriverKey::Systemd);
     assert_eq!(config.handlers["runc"], Handler::Binary("/usr/bin/runc".into()));
     assert_eq!(config.handlers["plain"], Handler::BuiltIn);

@@ -111,7 +111,6 @@ fn requested(
         return Err(SpecError::invalid("mounts.container_path", &request.container_path, want));
     }
     for (present, what) in [
-        (matches!(request.source, MountSource::Image { .. }), "an image volume"),
         (!request.uid_mappings.is_empty(), "an id-mapped mount"),
         (!request.gid_mappings.is_empty(), "an id-mapped mount"),
         (
@@ -124,9 +123,17 @@ fn requested(
         }
     }
     let mut options = vec!["rbind", propagation(request, facts, &destination)?];
-    options.push(access(request, &destination, input.host.recursive_read_only)?);
+    match request.source {
+        MountSource::Host(_) => {
+            options.push(access(request, &destination, input.host.recursive_read_only)?);
+        }
+        // CRI: always read-only. Nothing is mounted below it. An image's set-id files and devices
+        // are no business of the container that only looks at it.
+        MountSource::Image { .. } => options.extend(["ro", "nosuid", "nodev"]),
+    }
     for option in &request.options {
         match option.as_str() {
+            known @ ("noexec" | "nodev" | "nosuid") if options.contains(&known) => {}
             known @ ("noexec" | "nodev" | "nosuid") => options.push(known),
             other => {
                 let want = "noexec, nodev or nosuid";

@@ -1,7 +1,5 @@
 //! Who may ask for what, and the profiles of the security modules.
 
-use std::collections::BTreeMap;
-
 use model::{NamespaceMode, SecurityProfile};
 use oci_spec::runtime::LinuxSeccomp;
 
@@ -17,20 +15,10 @@ pub(super) fn admit(input: &ContainerInput<'_>) -> Result<(), SpecError> {
     let both = [&security.namespaces, &input.pod.security.namespaces];
     let own_users =
         both.iter().filter_map(|n| n.userns.as_ref()).any(|u| u.mode != NamespaceMode::Node);
-    let annotated = |prefix: &str| {
-        let starts = |map: &BTreeMap<String, String>| map.keys().any(|key| key.starts_with(prefix));
-        starts(&input.config.annotations) || starts(&input.pod.annotations)
-    };
     // SELinux would have to label the process and everything mounted for it.
     let labels = input.host.selinux && !security.privileged;
     for (present, what) in [
         (own_users, "a user namespace"),
-        (!input.config.cdi_devices.is_empty(), "a CDI device"),
-        (annotated("cdi.k8s.io/"), "a CDI device (annotation cdi.k8s.io)"),
-        (annotated("io.kubernetes.cri.rdt-class"), "an RDT class"),
-        (annotated("rdt.resources.beta.kubernetes.io/"), "an RDT class"),
-        (annotated("io.kubernetes.cri.blockio-class"), "a block IO class"),
-        (annotated("blockio.resources.beta.kubernetes.io/"), "a block IO class"),
         (labels, "an SELinux label on a host with SELinux enabled"),
     ] {
         if present {

@@ -53,6 +53,9 @@ pub(crate) fn config(config: v1::ContainerConfig) -> Result<ContainerConfig, Con
 fn mount(mount: v1::Mount) -> Result<MountRequest, ConvertError> {
     let source = match mount.image {
         Some(spec) if !spec.image.is_empty() => {
+            if !mount.host_path.is_empty() {
+                return Err(ConvertError::ImageAndHostPath { host_path: mount.host_path });
+            }
             MountSource::Image { image: image::spec(spec), sub_path: mount.image_sub_path }
         }
         Some(_) | None => MountSource::Host(mount.host_path),

@@ -22,6 +22,12 @@ pub(crate) enum ConvertError {
         /// The number on the wire.
         value: i32,
     },
+    /// A mount of two things. Kubelet knows failed image volumes by the first word.
+    #[error("ImageVolumeMountFailed: a mount has an image and the host_path `{host_path}`")]
+    ImageAndHostPath {
+        /// As given.
+        host_path: String,
+    },
     /// A value outside what the field allows.
     #[error("{field} is {value}: want {want}")]
     OutOfRange {

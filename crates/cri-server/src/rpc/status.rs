@@ -24,6 +24,7 @@ pub(crate) fn status(server: &Server, request: &v1::StatusRequest) -> v1::Status
         runtime_handlers: handlers(server),
         features: Some(v1::RuntimeFeatures {
             supplemental_groups_policy: true,
+            mount_options: true,
             ..Default::default()
         }),
     }
@@ -37,8 +38,10 @@ fn condition(kind: &str, problem: Option<(&str, String)>) -> v1::RuntimeConditio
 
 /// CRI: the default handler is listed as `""` and under its own name.
 fn handlers(server: &Server) -> Vec<v1::RuntimeHandler> {
-    let features =
-        v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
+    let features = v1::RuntimeHandlerFeatures {
+        recursive_read_only_mounts: server.sandboxes.host().recursive_read_only,
+        user_namespaces: false,
+    };
     std::iter::once(String::new())
         .chain(server.sandboxes.handlers())
         .map(|name| v1::RuntimeHandler { name, features: Some(features) })

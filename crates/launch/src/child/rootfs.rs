@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use sys::mount::{
     ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, Change, FsContext, Propagation,
@@ -10,6 +11,7 @@ use sys::mount::{
 use super::terminal::{self, Terminal};
 use super::{Job, New, device, protect, session, target};
 use crate::error::{At, LaunchError, Step};
+use crate::hooks;
 use crate::host::{self, Detached, HierarchyView};
 use crate::launcher::Io;
 use crate::plan::{self, FsOption, MountPlan, MountSource, RootSource};
@@ -29,7 +31,9 @@ impl<'a> Builder<'a> {
     pub(super) fn new(job: &'a Job<'a>, new: &'a New<'a>) -> Result<Self, LaunchError> {
         let private = Change { propagation: Some(Propagation::Private), ..Change::default() };
         sys::mount::change_at(c"/", true, private).at(Step::MountAttributes, "/")?;
-        let staging = job.launcher.staging.as_path();
+        // Hooks look for the root where the container's specification says it is.
+        let shown = new.plan.hooks.as_ref().filter(|hooks| !hooks.create_container.is_empty());
+        let staging = shown.map_or(job.launcher.staging.as_path(), |hooks| Path::new(&hooks.root));
         sys::mount::attach_at(new.tree.root.as_fd(), staging)
             .at(Step::Root, &staging.to_string_lossy())?;
         Ok(Self { job, new, root: new.tree.root.as_fd(), devpts: None })
@@ -44,6 +48,7 @@ impl<'a> Builder<'a> {
         self.make_devices()?;
         self.connect()?;
         self.make_cwd();
+        self.run_hooks()?;
         for path in &plan.readonly_paths {
             protect::make_read_only(self.root, path).at(Step::ReadOnly, path)?;
         }
@@ -57,13 +62,16 @@ impl<'a> Builder<'a> {
     fn mount(&mut self, mount: &MountPlan, detached: &Detached) -> Result<(), LaunchError> {
         match detached {
             Detached::Ready(source) => self.attach(mount, source),
+            Detached::Whole(image) => self.attach_part(mount, image),
             Detached::Hierarchies(views) => self.attach_hierarchies(mount, views),
             Detached::InChild => match &mount.source {
                 MountSource::New { fstype, source, options, copy_up } => {
                     self.mount_new(mount, fstype, source, options, *copy_up)
                 }
                 MountSource::Cgroup => self.mount_new(mount, "cgroup2", "cgroup", &[], false),
-                MountSource::Bind { .. } | MountSource::Launcher { .. } => {
+                MountSource::Bind { .. }
+                | MountSource::Launcher { .. }
+                | MountSource::Image { .. } => {
                     Err(LaunchError::bad_plan(format!("nothing to mount at {}", mount.target)))
                 }
             },
@@ -77,6 +85,25 @@ impl<'a> Builder<'a> {
             sys::mount::attach(source.as_fd(), target.as_fd())
         };
         attach().at(Step::MountTarget, &mount.target)
+    }
+
+    /// Attaches the directory of an image that the plan wants. Before 6.15 the kernel copies parts
+    /// of attached mounts only, so the whole image is attached for a moment.
+    fn attach_part(&self, mount: &MountPlan, image: &OwnedFd) -> Result<(), LaunchError> {
+        let MountSource::Image { sub_path, .. } = &mount.source else {
+            return Err(LaunchError::bad_plan(format!("no image to mount at {}", mount.target)));
+        };
+        let target =
+            target::resolve(self.root, &mount.target, true).at(Step::MountTarget, &mount.target)?;
+        let copy = || {
+            sys::mount::attach(image.as_fd(), target.as_fd())?;
+            let part = host::image::part(image, sub_path)?;
+            sys::mount::detach_root(image.as_fd())?;
+            io::Result::Ok(part)
+        };
+        let part = copy().at(Step::ImageVolume, &format!("{} ({sub_path})", mount.target))?;
+        let part = host::image::protected(part, mount)?;
+        sys::mount::attach(part.as_fd(), target.as_fd()).at(Step::MountTarget, &mount.target)
     }
 
     fn mount_new(
@@ -144,7 +171,9 @@ impl<'a> Builder<'a> {
         let plan = self.new.plan;
         let dev = plan.mounts.iter().rev().find(|m| m.target.trim_end_matches('/') == "/dev");
         let bound = dev.is_some_and(|mount| match mount.source {
-            MountSource::Bind { .. } | MountSource::Launcher { .. } => true,
+            MountSource::Bind { .. } | MountSource::Launcher { .. } | MountSource::Image { .. } => {
+                true
+            }
             MountSource::New { .. } | MountSource::Cgroup => false,
         });
         if !bound && plan.root.source != RootSource::Empty {
@@ -185,6 +214,16 @@ impl<'a> Builder<'a> {
     /// is wrong if this fails.
     fn make_cwd(&self) {
         sys::fs::mkdir_all_in_root(self.root, &self.job.process.cwd).ok();
+    }
+
+    /// While the root can still be written and the host's files are still around it.
+    fn run_hooks(&self) -> Result<(), LaunchError> {
+        let Some(hooks) = &self.new.plan.hooks else { return Ok(()) };
+        if !hooks.create_runtime.is_empty() {
+            self.job.reporter.wait_for_hooks().at(Step::Channel, "")?;
+        }
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        hooks::run(hooks, &hooks.create_container, hooks::Status::Creating, own)
     }
 
     fn enter(self) -> Result<OwnedFd, LaunchError> {

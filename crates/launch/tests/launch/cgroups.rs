@@ -5,7 +5,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use launch::plan::{
-    CgroupDir, CgroupPlan, CgroupSetting, ExecPlan, Hierarchy, LaunchPlan, MountSource, Namespace,
+    CgroupDir, CgroupFile, CgroupPlan, CgroupSetting, ExecPlan, Hierarchy, LaunchPlan, MountSource,
+    Namespace, ResctrlPlan,
 };
 use launch::{FailureKind, Running};
 use model::{CgroupHierarchy, CgroupLayout};
@@ -20,6 +21,10 @@ pub(crate) const CASES: &[Case] = &[
     ("cgroups::the_view_is_the_containers_own", the_view_is_the_containers_own),
     ("cgroups::the_unified_view_is_a_cgroup2_of_its_own", the_unified_view),
     ("cgroups::a_refused_setting_is_a_warning_unless_required", settings),
+    ("cgroups::the_fallback_is_written_where_the_file_is_missing", fallbacks),
+    ("cgroups::a_resctrl_group_is_joined_by_the_first_process_and_execs", a_resctrl_group),
+    ("cgroups::a_resctrl_group_of_its_own_goes_with_the_container", own_resctrl_group),
+    ("cgroups::a_missing_resctrl_group_is_named", a_missing_resctrl_group),
     ("cgroups::a_failed_launch_removes_them", a_failed_launch_removes_them),
     ("cgroups::a_dropped_process_removes_them", a_dropped_process_removes_them),
     ("cgroups::all_processes_are_killed", all_processes_are_killed),
@@ -47,11 +52,11 @@ fn cgroups(world: &World, name: &str) -> CgroupPlan {
             hierarchies.iter().map(v1).chain(unified).collect()
         }
     };
-    CgroupPlan { groups, device_program: None }
+    CgroupPlan { groups, ..CgroupPlan::default() }
 }
 
 fn setting(file: &str, value: &str, required: bool) -> CgroupSetting {
-    CgroupSetting { file: file.to_owned(), value: value.to_owned(), required }
+    CgroupSetting { file: file.to_owned(), value: value.to_owned(), required, fallback: None }
 }
 
 fn v1<'a>(plan: &'a mut CgroupPlan, controller: &str) -> Option<&'a mut CgroupDir> {
@@ -277,4 +282,103 @@ fn oom_kills_are_counted(world: &mut World) {
     memory.settings = vec![setting(file, "16777216", true)];
     assert_eq!(world.run(&plan).text(), "137\n");
     assert_eq!(world.launcher.oom_kills(&plan.cgroup), Some(1));
+}
+
+/// The files of both names exist in some hierarchies of any host.
+fn fallbacks(world: &mut World) {
+    let mut plan = with_cgroups(world, "sleep 60");
+    let Some(group) = plan.cgroup.groups.first_mut() else { return };
+    let dir = group.path.clone();
+    let fallback = |value: &str| {
+        Some(CgroupFile { file: "notify_on_release".to_owned(), value: value.to_owned() })
+    };
+    if matches!(group.hierarchy, Hierarchy::V2) {
+        let max = CgroupFile { file: "cgroup.max.depth".to_owned(), value: "7".to_owned() };
+        let missing = CgroupSetting { fallback: Some(max), ..setting("no.such", "1", true) };
+        let unused = CgroupFile { file: "no.such".to_owned(), value: "9".to_owned() };
+        let there = CgroupSetting {
+            fallback: Some(unused),
+            ..setting("cgroup.max.descendants", "5", true)
+        };
+        group.settings = vec![missing, there];
+    } else {
+        let missing = CgroupSetting { fallback: fallback("1"), ..setting("no.such", "1", true) };
+        group.settings = vec![missing];
+    }
+    let running = world.launch(&plan);
+    let read = |file: &str| world.host(|| fs::read_to_string(format!("{dir}/{file}")));
+    match read("cgroup.max.depth") {
+        Ok(depth) => {
+            assert_eq!((depth.trim(), read("cgroup.max.descendants").unwrap().trim()), ("7", "5"))
+        }
+        Err(_) => assert_eq!(read("notify_on_release").unwrap().trim(), "1"),
+    }
+    end(&running);
+}
+
+/// A directory with the files of a group: the hardware for real ones is rare.
+fn pretend_group(world: &World, name: &str, schemata: &str) -> String {
+    let path = world.path(name);
+    world.host(|| {
+        fs::create_dir(&path).unwrap();
+        fs::write(format!("{path}/tasks"), "").unwrap();
+        fs::write(format!("{path}/schemata"), schemata).unwrap();
+    });
+    path
+}
+
+fn a_resctrl_group(world: &mut World) {
+    let path = pretend_group(world, "gold", "L3:0=ff;1=f\n");
+    let tasks = |world: &World| world.host(|| fs::read_to_string(format!("{path}/tasks")).unwrap());
+    let mut plan = world.plan("sleep 60");
+    let group = ResctrlPlan { path: path.clone(), schemata: Vec::new(), own: false };
+    plan.cgroup.resctrl = Some(group.clone());
+    let running = world.launch(&plan);
+    // The kernel takes 0 for the writer itself.
+    assert_eq!(tasks(world), "0");
+    world.host(|| fs::write(format!("{path}/tasks"), "").unwrap());
+    let exec = ExecPlan { process: process("true"), cgroup: plan.cgroup.clone() };
+    world.try_exec(&exec, &running).unwrap().text();
+    assert_eq!(tasks(world), "0");
+    end(&running);
+    world.launcher.remove_cgroups(&plan.cgroup).unwrap();
+    assert!(world.host(|| fs::exists(&path).unwrap()), "a class outlives its containers");
+    fresh(world);
+    // One that says the same already is joined, another is not touched.
+    plan.cgroup.resctrl =
+        Some(ResctrlPlan { schemata: vec!["L3:0=00ff".to_owned()], ..group.clone() });
+    world.run(&plan_of(world, &plan, "true")).text();
+    fresh(world);
+    plan.cgroup.resctrl = Some(ResctrlPlan { schemata: vec!["L3:0=1".to_owned()], ..group });
+    let error = world.refused(&plan_of(world, &plan, "true"));
+    assert_eq!(error.step, launch::Step::ResctrlSet);
+    assert!(error.sentence().contains("L3:0=1"), "{}", error.sentence());
+}
+
+fn plan_of(world: &World, like: &LaunchPlan, command: &str) -> LaunchPlan {
+    LaunchPlan { cgroup: like.cgroup.clone(), ..world.plan(command) }
+}
+
+fn own_resctrl_group(world: &mut World) {
+    let path = world.path("own");
+    let group = ResctrlPlan { path: path.clone(), schemata: vec!["L3:0=f".to_owned()], own: true };
+    let mut plan = world.plan("true");
+    plan.cgroup.resctrl = Some(group);
+    // Outside resctrl a new directory has no files, so writing fails; it is gone again.
+    let error = world.refused(&plan);
+    assert_eq!((error.step, error.kind()), (launch::Step::ResctrlSet, FailureKind::Cgroup));
+    assert!(!world.host(|| fs::exists(&path).unwrap()));
+    world.host(|| fs::create_dir(&path).unwrap());
+    world.launcher.remove_cgroups(&plan.cgroup).unwrap();
+    assert!(!world.host(|| fs::exists(&path).unwrap()));
+    world.launcher.remove_cgroups(&plan.cgroup).unwrap();
+}
+
+fn a_missing_resctrl_group(world: &mut World) {
+    let mut plan = world.plan("true");
+    let path = "/sys/fs/resctrl/no-such-class".to_owned();
+    plan.cgroup.resctrl =
+        Some(ResctrlPlan { path: path.clone(), schemata: Vec::new(), own: false });
+    let error = world.refused(&plan);
+    assert_eq!((error.step, error.subject), (launch::Step::ResctrlJoin, path));
 }

@@ -5,6 +5,7 @@
 mod cgroups;
 mod exec;
 mod files;
+mod hooks;
 mod identity;
 mod mounts;
 mod namespaces;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         identity::CASES,
         mounts::CASES,
         files::CASES,
+        hooks::CASES,
         namespaces::CASES,
         cgroups::CASES,
         exec::CASES,

@@ -26,6 +26,9 @@ pub(crate) const CASES: &[Case] = &[
     ("mounts::a_bad_source_is_named", a_bad_source_is_named),
     ("mounts::a_bad_type_or_option_is_named", a_bad_type_or_option_is_named),
     ("mounts::the_pods_shm_is_shared", the_pods_shm_is_shared),
+    ("mounts::an_image_is_mounted_read_only_whatever_its_layers", image_volumes),
+    ("mounts::a_directory_of_an_image_is_mounted_alone", directory_of_an_image),
+    ("mounts::what_is_not_a_directory_of_the_image_is_refused", not_a_directory_of_the_image),
     ("mounts::a_tmpfs_can_start_with_the_images_files", copy_up),
     ("mounts::masked_paths_are_hidden", masked_paths_are_hidden),
     ("mounts::read_only_paths_are_read_only", read_only_paths),
@@ -286,6 +289,89 @@ fn the_pods_shm_is_shared(world: &mut World) {
     assert_eq!(world.run(&plan).text(), "hello\n");
     // Somewhere else than where room was left.
     world.launcher.mount_tmpfs("/pod/shm", 1 << 20).unwrap();
+}
+
+/// Layers `base` and `top` of an image, the topmost first.
+fn image(world: &World, layers: &[&str]) -> Vec<String> {
+    let layer = |name: &&str| {
+        let path = world.path(name);
+        world.host(|| {
+            fs::create_dir_all(format!("{path}/data/{name}")).unwrap();
+            fs::write(format!("{path}/data/by"), *name).unwrap();
+            fs::write(format!("{path}/data/{name}/f"), format!("{name}\n")).unwrap();
+            symlink("data", format!("{path}/link")).unwrap();
+            symlink("../../../etc", format!("{path}/out")).unwrap();
+        });
+        path
+    };
+    layers.iter().map(layer).collect()
+}
+
+fn image_volume(lower: Vec<String>, sub_path: &str) -> launch::plan::MountPlan {
+    let mut mount = bind("", "/volume", NOSUID);
+    mount.source = MountSource::Image { lower, sub_path: sub_path.to_owned() };
+    mount
+}
+
+fn image_volumes(world: &mut World) {
+    let before = host_table(world);
+    for (layers, want) in [
+        (&[][..], ""),
+        (&["base"][..], "data\nlink\nout\nbase\n"),
+        (&["top", "base"][..], "data\nlink\nout\nbase\ntop\n"),
+    ] {
+        let lower = image(world, layers);
+        let mut plan = world.plan(
+            "ls -A /volume; ls /volume/data 2>/dev/null | grep -v by; \
+             touch /volume/x 2>&1 | grep -c Read-only",
+        );
+        plan.mounts.push(image_volume(lower.clone(), ""));
+        let said = world.run(&plan).stdout;
+        assert_eq!(said, format!("{want}1\n"), "{layers:?}");
+        assert_eq!(host_table(world), before);
+        world.host(|| lower.iter().for_each(|layer| fs::remove_dir_all(layer).unwrap()));
+        fresh(world);
+    }
+}
+
+fn directory_of_an_image(world: &mut World) {
+    for layers in [&["base"][..], &["top", "base"][..]] {
+        let lower = image(world, layers);
+        for sub_path in ["data", "link", "data/base/.."] {
+            let mut plan = world.plan(
+                "cat /volume/base/f; touch /volume/x 2>&1 | grep -c Read-only; \
+                 grep -c ' /volume ' /proc/mounts",
+            );
+            plan.mounts.push(image_volume(lower.clone(), sub_path));
+            assert_eq!(world.run(&plan).stdout, "base\n1\n1\n", "{layers:?} {sub_path}");
+            fresh(world);
+        }
+        world.host(|| lower.iter().for_each(|layer| fs::remove_dir_all(layer).unwrap()));
+    }
+}
+
+fn not_a_directory_of_the_image(world: &mut World) {
+    for layers in [&[][..], &["base"][..], &["top", "base"][..]] {
+        let lower = image(world, layers);
+        let wrong = [
+            ("none", libc::ENOENT),
+            ("data/by", libc::ENOTDIR),
+            ("out", libc::EXDEV),
+            ("..", libc::EXDEV),
+            ("/etc", libc::EXDEV),
+        ];
+        for (sub_path, errno) in wrong {
+            let mut plan = world.plan("true");
+            plan.mounts.push(image_volume(lower.clone(), sub_path));
+            let error = world.refused(&plan);
+            assert_eq!(error.step, Step::ImageVolume, "{sub_path}");
+            let nothing_there = layers.is_empty() && !matches!(sub_path, ".." | "/etc");
+            let errno = if nothing_there { libc::ENOENT } else { errno };
+            assert_eq!(error.errno(), Some(errno), "{sub_path} {layers:?}");
+            fresh(world);
+        }
+        world.host(|| lower.iter().for_each(|layer| fs::remove_dir_all(layer).unwrap()));
+    }
 }
 
 fn copy_up(world: &mut World) {

@@ -166,6 +166,7 @@ impl World {
             sysctls: Vec::new(),
             hostname: None,
             cgroup: CgroupPlan::default(),
+            hooks: None,
         }
     }
 

@@ -28,10 +28,12 @@ fn v1() -> CgroupLayout {
 fn context(layout: &CgroupLayout) -> PlanContext<'_> {
     PlanContext {
         root: RootSource::Empty,
+        id: "id",
         bundle: None,
         cgroup: layout,
         default_cgroup: "/knarr/id",
         launcher_paths: &[],
+        image_trees: &[],
         in_pod: true,
         pod_pid: None,
     }
@@ -198,12 +200,52 @@ fn a_swap_limit_below_the_memory_limit_is_refused() {
 }
 
 #[test]
-fn block_io_is_refused_rather_than_dropped() {
+fn block_io_goes_to_the_controller_there_is_or_is_noted() {
+    let mut block_io = LinuxBlockIo::default();
+    block_io.set_weight(Some(100));
     let mut resources = LinuxResources::default();
-    resources.set_block_io(Some(LinuxBlockIo::default()));
-    let layout = v2(&["io"]);
-    assert_eq!(
-        create_plan(&linux(resources, "/a"), &context(&layout)).unwrap_err(),
-        PlanError::unsupported("linux.resources.blockIO")
-    );
+    resources.set_block_io(Some(block_io));
+    let files = |layout: &CgroupLayout| {
+        let (plan, notes) = create_plan(&linux(resources.clone(), "/a"), &context(layout)).unwrap();
+        let settings = plan.groups.iter().flat_map(|group| &group.settings);
+        let files: Vec<String> = settings
+            .filter(|setting| setting.file.contains("weight"))
+            .map(|setting| setting.file.clone())
+            .collect();
+        (files, notes)
+    };
+    assert_eq!(files(&v2(&["io"])), (vec!["io.bfq.weight".to_owned()], vec![]));
+    let v1_with = |names: &[&str]| CgroupLayout::V1 {
+        hierarchies: vec![
+            hierarchy("/sys/fs/cgroup/blkio", names),
+            hierarchy("/sys/fs/cgroup/devices", &["devices"]),
+        ],
+        unified: None,
+    };
+    assert_eq!(files(&v1_with(&["blkio"])), (vec!["blkio.bfq.weight".to_owned()], vec![]));
+    let field = "linux.resources.blockIO";
+    for (layout, controller) in [(v2(&["cpu"]), "io"), (v1_with(&["freezer"]), "blkio")] {
+        assert_eq!(files(&layout), (vec![], vec![Note::ControllerMissing { controller, field }]));
+    }
+}
+
+#[test]
+fn a_swap_limit_needs_a_memory_limit_on_both_versions() {
+    for layout in [v2(&["memory"]), v1()] {
+        for (limit, swap, fits) in [
+            (None, Some(1), false),
+            (Some(2), Some(1), false),
+            (Some(-1), Some(1), false),
+            (Some(2), Some(2), true),
+            (Some(2), Some(-1), true),
+            (None, Some(-1), true),
+        ] {
+            let mut memory = LinuxMemory::default();
+            memory.set_limit(limit).set_swap(swap);
+            let mut resources = LinuxResources::default();
+            resources.set_memory(Some(memory));
+            let planned = create_plan(&linux(resources, "/a"), &context(&layout));
+            assert_eq!(planned.is_ok(), fits, "{limit:?} {swap:?}");
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use launch::plan::CgroupSetting;
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 
-use super::{page_size, rdma, required, wanted};
+use super::{block_io, page_size, rdma, required, wanted};
 use crate::PlanError;
 
 const MEMORY: &str = "memory.limit_in_bytes";
@@ -19,7 +19,12 @@ pub(super) fn settings(
         match controller.as_str() {
             "cpu" => settings.extend(resources.cpu().iter().flat_map(cpu)),
             "cpuset" => settings.extend(resources.cpu().iter().flat_map(cpuset)),
-            "memory" => settings.extend(resources.memory().iter().flat_map(memory)),
+            "memory" => {
+                if let Some(limits) = resources.memory() {
+                    settings.extend(memory(limits)?);
+                }
+            }
+            "blkio" => settings.extend(resources.block_io().iter().flat_map(block_io::v1)),
             "pids" => settings.extend(resources.pids().iter().flat_map(|p| pids(p.limit()))),
             "hugetlb" => settings.extend(hugetlb(resources)?),
             "rdma" => settings.extend(rdma(resources)),
@@ -54,9 +59,10 @@ fn cpuset(cpu: &LinuxCpu) -> Vec<CgroupSetting> {
 
 /// In a new group both limits are infinite, so memory goes before memory+swap, which may never be
 /// the smaller. Kernels without swap accounting lack the latter file.
-fn memory(memory: &LinuxMemory) -> Vec<CgroupSetting> {
+fn memory(memory: &LinuxMemory) -> Result<Vec<CgroupSetting>, PlanError> {
     let mut settings = Vec::new();
     let set = |value: Option<i64>| value.filter(|value| *value != 0);
+    super::check_swap(set(memory.swap()), set(memory.limit()))?;
     settings.extend(set(memory.limit()).map(|v| required(MEMORY, v)));
     settings.extend(set(memory.swap()).map(|v| wanted(MEMORY_AND_SWAP, v)));
     settings.extend(set(memory.reservation()).map(|v| required("memory.soft_limit_in_bytes", v)));
@@ -64,7 +70,7 @@ fn memory(memory: &LinuxMemory) -> Vec<CgroupSetting> {
     settings.extend(memory.swappiness().map(|v| required("memory.swappiness", v)));
     let killer_off = memory.disable_oom_killer().unwrap_or(false);
     settings.extend(killer_off.then(|| required("memory.oom_control", 1)));
-    settings
+    Ok(settings)
 }
 
 /// Whether `new` allows more memory than `current`.

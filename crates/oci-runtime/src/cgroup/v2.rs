@@ -3,7 +3,7 @@
 use launch::plan::CgroupSetting;
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 
-use super::{page_size, rdma, required, wanted, weight::weight_of_shares};
+use super::{block_io, page_size, rdma, required, wanted, weight::weight_of_shares};
 use crate::{Note, PlanError};
 
 /// The kernel's default CFS period, microseconds.
@@ -35,6 +35,9 @@ pub(super) fn settings(
     }
     if offers("hugetlb") {
         settings.extend(hugetlb(resources)?);
+    }
+    if offers("io") {
+        settings.extend(resources.block_io().iter().flat_map(block_io::v2));
     }
     if offers("rdma") {
         settings.extend(rdma(resources));
@@ -89,14 +92,11 @@ fn memory(memory: &LinuxMemory) -> Result<Vec<CgroupSetting>, PlanError> {
 }
 
 fn swap_alone(total: i64, limit: Option<i64>) -> Result<String, PlanError> {
-    let refuse = |want| Err(PlanError::invalid("linux.resources.memory.swap", total, want));
-    match limit {
-        _ if total < 0 => Ok("max".into()),
-        Some(limit) if limit < 0 => refuse("-1 beside an unlimited memory limit"),
-        Some(limit) if total >= limit => Ok((total - limit).to_string()),
-        Some(_) => refuse("at least the memory limit"),
-        None => refuse("a memory limit beside it"),
-    }
+    super::check_swap(Some(total), limit)?;
+    Ok(match limit {
+        Some(limit) if total >= 0 => (total - limit).to_string(),
+        Some(_) | None => "max".into(),
+    })
 }
 
 fn hugetlb(resources: &LinuxResources) -> Result<Vec<CgroupSetting>, PlanError> {

@@ -64,7 +64,7 @@ fn covers(wide: &Rule, narrow: &Rule) -> bool {
 /// container is then more restricted than asked for, which is reported.
 fn setting(allow: bool, value: String) -> CgroupSetting {
     let file = if allow { "devices.allow" } else { "devices.deny" };
-    CgroupSetting { file: file.into(), value, required: !allow }
+    CgroupSetting { file: file.into(), value, required: !allow, fallback: None }
 }
 
 fn line(rule: &Rule) -> String {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bundle::{
     AnonymousVolume, ContainerInput, HostFacts, NamespacePaths, PodFiles, ResolvedDevice,
-    ResolvedMount,
+    ResolvedMount, SpecError,
 };
 use image::ImageLease;
 use model::{
@@ -19,11 +19,14 @@ use store::{Durability, RecordFile};
 use super::{Container, Owner, Reply};
 use crate::admission;
 use crate::blocking;
+use crate::cdi;
+use crate::classes;
 use crate::context::{Context, cgroup_of, now, random_id};
 use crate::error::CreateError;
 use crate::events::EventKind;
 use crate::files::{self, FileError};
 use crate::host;
+use crate::image_volumes::{self, ImageVolumeError};
 use crate::mounts::{self, HostPath};
 use crate::plan;
 use crate::record::{ContainerRecord, ContainerState, PodRecord};
@@ -63,9 +66,12 @@ impl Owner {
         let name = config.name.name.clone();
         self.admit(&config)?;
         let lease = self.lease(&config)?;
+        let volumes = image_volumes::lease(&self.cx.parts.images, &config)
+            .map_err(|(destination, error)| refused_image(destination, error))?;
         let user = self.resolve_user(&config, &lease).await?;
         let id = ContainerId::from_random(random_id().map_err(CreateError::Random)?);
-        let record = self.new_container(id.clone(), config, &lease, user)?;
+        let mut record = self.new_container(id.clone(), config, &lease, user)?;
+        record.image_volumes = image_volumes::records(&volumes);
         let making = Making {
             cx: Arc::clone(&self.cx),
             pod: Arc::clone(&self.record),
@@ -84,7 +90,7 @@ impl Owner {
         self.containers.insert(id.clone(), container);
         self.tell(EventKind::Created, id.as_str());
         // The record is visible: from here on it keeps the layers.
-        drop(lease);
+        drop((lease, volumes));
         tracing::info!(sandbox = %self.id(), container = %id, name, "container created");
         Ok(id)
     }
@@ -147,6 +153,7 @@ impl Owner {
             image_name: image.repo_tags.first().unwrap_or(asked).clone(),
             image_ref: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
             layers: image.diff_ids.clone(),
+            image_volumes: Vec::new(),
             user,
             stop_signal,
             log_path: log_path(&self.record.config, &config)?,
@@ -173,6 +180,10 @@ impl Owner {
             }
         })
     }
+}
+
+fn refused_image(destination: String, error: ImageVolumeError) -> CreateError {
+    CreateError::ImageVolume { destination, source: Box::new(error) }
 }
 
 /// CRI: `log_directory/log_path`; without either there is no log. It must not leave the directory.
@@ -224,7 +235,7 @@ impl Making {
         let spec = self.spec()?;
         let record = &self.record;
         // What StartContainer would refuse is refused now.
-        plan::of_spec(&self.cx, &record.sandbox, &record.id, &record.layers, &spec)
+        plan::of_spec(&self.cx, record, &spec)
             .map_err(|source| CreateError::Plan { name: self.name(), source })?;
         self.write(dir, &spec)
     }
@@ -248,6 +259,10 @@ impl Making {
             None => snapshot::ContainerRoot::prepare(dir),
         };
         root.map_err(|source| CreateError::Layer { name: self.name(), source })?;
+        if spec.hooks().is_some() {
+            // Where hooks in the container's mount namespace find its root; empty for all others.
+            files::make_dir(&dir.join("rootfs")).map_err(stored)?;
+        }
         if let Some(log) = &self.record.log_path {
             make_log_dir(Path::new(log)).map_err(stored)?;
         }
@@ -276,7 +291,7 @@ impl Making {
         let localhost_seccomp = self.localhost_seccomp()?;
         let root_path =
             paths.container(&self.pod.id, &self.record.id).join("rootfs").display().to_string();
-        bundle::container_spec(&ContainerInput {
+        let mut spec = bundle::container_spec(&ContainerInput {
             sandbox: &self.pod.id,
             container: &self.record.id,
             pod: &self.pod.config,
@@ -301,7 +316,29 @@ impl Making {
             annotations: &StringMap::new(),
             host: &host,
         })
-        .map_err(|source| CreateError::Spec { name: self.name(), source })
+        .map_err(|source| {
+            if matches!(source, SpecError::RecursiveReadOnly { .. }) {
+                return CreateError::RecursiveReadOnly(source);
+            }
+            CreateError::Spec { name: self.name(), source }
+        })?;
+        self.adapt(&mut spec)?;
+        Ok(spec)
+    }
+
+    /// What is decided by files of the host: CDI devices, classes of service.
+    fn adapt(&self, spec: &mut Spec) -> Result<(), CreateError> {
+        let parts = &self.cx.parts;
+        let config = &self.record.config;
+        cdi::inject(&parts.cdi_dirs, config, spec)
+            .map_err(|error| CreateError::Cdi { name: self.name(), source: Box::new(error) })?;
+        let sources = classes::Sources {
+            block_io: &parts.block_io_classes,
+            resctrl: Path::new(oci_runtime::cgroup::RESCTRL),
+            cgroup: &parts.host.cgroup,
+        };
+        classes::apply(sources, &self.pod.config, config, spec)
+            .map_err(|error| CreateError::Class { name: self.name(), source: Box::new(error) })
     }
 
     fn namespaces(&self) -> Result<NamespacePaths, CreateError> {
@@ -341,19 +378,28 @@ impl Making {
     }
 
     fn mounts(&self) -> Result<Vec<ResolvedMount>, CreateError> {
-        let resolve = |mount: &model::MountRequest| match &mount.source {
+        let mut images = self.record.image_volumes.iter();
+        let mut resolve = |mount: &model::MountRequest| match &mount.source {
             MountSource::Host(path) => {
                 let wants_peers = mount.propagation != MountPropagation::Private;
                 let HostPath { path, peers, .. } = mounts::resolve(path, wants_peers)
                     .map_err(|source| self.unusable(format!("mount source `{path}`"), source))?;
                 Ok(ResolvedMount { host_path: path, shared: peers.shared, slave: peers.slave })
             }
-            // Refused by the spec generator, which names the field.
-            MountSource::Image { .. } => {
-                Ok(ResolvedMount { host_path: String::new(), shared: false, slave: false })
+            MountSource::Image { image, sub_path } => {
+                let refused = |error| refused_image(mount.container_path.clone(), error);
+                let name = &image.image;
+                let volume = images
+                    .next()
+                    .ok_or_else(|| refused(ImageVolumeError::NotPulled { image: name.clone() }))?;
+                let (paths, layers) = (self.cx.paths(), &self.cx.parts.layers);
+                let path =
+                    image_volumes::source(paths, layers, &self.pod.id, volume, name, sub_path);
+                let host_path = path.map_err(refused)?;
+                Ok(ResolvedMount { host_path, shared: false, slave: false })
             }
         };
-        self.record.config.mounts.iter().map(resolve).collect()
+        self.record.config.mounts.iter().map(&mut resolve).collect()
     }
 
     fn devices(&self) -> Result<Vec<ResolvedDevice>, CreateError> {

@@ -1,0 +1,170 @@
+//! Running the programs of the host that a plan names. The launcher waits for each: what they set up
+//! has to be there before the next step.
+
+use std::ffi::CString;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::MemfdFlags;
+use sys::pidfd::Ended;
+use sys::process::{Child, NewNamespaces};
+
+use crate::error::{LaunchError, Step};
+use crate::plan::{HookPlan, HooksPlan};
+
+/// After this nobody waits for the launch any more, and the launcher has other things to do.
+const LONGEST_SECONDS: u32 = 120;
+
+/// How much of a failed program's output is reported.
+const SHOWN: usize = 1024;
+
+/// The status of a program that could not be executed, as shells have it.
+const CANNOT_EXEC: i32 = 127;
+
+/// What the state says of the container.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Status {
+    Creating,
+    Running,
+    Stopped,
+}
+
+/// The container's state as JSON.
+fn state(hooks: &HooksPlan, status: Status, pid: i32) -> String {
+    let status = match status {
+        Status::Creating => "creating",
+        Status::Running => "running",
+        Status::Stopped => "stopped",
+    };
+    // A stopped container has no process.
+    let pid = if pid > 0 { format!(",\"pid\":{pid}") } else { String::new() };
+    format!("{},\"status\":\"{status}\"{pid}}}", hooks.state)
+}
+
+/// Runs programs one after another, in the caller's namespaces; the first failure ends it.
+pub(crate) fn run(
+    hooks: &HooksPlan,
+    list: &[HookPlan],
+    status: Status,
+    pid: i32,
+) -> Result<(), LaunchError> {
+    let state = state(hooks, status, pid);
+    list.iter().try_for_each(|hook| one(hook, &state))
+}
+
+/// As [`run`], but each is run and the failures are returned.
+pub(crate) fn run_all(
+    hooks: &HooksPlan,
+    list: &[HookPlan],
+    status: Status,
+    pid: i32,
+) -> Vec<LaunchError> {
+    let state = state(hooks, status, pid);
+    list.iter().filter_map(|hook| one(hook, &state).err()).collect()
+}
+
+fn one(hook: &HookPlan, state: &str) -> Result<(), LaunchError> {
+    let failed = |what: &str| LaunchError {
+        step: Step::Hook,
+        subject: format!("{}: {what}", hook.path),
+        cause: None,
+    };
+    let cannot = |error: io::Error| LaunchError::new(Step::Hook, &hook.path, error);
+    let words = Words::of(hook).map_err(cannot)?;
+    let stdin = memory("hook-state").map_err(cannot)?;
+    // A file, not a pipe: nobody has to read while it runs.
+    let mut output = memory("hook-output").map_err(cannot)?;
+    (&stdin).write_all(state.as_bytes()).map_err(cannot)?;
+    (&stdin).rewind().map_err(cannot)?;
+    let child = spawn(&words, stdin.as_fd(), output.as_fd()).map_err(cannot)?;
+    let seconds = hook.timeout_s.unwrap_or(LONGEST_SECONDS).min(LONGEST_SECONDS);
+    match wait(&child, seconds).map_err(cannot)? {
+        Some(Ended::Exited(0)) => Ok(()),
+        Some(ended) => {
+            let said = tail(&mut output).map_err(cannot)?;
+            let how = match ended {
+                Ended::Exited(status) => format!("exit status {status}"),
+                Ended::Signaled(signal) => format!("signal {signal}"),
+            };
+            Err(failed(&if said.is_empty() { how } else { format!("{how}: {said}") }))
+        }
+        None => Err(failed(&format!("it was killed after {seconds} s"))),
+    }
+}
+
+struct Words {
+    path: CString,
+    args: Vec<CString>,
+    env: Vec<CString>,
+}
+
+impl Words {
+    fn of(hook: &HookPlan) -> io::Result<Self> {
+        let word = |text: &String| {
+            CString::new(text.as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+        };
+        let words = |list: &[String]| list.iter().map(word).collect::<io::Result<Vec<_>>>();
+        let path = word(&hook.path)?;
+        let mut args = words(&hook.args)?;
+        if args.is_empty() {
+            args.push(path.clone());
+        }
+        Ok(Self { path, args, env: words(&hook.env)? })
+    }
+}
+
+fn memory(name: &str) -> io::Result<std::fs::File> {
+    Ok(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?.into())
+}
+
+fn spawn(words: &Words, stdin: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Result<Child> {
+    if sys::process::thread_count()? != 1 {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "the launcher has other threads"));
+    }
+    let body = || {
+        let error = execute(words, stdin, output);
+        // It goes to where the program's own words would go.
+        rustix::io::write(rustix::stdio::stderr(), error.to_string().as_bytes()).ok();
+        CANNOT_EXEC
+    };
+    // SAFETY: this is the only thread, as was just seen, and only it could make another.
+    unsafe { sys::process::clone_child(NewNamespaces::default(), None, body) }
+}
+
+/// Returns only on failure.
+fn execute(words: &Words, stdin: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Error {
+    let ready = || {
+        rustix::stdio::dup2_stdin(stdin)?;
+        rustix::stdio::dup2_stdout(output)?;
+        rustix::stdio::dup2_stderr(output)?;
+        sys::signal::reset_all()?;
+        sys::process::close_on_exec_from(3)
+    };
+    match ready() {
+        Ok(()) => sys::process::execve(&words.path, &words.args, &words.env),
+        Err(error) => error,
+    }
+}
+
+/// `None` when the time was up and it had to be killed.
+fn wait(child: &Child, seconds: u32) -> io::Result<Option<Ended>> {
+    let limit = Timespec { tv_sec: seconds.into(), tv_nsec: 0 };
+    let mut ended = [PollFd::new(&child.pidfd, PollFlags::IN)];
+    let count = rustix::io::retry_on_intr(|| rustix::event::poll(&mut ended, Some(&limit)))?;
+    if count == 0 {
+        sys::pidfd::kill(child.pidfd.as_fd())?;
+    }
+    let how = sys::pidfd::wait(child.pidfd.as_fd())?;
+    Ok((count != 0).then_some(how))
+}
+
+/// The end of what was written.
+fn tail(output: &mut std::fs::File) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    output.rewind()?;
+    output.read_to_end(&mut bytes)?;
+    let from = bytes.len().saturating_sub(SHOWN);
+    let text = String::from_utf8_lossy(bytes.get(from..).unwrap_or_default());
+    Ok(text.trim().replace('\n', "; "))
+}
