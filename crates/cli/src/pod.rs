@@ -23,7 +23,7 @@ use std::path::PathBuf;
 
 pub use fields::Problem;
 pub use manifest::HostPathKind;
-pub use plan::{ContainerPlan, PodPlan, PullPolicy, VolumeStep};
+pub use plan::{ContainerPlan, PodPlan, PullPolicy, VolumeImage, VolumeStep};
 
 /// The host directory that holds a pod's `emptyDir` volumes; `knarr rm` removes it with the pod.
 pub const VOLUMES_ANNOTATION: &str = "knarr.io/volumes-dir";

@@ -1,7 +1,7 @@
 //! Bringing up a planned pod: images, sandbox, init containers, containers; and taking it down
 //! again where that fails.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use cri_api::v1;
 use tonic::Code;
@@ -9,7 +9,7 @@ use tonic::Code;
 use crate::{
     Error, Io,
     client::{Client, Limit},
-    pod::{ContainerPlan, PodPlan, PullPolicy},
+    pod::{ContainerPlan, PodPlan, PullPolicy, VolumeImage},
     verbs::{
         self,
         pull::{image_status, pull},
@@ -32,7 +32,7 @@ pub enum RunError {
         name: String,
     },
     /// The policy forbids pulling.
-    #[error("image {image} is not there, and imagePullPolicy is Never")]
+    #[error("image {image} is not there, and its pull policy is Never")]
     NoImage {
         /// The image.
         image: String,
@@ -130,9 +130,7 @@ async fn bring_up(
 ) -> Result<Running, Error> {
     let metadata = plan.sandbox.metadata.clone().unwrap_or_default();
     refuse_second(client, &metadata).await?;
-    for container in plan.init_containers.iter_mut().chain(&mut plan.containers) {
-        provide_image(client, container, io.progress).await?;
-    }
+    provide_images(client, &mut plan, io.progress).await?;
     if let Some(dir) = &plan.volumes_dir {
         made.volumes = Some((dir.clone(), metadata.uid));
     }
@@ -182,27 +180,45 @@ async fn refuse_second(client: &Client, wanted: &v1::PodSandboxMetadata) -> Resu
     Ok(())
 }
 
-/// Sees to it that the image is there, and lets it name the user where the manifest does not.
-async fn provide_image(
+/// Sees to it that an image is there.
+async fn provide(
     client: &Client,
-    container: &mut ContainerPlan,
+    name: &str,
+    policy: PullPolicy,
     draw: bool,
-) -> Result<(), Error> {
-    let name = container.image.clone();
-    let present = match container.pull {
+) -> Result<v1::Image, Error> {
+    let present = match policy {
         PullPolicy::Always => None,
-        PullPolicy::IfNotPresent | PullPolicy::Never => image_status(client, &name).await?,
+        PullPolicy::IfNotPresent | PullPolicy::Never => image_status(client, name).await?,
     };
-    let image = match (present, container.pull) {
-        (Some(image), _) => image,
-        (None, PullPolicy::Never) => return Err(RunError::NoImage { image: name }.into()),
+    match (present, policy) {
+        (Some(image), _) => Ok(image),
+        (None, PullPolicy::Never) => Err(RunError::NoImage { image: name.to_owned() }.into()),
         (None, PullPolicy::Always | PullPolicy::IfNotPresent) => {
-            let id = pull(client, &name, None, draw).await?;
+            let id = pull(client, name, None, draw).await?;
             let incomplete = Error::Incomplete { rpc: "ImageStatus", field: "image" };
-            image_status(client, &id).await?.ok_or(incomplete)?
+            image_status(client, &id).await?.ok_or(incomplete)
         }
-    };
-    apply_image(container, &image)?;
+    }
+}
+
+/// Every image of the pod. A container's may name the user where the manifest does not.
+async fn provide_images(client: &Client, plan: &mut PodPlan, draw: bool) -> Result<(), Error> {
+    let mut volumes = BTreeMap::new();
+    for VolumeImage { reference, pull } in &plan.volume_images {
+        let image = provide(client, reference, *pull, draw).await?;
+        volumes.insert(reference.clone(), image.id);
+    }
+    for container in plan.init_containers.iter_mut().chain(&mut plan.containers) {
+        let image = provide(client, &container.image, container.pull, draw).await?;
+        apply_image(container, &image)?;
+        let mounted = container.config.mounts.iter_mut().filter_map(|mount| mount.image.as_mut());
+        for spec in mounted {
+            if let Some(id) = volumes.get(&spec.user_specified_image) {
+                spec.image.clone_from(id);
+            }
+        }
+    }
     Ok(())
 }
 

@@ -62,6 +62,7 @@ pub(super) struct Volume {
 pub(super) enum VolumeSource {
     EmptyDir,
     HostPath { path: String, kind: HostPathKind },
+    Image { reference: String, pull: Option<PullPolicy> },
 }
 
 /// What a `hostPath` must be, or be made.
@@ -118,6 +119,7 @@ pub(super) struct Container {
     pub(super) ports: Vec<v1::PortMapping>,
     pub(super) mounts: Vec<VolumeMount>,
     pub(super) resources: Resources,
+    pub(super) huge_pages: Vec<HugePages>,
     pub(super) security: ContainerSecurity,
     pub(super) stdin: bool,
     pub(super) stdin_once: bool,
@@ -129,9 +131,19 @@ pub(super) struct VolumeMount {
     pub(super) place: Place,
     pub(super) volume: String,
     pub(super) path: String,
+    /// Directory of the volume; empty: all of it.
+    pub(super) sub_path: String,
     pub(super) readonly: bool,
     pub(super) recursive: bool,
     pub(super) propagation: v1::MountPropagation,
+}
+
+/// A limit of pages of one size.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HugePages {
+    /// Bytes of a page.
+    pub(super) page: Quantity,
+    pub(super) limit: Quantity,
 }
 
 #[derive(Debug, Default, Clone, Copy)]

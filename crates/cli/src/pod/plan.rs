@@ -27,6 +27,8 @@ pub struct PodPlan {
     pub handler: String,
     /// Made and checked before anything runs.
     pub volumes: Vec<VolumeStep>,
+    /// Provided like the containers' images.
+    pub volume_images: Vec<VolumeImage>,
     /// Directory that holds the pod's own volumes, if it has any.
     pub volumes_dir: Option<PathBuf>,
     /// Run one after another, each to its end.
@@ -46,6 +48,22 @@ pub enum PullPolicy {
     IfNotPresent,
     /// The image must be there.
     Never,
+}
+
+impl PullPolicy {
+    /// Kubernetes' words for them.
+    pub(super) const WORDS: &'static [(&'static str, Self)] =
+        &[("Always", Self::Always), ("IfNotPresent", Self::IfNotPresent), ("Never", Self::Never)];
+}
+
+/// An image that is mounted as a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeImage {
+    /// As the author wrote it; mounts have it as `user_specified_image` and get the id once the
+    /// image is there.
+    pub reference: String,
+    /// When it is pulled.
+    pub pull: PullPolicy,
 }
 
 /// A container ready to be created; its image is still a name.
@@ -95,11 +113,23 @@ pub(super) fn plan(manifest: &Manifest, facts: &Facts) -> Result<PodPlan, Vec<Pr
         sandbox: pod.sandbox(volumes_dir.as_deref()),
         handler: manifest.runtime_class.clone().unwrap_or_default(),
         volumes,
+        volume_images: volume_images(manifest),
         volumes_dir,
         init_containers: manifest.init_containers.iter().map(|it| pod.container(it)).collect(),
         containers: manifest.containers.iter().map(|it| pod.container(it)).collect(),
         notes: notes(manifest),
     })
+}
+
+fn volume_images(manifest: &Manifest) -> Vec<VolumeImage> {
+    let image = |volume: &super::manifest::Volume| match &volume.source {
+        VolumeSource::Image { reference, pull } => Some(VolumeImage {
+            reference: reference.clone(),
+            pull: pull.unwrap_or_else(|| default_policy(reference)),
+        }),
+        VolumeSource::EmptyDir | VolumeSource::HostPath { .. } => None,
+    };
+    manifest.volumes.iter().filter_map(image).collect()
 }
 
 fn all_containers(manifest: &Manifest) -> impl Iterator<Item = &Container> {
@@ -126,10 +156,7 @@ fn check(manifest: &Manifest) -> Vec<Problem> {
             problems.push(container.place.problem(text));
         }
         for mount in &container.mounts {
-            if !volumes.contains(mount.volume.as_str()) {
-                let text = format!("names the volume `{}`, which the pod lacks", mount.volume);
-                problems.push(mount.place.problem(text));
-            }
+            problems.extend(check_volume(manifest, mount));
             let two_way = mount.propagation == v1::MountPropagation::PropagationBidirectional;
             if two_way && !container.security.privileged {
                 let text = "is Bidirectional, which only a privileged container may have";
@@ -148,6 +175,29 @@ fn check(manifest: &Manifest) -> Vec<Problem> {
         problems.push(Problem { line: 0, path: "spec.dnsConfig:".to_owned(), text });
     }
     problems
+}
+
+fn check_volume(manifest: &Manifest, mount: &VolumeMount) -> Option<Problem> {
+    let volume = manifest.volumes.iter().find(|volume| volume.name == mount.volume);
+    let Some(volume) = volume else {
+        let text = format!("names the volume `{}`, which the pod lacks", mount.volume);
+        return Some(mount.place.problem(text));
+    };
+    let text = match &volume.source {
+        // A container that may write could put a symlink there that leads to the host's files.
+        VolumeSource::EmptyDir | VolumeSource::HostPath { .. } if !mount.sub_path.is_empty() => {
+            "has a subPath, which knarr run supports of image volumes only"
+        }
+        VolumeSource::Image { .. }
+            if mount.propagation != v1::MountPropagation::PropagationPrivate =>
+        {
+            "has a mountPropagation, which an image volume cannot have"
+        }
+        VolumeSource::EmptyDir | VolumeSource::HostPath { .. } | VolumeSource::Image { .. } => {
+            return None;
+        }
+    };
+    Some(mount.place.problem(text))
 }
 
 fn notes(manifest: &Manifest) -> Vec<String> {
@@ -295,13 +345,14 @@ impl Pod<'_> {
         let group = self.manifest.security.fs_group.and_then(|group| u32::try_from(group).ok());
         let step = |volume: &super::manifest::Volume| match &volume.source {
             VolumeSource::EmptyDir => {
-                VolumeStep::EmptyDir { path: self.volumes_dir().join(&volume.name), group }
+                Some(VolumeStep::EmptyDir { path: self.volumes_dir().join(&volume.name), group })
             }
             VolumeSource::HostPath { path, kind } => {
-                VolumeStep::HostPath { path: path.into(), kind: *kind }
+                Some(VolumeStep::HostPath { path: path.into(), kind: *kind })
             }
+            VolumeSource::Image { .. } => None,
         };
-        self.manifest.volumes.iter().map(step).collect()
+        self.manifest.volumes.iter().filter_map(step).collect()
     }
 
     fn container(&self, container: &Container) -> ContainerPlan {
@@ -325,11 +376,10 @@ impl Pod<'_> {
             stdin_once: container.stdin_once,
             tty: container.tty,
             linux: Some(v1::LinuxContainerConfig {
-                resources: Some(resources::convert(
-                    container.resources,
-                    self.qos,
-                    self.facts.memory_bytes,
-                )),
+                resources: Some(v1::LinuxContainerResources {
+                    hugepage_limits: resources::huge_pages(&container.huge_pages),
+                    ..resources::convert(container.resources, self.qos, self.facts.memory_bytes)
+                }),
                 security_context: Some(self.container_security(container)),
             }),
             ..Default::default()
@@ -344,22 +394,39 @@ impl Pod<'_> {
 
     fn container_annotations(&self) -> BTreeMap<String, String> {
         let grace = self.manifest.grace_seconds.unwrap_or(30);
-        BTreeMap::from([
-            ("io.kubernetes.container.restartCount".to_owned(), "0".to_owned()),
-            (GRACE_ANNOTATION.to_owned(), grace.to_string()),
-        ])
+        // Device plugins ask for CDI devices container by container; who writes a manifest can
+        // ask for the whole pod only.
+        let devices = self.manifest.annotations.iter();
+        let devices = devices.filter(|(key, _)| key.starts_with("cdi.k8s.io/"));
+        let mut annotations: BTreeMap<String, String> =
+            devices.map(|(key, value)| (key.clone(), value.clone())).collect();
+        annotations.insert("io.kubernetes.container.restartCount".to_owned(), "0".to_owned());
+        annotations.insert(GRACE_ANNOTATION.to_owned(), grace.to_string());
+        annotations
     }
 
     fn mount(&self, mount: &VolumeMount) -> Option<v1::Mount> {
         let volume = self.manifest.volumes.iter().find(|volume| volume.name == mount.volume)?;
-        let host_path = match &volume.source {
-            VolumeSource::EmptyDir => self.volumes_dir().join(&volume.name).display().to_string(),
-            VolumeSource::HostPath { path, .. } => path.clone(),
+        let (host_path, image) = match &volume.source {
+            VolumeSource::EmptyDir => {
+                (self.volumes_dir().join(&volume.name).display().to_string(), None)
+            }
+            VolumeSource::HostPath { path, .. } => (path.clone(), None),
+            VolumeSource::Image { reference, .. } => {
+                let image = v1::ImageSpec {
+                    image: reference.clone(),
+                    user_specified_image: reference.clone(),
+                    ..Default::default()
+                };
+                (String::new(), Some(image))
+            }
         };
         Some(v1::Mount {
             container_path: mount.path.clone(),
             host_path,
-            readonly: mount.readonly,
+            readonly: mount.readonly || image.is_some(),
+            image,
+            image_sub_path: mount.sub_path.clone(),
             recursive_read_only: mount.recursive,
             propagation: mount.propagation.into(),
             ..Default::default()

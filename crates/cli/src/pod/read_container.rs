@@ -1,14 +1,18 @@
 //! From YAML to containers.
 
+use std::collections::BTreeMap;
+
 use cri_api::v1;
 
 use super::{
     fields::{Fields, Place},
-    manifest::{Container, Resources, VolumeMount},
+    manifest::{Container, HugePages, Resources, VolumeMount},
+    node::Value,
     plan::PullPolicy,
     quantity::Quantity,
     read::is_label,
     read_volume::is_plain_absolute,
+    resources::page_name,
     security,
 };
 
@@ -39,23 +43,20 @@ pub(super) fn container(mut fields: Fields<'_>) -> Option<Container> {
     }
     let image = fields.word("image");
     let image = fields.require("image", image);
-    let pull = [
-        ("Always", PullPolicy::Always),
-        ("IfNotPresent", PullPolicy::IfNotPresent),
-        ("Never", PullPolicy::Never),
-    ];
+    let (resources, huge_pages) = resources(&mut fields);
     let container = Container {
         place,
         name: name.clone().unwrap_or_default(),
         image: image.clone().unwrap_or_default(),
-        pull: fields.choice("imagePullPolicy", &pull),
+        pull: fields.choice("imagePullPolicy", PullPolicy::WORDS),
         command: fields.texts("command"),
         args: fields.texts("args"),
         working_dir: fields.text("workingDir").unwrap_or_default(),
         env: env(&mut fields),
         ports: ports(&mut fields),
         mounts: mounts(&mut fields),
-        resources: resources(&mut fields),
+        resources,
+        huge_pages,
         security: security::container(fields.fields("securityContext")),
         stdin: fields.flag("stdin").unwrap_or_default(),
         stdin_once: fields.flag("stdinOnce").unwrap_or_default(),
@@ -123,8 +124,9 @@ fn mounts(fields: &mut Fields<'_>) -> Vec<VolumeMount> {
         let path = mount.word("mountPath");
         let path = mount.require("mountPath", path);
         let readonly = mount.flag("readOnly").unwrap_or_default();
-        let recursive =
-            mount.choice("recursiveReadOnly", &[("Disabled", false), ("Enabled", true)]);
+        // Every kernel that knarr runs on can, so what is possible is done.
+        let words = [("Disabled", false), ("IfPossible", true), ("Enabled", true)];
+        let recursive = mount.choice("recursiveReadOnly", &words);
         let propagation = mount.choice("mountPropagation", &propagations);
         if let Some(path) = path.as_deref().filter(|path| !is_plain_absolute(path)) {
             let at = Place { path: format!("{}.mountPath", place.path), ..place.clone() };
@@ -133,49 +135,91 @@ fn mounts(fields: &mut Fields<'_>) -> Vec<VolumeMount> {
         if recursive == Some(true) && !readonly {
             mount.problem(&place, "has recursiveReadOnly without readOnly");
         }
-        mount.finish(&["subPath", "subPathExpr"]);
+        let sub_path = mount.word("subPath").unwrap_or_default();
+        if sub_path.starts_with('/') || sub_path.split('/').any(|part| part == "..") {
+            let at = Place { path: format!("{}.subPath", place.path), ..place.clone() };
+            mount.problem(&at, format!("`{sub_path}` must be relative and without `..`"));
+        }
+        mount.finish(&["subPathExpr"]);
         if let (Some(volume), Some(path)) = (volume, path) {
             let propagation = propagation.unwrap_or(v1::MountPropagation::PropagationPrivate);
             let recursive = recursive.unwrap_or_default();
-            mounts.push(VolumeMount { place, volume, path, readonly, recursive, propagation });
+            mounts.push(VolumeMount {
+                place,
+                volume,
+                path,
+                sub_path,
+                readonly,
+                recursive,
+                propagation,
+            });
         }
     }
     mounts
 }
 
-fn resources(fields: &mut Fields<'_>) -> Resources {
-    let Some(mut resources) = fields.fields("resources") else { return Resources::default() };
-    let (cpu_limit, memory_limit) = amounts(resources.fields("limits"));
-    let (cpu_request, memory_request) = amounts(resources.fields("requests"));
+fn resources(fields: &mut Fields<'_>) -> (Resources, Vec<HugePages>) {
+    let Some(mut resources) = fields.fields("resources") else { return Default::default() };
+    let limits = Amounts::read(resources.fields("limits"));
+    let requests = Amounts::read(resources.fields("requests"));
     for (name, request, limit) in
-        [("cpu", cpu_request, cpu_limit), ("memory", memory_request, memory_limit)]
+        [("cpu", requests.cpu, limits.cpu), ("memory", requests.memory, limits.memory)]
     {
         if limit.is_some_and(|limit| request.is_some_and(|request| request > limit)) {
             let place = resources.place.clone();
             resources.problem(&place, format!("requests more {name} than its limit"));
         }
     }
-    resources.finish(&["claims"]);
-    Resources { cpu_limit, cpu_request, memory_limit, memory_request }
-}
-
-/// CPU and memory of one list; every other resource is refused by name.
-fn amounts(fields: Option<Fields<'_>>) -> (Option<Quantity>, Option<Quantity>) {
-    let (mut cpu, mut memory) = (None, None);
-    let Some(mut fields) = fields else { return (cpu, memory) };
-    for (place, name, node) in fields.drain() {
-        let slot = match name {
-            "cpu" => &mut cpu,
-            "memory" => &mut memory,
-            _ => {
-                fields.problem(&place, "is not supported by knarr run");
-                continue;
-            }
-        };
-        *slot = Quantity::from_value(&node.value);
-        if slot.is_none() {
-            fields.problem(&place, "is not a quantity such as `500m` or `64Mi`");
+    // Huge pages cannot be overcommitted.
+    for (name, request) in &requests.huge {
+        if limits.huge.get(name).map(|limit| limit.limit) != Some(request.limit) {
+            let place = resources.place.clone();
+            resources.problem(&place, format!("requests another amount of {name} than its limit"));
         }
     }
-    (cpu, memory)
+    resources.finish(&["claims"]);
+    let converted = Resources {
+        cpu_limit: limits.cpu,
+        cpu_request: requests.cpu,
+        memory_limit: limits.memory,
+        memory_request: requests.memory,
+    };
+    (converted, limits.huge.into_values().collect())
+}
+
+/// One list of amounts; every other resource is refused by name.
+#[derive(Default)]
+struct Amounts {
+    cpu: Option<Quantity>,
+    memory: Option<Quantity>,
+    huge: BTreeMap<String, HugePages>,
+}
+
+impl Amounts {
+    fn read(fields: Option<Fields<'_>>) -> Self {
+        let mut amounts = Self::default();
+        let Some(mut fields) = fields else { return amounts };
+        for (place, name, node) in fields.drain() {
+            let quantity = Quantity::from_value(&node.value);
+            let page = name.strip_prefix("hugepages-").map(|size| {
+                Quantity::from_value(&Value::Text(size.to_owned()))
+                    .filter(|page| page_name(*page).is_some())
+            });
+            match (name, page, quantity) {
+                ("cpu", _, Some(quantity)) => amounts.cpu = Some(quantity),
+                ("memory", _, Some(quantity)) => amounts.memory = Some(quantity),
+                (_, Some(Some(page)), Some(limit)) => {
+                    amounts.huge.insert(name.to_owned(), HugePages { page, limit });
+                }
+                ("cpu" | "memory", _, None) | (_, Some(Some(_)), None) => {
+                    fields.problem(&place, "is not a quantity such as `500m` or `64Mi`");
+                }
+                (_, Some(None), _) => {
+                    fields.problem(&place, "has no page size such as `2Mi`");
+                }
+                (_, None, _) => fields.problem(&place, "is not supported by knarr run"),
+            }
+        }
+        amounts
+    }
 }

@@ -3,6 +3,7 @@
 use super::{
     fields::{Fields, Place},
     manifest::{HostPathKind, Volume, VolumeSource},
+    plan::PullPolicy,
     read::is_label,
 };
 
@@ -22,7 +23,6 @@ const UNSUPPORTED: &[&str] = &[
     "gcePersistentDisk",
     "gitRepo",
     "glusterfs",
-    "image",
     "iscsi",
     "nfs",
     "persistentVolumeClaim",
@@ -50,18 +50,20 @@ pub(super) fn volume(mut fields: Fields<'_>) -> Option<Volume> {
     }
     let empty_dir = fields.fields("emptyDir");
     let host_path = fields.fields("hostPath");
-    let source = match (empty_dir, host_path) {
-        (Some(empty_dir), None) => Some(self::empty_dir(empty_dir)),
-        (None, Some(host_path)) => self::host_path(host_path),
-        (Some(_), Some(_)) => {
+    let image = fields.fields("image");
+    let source = match (empty_dir, host_path, image) {
+        (Some(empty_dir), None, None) => Some(self::empty_dir(empty_dir)),
+        (None, Some(host_path), None) => self::host_path(host_path),
+        (None, None, Some(image)) => self::image(image),
+        (None, None, None) => None,
+        _ => {
             fields.problem(&place, "has two sources");
             None
         }
-        (None, None) => None,
     };
     // Another source is named as unsupported below; with none at all, say what is missing.
     if source.is_none() && !fields.has_any(UNSUPPORTED) {
-        fields.problem(&place, "needs a source: emptyDir or hostPath");
+        fields.problem(&place, "needs a source: emptyDir, hostPath or image");
     }
     fields.finish_strictly(UNSUPPORTED);
     Some(Volume { place, name: name?, source: source? })
@@ -74,6 +76,14 @@ fn empty_dir(mut fields: Fields<'_>) -> VolumeSource {
     }
     fields.finish(&["sizeLimit"]);
     VolumeSource::EmptyDir
+}
+
+fn image(mut fields: Fields<'_>) -> Option<VolumeSource> {
+    let reference = fields.word("reference");
+    let reference = fields.require("reference", reference);
+    let pull = fields.choice("pullPolicy", PullPolicy::WORDS);
+    fields.finish(&[]);
+    Some(VolumeSource::Image { reference: reference?, pull })
 }
 
 fn host_path(mut fields: Fields<'_>) -> Option<VolumeSource> {

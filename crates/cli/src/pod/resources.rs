@@ -2,7 +2,8 @@
 
 use cri_api::v1;
 
-use super::manifest::{Container, Resources};
+use super::manifest::{Container, HugePages, Resources};
+use super::quantity::Quantity;
 
 const CPU_PERIOD_US: i64 = 100_000;
 const MIN_QUOTA_US: i64 = 1_000;
@@ -63,6 +64,32 @@ pub(super) fn convert(
         oom_score_adj: oom_score(qos, memory_request, memory_capacity),
         ..Default::default()
     }
+}
+
+/// Limits of pages as the kernel's files name their sizes.
+pub(super) fn huge_pages(limits: &[HugePages]) -> Vec<v1::HugepageLimit> {
+    let one = |limit: &HugePages| {
+        Some(v1::HugepageLimit {
+            page_size: page_name(limit.page)?,
+            limit: u64::try_from(limit.limit.whole()).ok()?,
+        })
+    };
+    limits.iter().filter_map(one).collect()
+}
+
+/// `2MB` of 2Mi; none of what is no page size.
+pub(super) fn page_name(page: Quantity) -> Option<String> {
+    let bytes = u64::try_from(page.whole()).ok()?;
+    if !bytes.is_power_of_two() || page.milli() % 1000 != 0 {
+        return None;
+    }
+    let (shift, unit) = match bytes.trailing_zeros() {
+        10..20 => (10, "KB"),
+        20..30 => (20, "MB"),
+        30..40 => (30, "GB"),
+        _ => return None,
+    };
+    Some(format!("{}{unit}", bytes >> shift))
 }
 
 fn quota(milli_cpu: i64) -> i64 {

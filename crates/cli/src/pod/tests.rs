@@ -213,6 +213,83 @@ fn volumes_become_steps_and_mounts() {
 }
 
 #[test]
+fn an_image_volume_is_mounted_read_only_with_its_sub_path() {
+    let text = pod(
+        "volumes:\n- {name: model, image: {reference: models/a, pullPolicy: Never}}\n\
+         - {name: tools, image: {reference: \"tools:1\"}}",
+        "volumeMounts:\n- {name: model, mountPath: /model, subPath: weights/v1}\n\
+         - {name: tools, mountPath: /tools, readOnly: true, recursiveReadOnly: IfPossible}",
+    );
+    let plan = plan(&text).unwrap();
+    assert_eq!(
+        plan.volume_images,
+        [
+            VolumeImage { reference: "models/a".into(), pull: PullPolicy::Never },
+            VolumeImage { reference: "tools:1".into(), pull: PullPolicy::IfNotPresent },
+        ]
+    );
+    assert_eq!((plan.volumes.len(), plan.volumes_dir), (0, None));
+    let mounts = &plan.containers[0].config.mounts;
+    let image = mounts[0].image.as_ref().unwrap();
+    assert_eq!((image.image.as_str(), mounts[0].host_path.as_str()), ("models/a", ""));
+    assert_eq!(mounts[0].image_sub_path, "weights/v1");
+    assert!(mounts[0].readonly && mounts[1].readonly && mounts[1].recursive_read_only);
+}
+
+#[test]
+fn huge_pages_are_limited_by_their_size() {
+    let config = container(
+        "resources: {limits: {memory: 1Gi, hugepages-2Mi: 64Mi, hugepages-1Gi: 2Gi}, \
+         requests: {hugepages-2Mi: 64Mi}}",
+    );
+    let limits = config.linux.unwrap().resources.unwrap().hugepage_limits;
+    let limits: Vec<_> = limits.iter().map(|it| (it.page_size.as_str(), it.limit)).collect();
+    assert_eq!(limits, [("1GB", 2 << 30), ("2MB", 64 << 20)]);
+}
+
+#[test]
+fn cdi_annotations_of_the_pod_reach_its_containers() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  annotations:\n    \
+                cdi.k8s.io/gpu: v.com/gpu=0\n    other: x\nspec:\n  containers:\n  - {name: a, image: b}\n";
+    let plan = plan(text).unwrap();
+    let annotations = &plan.containers[0].config.annotations;
+    assert_eq!(annotations["cdi.k8s.io/gpu"], "v.com/gpu=0");
+    assert!(!annotations.contains_key("other"));
+}
+
+#[test]
+fn volumes_and_pages_that_cannot_be_are_named() {
+    for (spec, mount, word) in [
+        ("- {name: v, image: {}}", "{name: v, mountPath: /v}", "reference"),
+        (
+            "- {name: v, image: {reference: a}, emptyDir: {}}",
+            "{name: v, mountPath: /v}",
+            "two sources",
+        ),
+        ("- {name: v, emptyDir: {}}", "{name: v, mountPath: /v, subPath: a}", "image volumes only"),
+        ("- {name: v, image: {reference: a}}", "{name: v, mountPath: /v, subPath: ../a}", "`..`"),
+        (
+            "- {name: v, image: {reference: a}}",
+            "{name: v, mountPath: /v, mountPropagation: HostToContainer}",
+            "mountPropagation",
+        ),
+    ] {
+        let text = pod(&format!("volumes:\n{spec}"), &format!("volumeMounts:\n- {mount}"));
+        let error = plan(&text).unwrap_err();
+        assert!(error.contains(word), "{word}: {error}");
+    }
+    for (amounts, word) in [
+        ("{limits: {hugepages-3Mi: 3Mi}}", "page size"),
+        ("{limits: {hugepages-2Mi: x}}", "quantity"),
+        ("{limits: {hugepages-2Mi: 4Mi}, requests: {hugepages-2Mi: 2Mi}}", "hugepages-2Mi"),
+        ("{requests: {hugepages-2Mi: 2Mi}}", "hugepages-2Mi"),
+    ] {
+        let error = plan(&pod("", &format!("resources: {amounts}"))).unwrap_err();
+        assert!(error.contains(word), "{word}: {error}");
+    }
+}
+
+#[test]
 fn names_servers_and_ports_reach_the_sandbox() {
     for (spec, expected) in [
         ("", None),
@@ -384,8 +461,8 @@ fn fields_of_a_container_that_cannot_be_honoured_are_named() {
         ("resources: {limits: {cpu: 1}, requests: {cpu: 2}}", "requests more cpu than its limit"),
         ("volumeMounts: [{name: v, mountPath: /v}]", "names the volume `v`, which the pod lacks"),
         (
-            "volumeMounts: [{name: v, mountPath: /v, subPath: a}]",
-            "volumeMounts[0].subPath is not supported",
+            "volumeMounts: [{name: v, mountPath: /v, subPathExpr: a}]",
+            "volumeMounts[0].subPathExpr is not supported",
         ),
         ("volumeMounts: [{name: v, mountPath: v}]", "mountPath `v` must be absolute"),
         (
