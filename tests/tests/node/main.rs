@@ -9,13 +9,17 @@
 mod bad_input;
 mod cli;
 mod containers;
+mod devices;
 mod exec;
+mod image_volumes;
 mod images;
 mod leaks;
 mod lifecycle;
 mod logs;
+mod mounts;
 mod network;
 mod pods;
+mod resources;
 mod restart;
 mod security;
 mod stats;
