@@ -34,11 +34,12 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
         .btree_map(["."])
         // As crictl prints it: scripts read `"state": "SANDBOX_READY"`, the default value.
         .emit_fields()
-        .build(&[".runtime.v1"])
+        .build(&[".runtime.v1", ".knarr.v1"])
         .context("generate the JSON mapping")?;
     for (from, to) in [
         ("runtime.v1.rs", "crates/cri-api/src/generated.rs"),
         ("knarr.v1.rs", "crates/cri-api/src/generated_knarr.rs"),
+        ("knarr.v1.serde.rs", "crates/cri-api/src/generated_knarr_json.rs"),
         ("runtime.v1.serde.rs", "crates/cri-api/src/generated_json.rs"),
     ] {
         let fresh = std::fs::read_to_string(out.join(from)).with_context(|| from.to_owned())?;

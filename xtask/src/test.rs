@@ -12,6 +12,7 @@ use crate::{dist, generate};
 const PACKAGES: &[&str] = &[
     "busybox-static",
     "ca-certificates",
+    "containerd",
     "containernetworking-plugins",
     "docker-registry",
     "gcc",

@@ -8,7 +8,7 @@ const GROUPS: &[(&str, &[&str])] = &[
         &["run", "pods", "ps", "logs", "exec", "inspect", "stats", "stop", "rm"],
     ),
     ("Images", &["pull", "images", "rmi"]),
-    ("The runtime", &["serve", "config", "info", "version"]),
+    ("The runtime", &["serve", "config", "net", "info", "version"]),
 ];
 
 const EXAMPLES: &str = "\

@@ -65,6 +65,7 @@ async fn serve(config: &Config, places: &Places) -> Result<()> {
         .add_service(server.runtime_service())
         .add_service(server.image_service())
         .add_service(server.progress_service())
+        .add_service(server.networks_service())
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
             // The sender only ever goes away by being dropped.
             stopped.await.unwrap_or_default();

@@ -11,7 +11,7 @@ use std::{
 };
 
 use cri_api::{
-    knarr::progress_client::ProgressClient,
+    knarr::{networks_client::NetworksClient, progress_client::ProgressClient},
     v1::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient},
 };
 use hyper_util::rt::TokioIo;
@@ -176,6 +176,12 @@ impl Client {
         ImageServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Knarr's service about networks; other runtimes answer Unimplemented.
+    #[must_use]
+    pub fn networks(&self) -> NetworksClient<Channel> {
+        NetworksClient::new(self.channel.clone())
     }
 
     /// Knarr's progress service; other runtimes answer Unimplemented.

@@ -5,6 +5,7 @@ mod images;
 mod info;
 mod inspect;
 pub(crate) mod logs;
+mod net;
 mod pods;
 mod ps;
 pub(crate) mod pull;
@@ -20,6 +21,7 @@ pub use images::Images;
 pub use info::Info;
 pub use inspect::Inspect;
 pub use logs::Logs;
+pub use net::Net;
 pub use pods::Pods;
 pub use ps::Ps;
 pub use pull::Pull;
@@ -48,6 +50,8 @@ pub enum Verb {
     Pull(Pull),
     Images(Images),
     Rmi(Rmi),
+    #[command(subcommand)]
+    Net(Net),
     Info(Info),
     Version(Version),
 }
@@ -71,6 +75,7 @@ impl Verb {
             Self::Pull(verb) => Box::pin(verb.run(client, io)).await,
             Self::Images(verb) => Box::pin(verb.run(client, io)).await,
             Self::Rmi(verb) => Box::pin(verb.run(client, io)).await,
+            Self::Net(verb) => Box::pin(verb.run(client, io)).await,
             Self::Info(verb) => Box::pin(verb.run(client, io)).await,
             Self::Version(verb) => Box::pin(verb.run(client, io)).await,
         }

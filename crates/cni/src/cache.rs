@@ -149,19 +149,42 @@ impl Cache {
         }
     }
 
+    /// Removes entries that were being written when a daemon died, for containers that are not
+    /// kept.
+    pub(crate) fn remove_unfinished(&self, keep: impl Fn(&str) -> bool) -> Result<(), CacheError> {
+        for path in self.listed()? {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let rest = name.strip_prefix('.').and_then(|rest| rest.strip_suffix(".tmp"));
+            let Some((container, _)) = rest.and_then(|rest| rest.rsplit_once('-')) else {
+                continue;
+            };
+            if keep(container) {
+                continue;
+            }
+            match std::fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(CacheError { operation: "remove", path, source });
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     fn paths(&self) -> Result<Vec<PathBuf>, CacheError> {
+        let mut found = self.listed()?;
+        // An entry that was being written when the daemon died.
+        found.retain(|path| {
+            path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."))
+        });
+        Ok(found)
+    }
+
+    fn listed(&self) -> Result<Vec<PathBuf>, CacheError> {
         let failed = |source| CacheError { operation: "read", path: self.dir.clone(), source };
         match std::fs::read_dir(&self.dir) {
             Ok(entries) => {
-                let mut found = Vec::new();
-                for entry in entries {
-                    let entry = entry.map_err(failed)?;
-                    // An entry that was being written when the daemon died.
-                    if !entry.file_name().as_encoded_bytes().starts_with(b".") {
-                        found.push(entry.path());
-                    }
-                }
-                Ok(found)
+                entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect()
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(failed(error)),
@@ -201,6 +224,14 @@ mod tests {
         assert_eq!(raw["ifName"], "eth0");
         assert_eq!(raw["networkName"], "net-a");
         assert_eq!(raw["cniArgs"], json!([["IgnoreUnknown", "1"]]));
+
+        let unfinished = dir.path().join("results/.id2-eth0.tmp");
+        std::fs::write(&unfinished, "{").unwrap();
+        assert_eq!(cache.all().unwrap().len(), 1);
+        cache.remove_unfinished(|id| id == "id2").unwrap();
+        assert!(unfinished.exists());
+        cache.remove_unfinished(|_| false).unwrap();
+        assert!(!unfinished.exists());
 
         let found = cache.of_container("id1").unwrap().remove(0);
         assert_eq!(found.config().unwrap(), br#"{"name":"net-a"}"#);

@@ -1,5 +1,6 @@
 //! CHECK: whether what ADD made is still there.
 
+use std::path::Path;
 use std::sync::PoisonError;
 
 use sys::netlink::netns;
@@ -28,12 +29,12 @@ impl Engine {
             return Err(CheckError::NotAttached { container: container.to_owned() });
         }
         for entry in &entries {
-            self.check_recorded(attachment, entry)?;
+            self.check_recorded(entry, &attachment.netns_path)?;
         }
         Ok(())
     }
 
-    fn check_recorded(&self, attachment: &Attachment, entry: &Entry) -> Result<(), CheckError> {
+    pub(crate) fn check_recorded(&self, entry: &Entry, path: &Path) -> Result<(), CheckError> {
         let container = || entry.container_id.clone();
         let list = self.recorded_list(entry).map_err(|source| CheckError::Recorded {
             container: container(),
@@ -42,7 +43,6 @@ impl Engine {
         if list.disable_check || !list.version.has_check() {
             return Ok(());
         }
-        let path = attachment.netns_path.as_path();
         let absent = |source| CheckError::NoNamespace {
             container: container(),
             path: path.to_owned(),

@@ -33,6 +33,7 @@ impl Engine {
         let container = attachment.sandbox.as_str();
         let failed = |source| DelError::Cache { container: container.to_owned(), source };
         let entries = self.cache.of_container(container).map_err(failed)?;
+        self.cache.remove_unfinished(|id| id != container).map_err(failed)?;
         if entries.is_empty() {
             self.del_unrecorded(attachment);
             return Ok(());

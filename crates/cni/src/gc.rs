@@ -69,6 +69,9 @@ pub enum GcError {
         #[source]
         source: io::Error,
     },
+    /// A network's reservations cannot be read.
+    #[error("cannot read who holds which address")]
+    Held(#[source] BuiltInError),
 }
 
 /// Who may hold addresses.
@@ -114,6 +117,7 @@ impl Engine {
                 }
             }
         }
+        self.cache.remove_unfinished(is_live).map_err(GcError::Cache)?;
         let known: HashSet<&str> = kept.iter().map(|entry| entry.container_id.as_str()).collect();
         self.release_reservations(|id| known.contains(id) || is_live(id), &mut report)?;
         // Nobody is attached while plugins decide by a list who is. Pods are not made to wait
@@ -193,7 +197,7 @@ impl Engine {
     }
 }
 
-fn subdirectories(dir: &Path) -> io::Result<Vec<String>> {
+pub(crate) fn subdirectories(dir: &Path) -> io::Result<Vec<String>> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

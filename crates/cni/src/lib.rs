@@ -25,6 +25,7 @@ mod engine;
 mod errors;
 mod exec;
 mod gc;
+mod inventory;
 mod invoke;
 mod monitor;
 mod networks;
@@ -43,6 +44,7 @@ pub use engine::{Engine, EngineConfig, NetworkResult, NetworkStatus, OtherNetwor
 pub use errors::{AddError, CheckError, DelError};
 pub use exec::ExecError;
 pub use gc::{GcError, GcFailure, GcReport, Live};
+pub use inventory::{AttachmentDetail, Holding, HoldingState};
 pub use invoke::PluginError;
 pub use monitor::Monitor;
 pub use plugin::{PluginAnswer, about_plugin, is_plugin_name, run_plugin};

@@ -29,6 +29,81 @@ pub struct PullProgress {
     #[prost(bool, tag = "3")]
     pub finished: bool,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListHoldingsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListHoldingsResponse {
+    /// By network and address.
+    #[prost(message, repeated, tag = "1")]
+    pub holdings: ::prost::alloc::vec::Vec<Holding>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Holding {
+    #[prost(string, tag = "1")]
+    pub network: ::prost::alloc::string::String,
+    /// Empty for a reservation that names none.
+    #[prost(string, tag = "2")]
+    pub pod_sandbox_id: ::prost::alloc::string::String,
+    /// The pod's interface.
+    #[prost(string, tag = "3")]
+    pub interface: ::prost::alloc::string::String,
+    /// As far as recorded.
+    #[prost(string, tag = "4")]
+    pub pod_namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub pod_name: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "6")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(enumeration = "HoldingState", tag = "7")]
+    pub state: i32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InspectAttachmentsRequest {
+    /// In full.
+    #[prost(string, tag = "1")]
+    pub pod_sandbox_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct InspectAttachmentsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub attachments: ::prost::alloc::vec::Vec<Attachment>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Attachment {
+    #[prost(string, tag = "1")]
+    pub network: ::prost::alloc::string::String,
+    /// The pod's interface.
+    #[prost(string, tag = "2")]
+    pub interface: ::prost::alloc::string::String,
+    /// Where the pod's network namespace was pinned.
+    #[prost(string, tag = "3")]
+    pub netns: ::prost::alloc::string::String,
+    /// The result of the last plugin, JSON.
+    #[prost(string, tag = "4")]
+    pub result: ::prost::alloc::string::String,
+    /// The configuration list it was attached with, JSON.
+    #[prost(string, tag = "5")]
+    pub configuration: ::prost::alloc::string::String,
+    /// What CHECK finds wrong; empty: nothing.
+    #[prost(string, tag = "6")]
+    pub problem: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CollectNetworksRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CollectNetworksResponse {
+    /// Attachments of sandboxes that are gone.
+    #[prost(uint32, tag = "1")]
+    pub detached: u32,
+    /// Addresses that were reserved besides.
+    #[prost(uint32, tag = "2")]
+    pub released: u32,
+    /// Plugins were not asked because pods were being attached or detached.
+    #[prost(bool, tag = "3")]
+    pub busy: bool,
+    #[prost(string, repeated, tag = "4")]
+    pub failures: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum LayerStage {
@@ -61,6 +136,38 @@ impl LayerStage {
             "SYNCING" => Some(Self::Syncing),
             "DONE" => Some(Self::Done),
             "PRESENT" => Some(Self::Present),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum HoldingState {
+    /// The sandbox is attached.
+    Attached = 0,
+    /// The sandbox is being attached, or being detached.
+    Underway = 1,
+    /// There is no such sandbox.
+    Left = 2,
+}
+impl HoldingState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Attached => "ATTACHED",
+            Self::Underway => "UNDERWAY",
+            Self::Left => "LEFT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ATTACHED" => Some(Self::Attached),
+            "UNDERWAY" => Some(Self::Underway),
+            "LEFT" => Some(Self::Left),
             _ => None,
         }
     }
@@ -358,6 +465,452 @@ pub mod progress_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "knarr.v1.Progress";
     impl<T> tonic::server::NamedService for ProgressServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Generated client implementations.
+pub mod networks_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    #[derive(Debug, Clone)]
+    pub struct NetworksClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> NetworksClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> NetworksClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            NetworksClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Who holds which address: what is recorded, and reserved addresses that no record explains.
+        pub async fn list_holdings(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListHoldingsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListHoldingsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/knarr.v1.Networks/ListHoldings",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("knarr.v1.Networks", "ListHoldings"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// A sandbox's attachments in full, and what CHECK says of them.
+        pub async fn inspect_attachments(
+            &mut self,
+            request: impl tonic::IntoRequest<super::InspectAttachmentsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::InspectAttachmentsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/knarr.v1.Networks/InspectAttachments",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("knarr.v1.Networks", "InspectAttachments"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Releases what belongs to no sandbox, at once instead of at the next time.
+        pub async fn collect_networks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CollectNetworksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CollectNetworksResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/knarr.v1.Networks/CollectNetworks",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("knarr.v1.Networks", "CollectNetworks"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod networks_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with NetworksServer.
+    #[async_trait]
+    pub trait Networks: std::marker::Send + std::marker::Sync + 'static {
+        /// Who holds which address: what is recorded, and reserved addresses that no record explains.
+        async fn list_holdings(
+            &self,
+            request: tonic::Request<super::ListHoldingsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListHoldingsResponse>,
+            tonic::Status,
+        >;
+        /// A sandbox's attachments in full, and what CHECK says of them.
+        async fn inspect_attachments(
+            &self,
+            request: tonic::Request<super::InspectAttachmentsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::InspectAttachmentsResponse>,
+            tonic::Status,
+        >;
+        /// Releases what belongs to no sandbox, at once instead of at the next time.
+        async fn collect_networks(
+            &self,
+            request: tonic::Request<super::CollectNetworksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CollectNetworksResponse>,
+            tonic::Status,
+        >;
+    }
+    #[derive(Debug)]
+    pub struct NetworksServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> NetworksServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for NetworksServer<T>
+    where
+        T: Networks,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/knarr.v1.Networks/ListHoldings" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListHoldingsSvc<T: Networks>(pub Arc<T>);
+                    impl<
+                        T: Networks,
+                    > tonic::server::UnaryService<super::ListHoldingsRequest>
+                    for ListHoldingsSvc<T> {
+                        type Response = super::ListHoldingsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListHoldingsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Networks>::list_holdings(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListHoldingsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/knarr.v1.Networks/InspectAttachments" => {
+                    #[allow(non_camel_case_types)]
+                    struct InspectAttachmentsSvc<T: Networks>(pub Arc<T>);
+                    impl<
+                        T: Networks,
+                    > tonic::server::UnaryService<super::InspectAttachmentsRequest>
+                    for InspectAttachmentsSvc<T> {
+                        type Response = super::InspectAttachmentsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::InspectAttachmentsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Networks>::inspect_attachments(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = InspectAttachmentsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/knarr.v1.Networks/CollectNetworks" => {
+                    #[allow(non_camel_case_types)]
+                    struct CollectNetworksSvc<T: Networks>(pub Arc<T>);
+                    impl<
+                        T: Networks,
+                    > tonic::server::UnaryService<super::CollectNetworksRequest>
+                    for CollectNetworksSvc<T> {
+                        type Response = super::CollectNetworksResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CollectNetworksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Networks>::collect_networks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CollectNetworksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for NetworksServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "knarr.v1.Networks";
+    impl<T> tonic::server::NamedService for NetworksServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

@@ -51,4 +51,6 @@ pub mod v1 {
 )]
 pub mod knarr {
     include!("generated_knarr.rs");
+    #[cfg(feature = "json")]
+    include!("generated_knarr_json.rs");
 }

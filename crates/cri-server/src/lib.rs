@@ -15,6 +15,7 @@ mod status;
 
 pub use deadline::Deadlines;
 
+use cri_api::knarr::networks_server::NetworksServer;
 use cri_api::knarr::progress_server::ProgressServer;
 use cri_api::v1::image_service_server::ImageServiceServer;
 use cri_api::v1::runtime_service_server::RuntimeServiceServer;
@@ -64,6 +65,11 @@ impl Server {
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE),
         )
+    }
+
+    /// knarr's own service about networks.
+    pub fn networks_service(&self) -> NetworksServer<Self> {
+        NetworksServer::new(self.clone())
     }
 
     /// knarr's own progress service.

@@ -352,3 +352,28 @@ impl knarr::progress_server::Progress for Server {
         rpc::watch_pull::watch_pull(self, &request.into_inner()).map(Response::new)
     }
 }
+
+#[tonic::async_trait]
+impl knarr::networks_server::Networks for Server {
+    async fn list_holdings(
+        &self,
+        _request: Request<knarr::ListHoldingsRequest>,
+    ) -> Answer<knarr::ListHoldingsResponse> {
+        rpc::list_holdings::list_holdings(self).await.map(Response::new)
+    }
+
+    async fn inspect_attachments(
+        &self,
+        request: Request<knarr::InspectAttachmentsRequest>,
+    ) -> Answer<knarr::InspectAttachmentsResponse> {
+        let request = request.into_inner();
+        rpc::inspect_attachments::inspect_attachments(self, request).await.map(Response::new)
+    }
+
+    async fn collect_networks(
+        &self,
+        _request: Request<knarr::CollectNetworksRequest>,
+    ) -> Answer<knarr::CollectNetworksResponse> {
+        rpc::collect_networks::collect_networks(self).await.map(Response::new)
+    }
+}

@@ -5,7 +5,7 @@
     reason = "these stand behind `map_err`, which hands the error over"
 )]
 
-use cni::PodRangesError;
+use cni::{GcError, PodRangesError};
 use image::{PullError, RemoveError, ResolveError};
 use model::ReferenceError;
 use sandbox::{
@@ -30,6 +30,10 @@ pub(crate) fn from_pod_ranges(error: PodRangesError) -> Status {
         PodRangesError::Write { .. } => Code::Unknown,
     };
     status(code, &error)
+}
+
+pub(crate) fn from_networks(error: GcError) -> Status {
+    status(Code::Unknown, &error)
 }
 
 /// An RPC this version does not serve.

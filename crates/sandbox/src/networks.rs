@@ -90,6 +90,36 @@ impl Sandboxes {
         self.cx.parts.network_monitor.status()
     }
 
+    /// Who holds which address.
+    ///
+    /// # Errors
+    /// [`cni::GcError`].
+    pub async fn holdings(&self) -> Result<Vec<cni::Holding>, cni::GcError> {
+        let cx = Arc::clone(&self.cx);
+        blocking::run(move || cx.parts.network.holdings(&LivePods(Arc::clone(&cx)))).await
+    }
+
+    /// A sandbox's attachments in full. Waits for plugins.
+    ///
+    /// # Errors
+    /// [`cni::GcError`].
+    pub async fn inspect_network(
+        &self,
+        sandbox: String,
+    ) -> Result<Vec<cni::AttachmentDetail>, cni::GcError> {
+        let cx = Arc::clone(&self.cx);
+        blocking::run(move || cx.parts.network.inspect(&sandbox)).await
+    }
+
+    /// Releases what belongs to no pod, at once.
+    ///
+    /// # Errors
+    /// [`cni::GcError`].
+    pub async fn collect_networks(&self) -> Result<cni::GcReport, cni::GcError> {
+        let cx = Arc::clone(&self.cx);
+        blocking::run(move || cx.parts.network.gc(&LivePods(Arc::clone(&cx)))).await
+    }
+
     /// CRI `UpdateRuntimeConfig`: the node's pod ranges.
     ///
     /// # Errors

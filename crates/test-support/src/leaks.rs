@@ -179,7 +179,8 @@ impl<'a> Leaks<'a> {
         let unfinished = files::wait_until_empty(&ingest, A_MOMENT).unwrap_or_default();
         let mut found: Vec<_> =
             unfinished.into_iter().map(|name| Leak::File(ingest.join(name))).collect();
-        for dir in [root.join("pods"), self.scratch.state().join("pods")] {
+        for dir in [root.join("pods"), self.scratch.state().join("pods"), root.join("cni/results")]
+        {
             found.extend(names(&dir).into_iter().map(|name| Leak::File(dir.join(name))));
         }
         found

@@ -15,7 +15,7 @@ fn knarr(args: &[&str]) -> Result<Option<Output>> {
 }
 
 /// Runs `knarr` against the node's daemon; its standard output.
-fn on(node: &Node, args: &[&str]) -> Result<String> {
+pub(crate) fn on(node: &Node, args: &[&str]) -> Result<String> {
     let output = Command::new(node.daemon.program())
         .arg("--address")
         .arg(node.scratch.socket())

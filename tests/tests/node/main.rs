@@ -7,7 +7,9 @@
 #![allow(clippy::large_futures, reason = "a test has the stack to itself")]
 
 mod bad_input;
+mod churn;
 mod cli;
+mod containerd;
 mod containers;
 mod devices;
 mod exec;

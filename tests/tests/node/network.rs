@@ -206,3 +206,25 @@ fn the_node_is_not_ready_while_its_network_configuration_is_broken() -> Result<(
         Ok(())
     })
 }
+
+#[test]
+fn who_holds_which_address_is_told_and_what_nobody_holds_is_released() -> Result<()> {
+    on_a_node(async |node| {
+        let pod = node.pod("holder");
+        let id = node.cri.run_pod(&pod).await?;
+        let ip = node.cri.pod_ip(&id).await?;
+        let left = node.scratch.root().join("networks/knarr").join("192.0.2.77");
+        std::fs::write(&left, format!("{}\r\neth0", "7".repeat(64)))?;
+        let listed = super::cli::on(node, &["net", "ls"])?;
+        let line = |text: &str| listed.lines().find(|line| line.contains(text)).unwrap_or_default();
+        ensure!(line(&ip).contains("holder") && line(&ip).contains("Attached"), "{listed}");
+        ensure!(line("192.0.2.77").contains("Left"), "{listed}");
+        let inspected = super::cli::on(node, &["net", "inspect", "holder"])?;
+        ensure!(inspected.contains(&format!("\"{ip}/24\"")), "{inspected}");
+        let collected = super::cli::on(node, &["net", "gc"])?;
+        ensure!(collected.contains("0 attachments and 1 further addresses"), "{collected}");
+        ensure!(!left.exists());
+        ensure!(!super::cli::on(node, &["net", "ls"])?.contains("Left"));
+        Ok(())
+    })
+}

@@ -1,5 +1,6 @@
 //! One file per RPC.
 
+pub(crate) mod collect_networks;
 pub(crate) mod container_stats;
 pub(crate) mod container_status;
 pub(crate) mod create_container;
@@ -7,8 +8,10 @@ pub(crate) mod exec_sync;
 pub(crate) mod get_container_events;
 pub(crate) mod image_fs_info;
 pub(crate) mod image_status;
+pub(crate) mod inspect_attachments;
 pub(crate) mod list_container_stats;
 pub(crate) mod list_containers;
+pub(crate) mod list_holdings;
 pub(crate) mod list_images;
 pub(crate) mod list_pod_sandbox;
 pub(crate) mod list_pod_sandbox_stats;
