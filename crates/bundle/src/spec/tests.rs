@@ -1,3 +1,5 @@
+mod golden;
+
 use model::{
     Capabilities, CgroupHierarchy, CgroupLayout, ContainerConfig, ContainerId, ContainerName,
     ContainerSecurity, EnvVar, ImageConfig, ImageSpec, MountPropagation, MountRequest, MountSource,
