@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
-use sys::cgroup::{Cgroup, CgroupError, Version};
+use sys::cgroup::{Cgroup, CgroupError, OomWatch, Version};
 
 use crate::error::{At, LaunchError, Step, Warning};
 use crate::plan::{CgroupDir, CgroupPlan, Hierarchy, ResctrlPlan};
@@ -242,6 +242,15 @@ pub(crate) fn remove(plan: &CgroupPlan) -> Result<(), LaunchError> {
 
 pub(crate) fn oom_kills(plan: &CgroupPlan) -> Option<u64> {
     plan.groups.iter().find_map(|group| sys::cgroup::oom_kills(version(group), &group.path))
+}
+
+pub(crate) fn watch_oom(plan: &CgroupPlan) -> io::Result<OomWatch> {
+    let has_memory = |group: &&CgroupDir| match &group.hierarchy {
+        Hierarchy::V2 => true,
+        Hierarchy::V1(controllers) => holds(controllers, "memory"),
+    };
+    let group = plan.groups.iter().find(has_memory).ok_or(io::ErrorKind::NotFound)?;
+    OomWatch::open(version(group), &group.path)
 }
 
 pub(crate) fn pids(plan: &CgroupPlan) -> Result<Vec<Pid>, LaunchError> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
 use rustix::process::Pid;
+use sys::cgroup::OomWatch;
 use sys::mount::{
     ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, Change, FsContext, Propagation,
 };
@@ -187,6 +188,14 @@ impl Launcher {
     /// How many of its processes the OOM killer ended; none without a memory controller.
     pub fn oom_kills(&self, plan: &CgroupPlan) -> Option<u64> {
         self.with_host(|| cgroup::oom_kills(plan)).ok().flatten()
+    }
+
+    /// A file that tells when the OOM killer comes to a plan's cgroups.
+    ///
+    /// # Errors
+    /// The kernel's; `NotFound` without a memory controller.
+    pub fn watch_oom(&self, plan: &CgroupPlan) -> io::Result<OomWatch> {
+        self.with_host(|| cgroup::watch_oom(plan))?
     }
 
     /// The processes in a plan's cgroups.

@@ -14,6 +14,8 @@ use rustix::fd::OwnedFd;
 use rustix::process::Pid;
 use shim_protocol::{ContainerSnapshot, Exit, Phase};
 
+use crate::oom::Oom;
+use crate::runtime::Runtime;
 use crate::stdin::Stdin;
 use crate::stdio::Sink;
 
@@ -52,8 +54,7 @@ pub(crate) struct Running {
     /// Held open so that it does not end while nobody is attached.
     pub(crate) stdin: Option<Stdin>,
     pub(crate) sink: Sink,
-    /// The cgroup's count of OOM kills when it started.
-    pub(crate) oom_kills: u64,
+    pub(crate) oom: Oom,
 }
 
 #[derive(Debug)]
@@ -113,6 +114,19 @@ impl Container {
         }
     }
 
+    /// It is about to be sent SIGKILL.
+    pub(crate) fn kill_requested(&mut self, runtime: &Runtime) {
+        let kills = runtime.oom_kills(&self.cgroup);
+        if let Some(running) = self.running_mut() {
+            running.oom.kill_requested(running.pid, kills);
+        }
+    }
+
+    /// When the OOM killer's visit is to be looked at.
+    pub(crate) fn looks_at(&self) -> Option<Instant> {
+        self.running().and_then(|running| running.oom.look_at())
+    }
+
     /// Whether killing its first process now kills them all.
     pub(crate) fn dies_with_its_first(&self) -> bool {
         self.own_pidns && self.running().is_some()
@@ -155,16 +169,22 @@ impl Containers {
             .find(|container| container.running().is_some_and(|running| running.pid == pid))
     }
 
+    pub(crate) fn by_oom_watch(&mut self, number: u64) -> Option<&mut Container> {
+        self.0
+            .iter_mut()
+            .find(|container| container.running().is_some_and(|running| running.oom.has(number)))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Container> {
+        self.0.iter_mut()
+    }
+
     pub(crate) fn insert(&mut self, container: Container) {
         self.0.push(container);
     }
 
     pub(crate) fn remove(&mut self, id: &str) {
         self.0.retain(|container| container.id.as_str() != id);
-    }
-
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Container> {
-        self.0.iter_mut()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Container> {

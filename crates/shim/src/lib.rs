@@ -21,6 +21,7 @@ mod exit;
 mod failure;
 mod journal;
 mod log;
+mod oom;
 mod peers;
 mod pod;
 mod poll;

@@ -22,6 +22,8 @@ pub(crate) enum Token {
     Input(u64),
     /// A client's copy of output, when it takes more.
     Feed(u64),
+    /// The OOM killer comes to a container.
+    Oom(u64),
 }
 
 impl Token {
@@ -34,6 +36,7 @@ impl Token {
             Self::Stdin(number) => number << 3 | 4,
             Self::Input(number) => number << 3 | 5,
             Self::Feed(number) => number << 3 | 6,
+            Self::Oom(number) => number << 3 | 7,
         })
     }
 
@@ -46,7 +49,8 @@ impl Token {
             3 => Self::Output(number),
             4 => Self::Stdin(number),
             5 => Self::Input(number),
-            _ => Self::Feed(number),
+            6 => Self::Feed(number),
+            _ => Self::Oom(number),
         }
     }
 }
@@ -86,6 +90,11 @@ impl Poller {
     /// Waits for `file` to become writable, or for nobody to be left to read it.
     pub(crate) fn add_writer(&self, file: impl AsFd, token: Token) -> Result<()> {
         epoll::add(&self.epoll, file, token.to_data(), EventFlags::OUT)
+    }
+
+    /// Waits for `file` to have something urgent.
+    pub(crate) fn add_priority(&self, file: impl AsFd, token: Token) -> Result<()> {
+        epoll::add(&self.epoll, file, token.to_data(), EventFlags::PRI)
     }
 
     /// Waits for `file` no more.
@@ -149,6 +158,7 @@ mod tests {
             Token::Stdin(1),
             Token::Input(2),
             Token::Feed(3),
+            Token::Oom(2),
         ] {
             assert_eq!(Token::from_data(token.to_data()), token);
         }

@@ -15,8 +15,6 @@ use crate::supervisor::Supervisor;
 /// How long an ended container's output is waited for when another process still holds it.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
-const SIGKILL: i32 = 9;
-
 impl Supervisor {
     /// Reaps everything that has ended.
     pub(crate) fn reap(&mut self) {
@@ -51,7 +49,7 @@ impl Supervisor {
     fn container_ended(&mut self, id: &ContainerId, mut exit: Exit) {
         let Some(container) = self.containers.get_mut(id.as_str()) else { return };
         let placeholder = Lifecycle::Ended(Exit::default());
-        let Running { pid, mut sink, oom_kills, stdin, .. } =
+        let Running { pid, mut sink, mut oom, stdin, .. } =
             match std::mem::replace(&mut container.lifecycle, placeholder) {
                 Lifecycle::Running(running) => running,
                 other @ (Lifecycle::Draining(_) | Lifecycle::Ended(_)) => {
@@ -68,10 +66,10 @@ impl Supervisor {
         {
             self.tools.journal.say(format_args!("container {}: {}", id.short(), failure.message));
         }
-        // Its own exit by another signal or code was not the OOM killer's doing, even if that
-        // killed a child of it.
-        exit.oom_killed = exit.signal == Some(SIGKILL)
-            && self.parts.runtime.oom_kills(&container.cgroup) > oom_kills;
+        exit.oom_killed = oom.ended(&exit, self.parts.runtime.oom_kills(&container.cgroup));
+        if let Some(watch) = oom.take_watch() {
+            self.tools.poller.remove(&watch);
+        }
         sink.drain(&mut self.tools);
         let complete = sink.is_complete();
         let until = Instant::now() + DRAIN_LIMIT;

@@ -1,6 +1,6 @@
 //! What each request does. Everything answers at once except `Shutdown`.
 
-use launch::plan::{ExecPlan, LaunchPlan, PidNamespace};
+use launch::plan::{CgroupPlan, ExecPlan, LaunchPlan, PidNamespace};
 use model::ContainerId;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{Pid, getpid};
@@ -14,6 +14,7 @@ use crate::container::{Container, Lifecycle, Running};
 use crate::exec::Exec;
 use crate::failure::{also, bad_request, chain, io_failure, not_found, wrong_state};
 use crate::log::{ContainerLog, Stream};
+use crate::oom::Oom;
 use crate::peers::PeerNumber;
 use crate::process_tree::{kill_family, signal_family};
 use crate::runtime::{Launched, directories_only};
@@ -131,6 +132,7 @@ impl Supervisor {
         let (Launched { pid, pidfd, warnings, .. }, stdin) = launched;
         let once = request.stdin_once;
         let stdin = stdin.map(|file| Stdin::new(self.tools.poller.number(), file, once));
+        let oom = self.watch_oom(&cgroup, oom_kills);
         let started_at = clock::now();
         let started = Started { pid: pid.as_raw_nonzero().get(), started_at, warnings };
         self.containers.insert(Container {
@@ -140,9 +142,19 @@ impl Supervisor {
             own_pidns,
             kill_rest: request.kill_rest,
             hooks,
-            lifecycle: Lifecycle::Running(Running { pid, pidfd, stdin, sink, oom_kills }),
+            lifecycle: Lifecycle::Running(Running { pid, pidfd, stdin, sink, oom }),
         });
         Ok((Response::Started(started), None))
+    }
+
+    /// Waits for the OOM killer to come to a container that runs now.
+    fn watch_oom(&mut self, cgroup: &CgroupPlan, before: u64) -> Oom {
+        let number = self.tools.poller.number();
+        let watch = self.parts.runtime.watch_oom(cgroup).filter(|watch| {
+            // Without it every kill is looked at when the container ends.
+            self.tools.watch_oom(watch, number)
+        });
+        Oom::new(watch.map(|watch| (watch, number)), before)
     }
 
     fn open_log(&mut self, path: Option<&str>) -> Result<Option<ContainerLog>, Failure> {
@@ -194,11 +206,14 @@ impl Supervisor {
     }
 
     fn kill(&mut self, container: &str, signal: i32, all: bool) -> Done {
-        let found = self.containers.get(container).ok_or_else(|| unknown(container))?;
+        let found = self.containers.get_mut(container).ok_or_else(|| unknown(container))?;
         if !(1..=64).contains(&signal) {
             return Err(bad_request(format!("{signal} is not a signal")));
         }
         let runtime = &self.parts.runtime;
+        if signal == SIGKILL {
+            found.kill_requested(runtime);
+        }
         if let Some(running) = found.running() {
             // Success when it has ended and is to be reaped in a moment.
             sys::pidfd::signal(running.pidfd.as_fd(), signal).map_err(|error| {

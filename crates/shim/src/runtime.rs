@@ -8,6 +8,7 @@ use launch::plan::{CgroupDir, CgroupPlan, ExecPlan, Hierarchy, HooksPlan, Launch
 use launch::{LaunchError, Launcher, Running};
 use rustix::process::Pid;
 use shim_protocol::{Failure, FailureKind, Warning};
+use sys::cgroup::OomWatch;
 
 use crate::failure::io_failure;
 use crate::stdio::Stdio;
@@ -205,6 +206,11 @@ impl Runtime {
     /// How many processes the OOM killer has ended there; 0 when nobody counts.
     pub(crate) fn oom_kills(&self, cgroup: &CgroupPlan) -> u64 {
         self.launcher.oom_kills(cgroup).unwrap_or_default()
+    }
+
+    /// A file that tells when the OOM killer comes there; none when nobody can.
+    pub(crate) fn watch_oom(&self, cgroup: &CgroupPlan) -> Option<OomWatch> {
+        self.launcher.watch_oom(cgroup).ok()
     }
 
     /// The processes of a container.

@@ -94,14 +94,16 @@ impl Supervisor {
 
     /// Failures are not told yet: what survives is killed again, and named in the end.
     fn kill_everything(&mut self) {
-        for container in self.containers.iter().filter(|container| !container.has_ended()) {
+        let runtime = &self.parts.runtime;
+        for container in self.containers.iter_mut().filter(|container| !container.has_ended()) {
+            container.kill_requested(runtime);
             if let Some(running) = container.running() {
                 sys::pidfd::kill(running.pidfd.as_fd()).ok();
             }
             if !container.dies_with_its_first() {
-                self.parts.runtime.kill_cgroups(&container.cgroup).ok();
+                runtime.kill_cgroups(&container.cgroup).ok();
             }
-            self.parts.runtime.thaw(&container.cgroup).ok();
+            runtime.thaw(&container.cgroup).ok();
         }
         self.pod.kill_pause().ok();
     }

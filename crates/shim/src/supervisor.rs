@@ -91,6 +91,7 @@ impl Supervisor {
             Token::Stdin(number) => self.flush_stdin(number),
             Token::Input(number) => self.carry_input(number),
             Token::Feed(number) => self.flush_feed(number),
+            Token::Oom(number) => self.oom_killer_comes(number),
             Token::Connection(number) => {
                 if event.writable {
                     self.peers.flush(number, &self.tools.poller);
@@ -132,17 +133,43 @@ impl Supervisor {
         }
     }
 
+    /// One word is enough until it has been looked at.
+    fn oom_killer_comes(&mut self, number: u64) {
+        let Some(container) = self.containers.by_oom_watch(number) else { return };
+        let Some(running) = container.running_mut() else { return };
+        if let Some(watch) = running.oom.watch() {
+            self.tools.poller.remove(watch);
+        }
+        running.oom.visited();
+    }
+
+    /// Looks whom the OOM killer's visits were for, a moment after them.
+    fn look_at_oom(&mut self, now: Instant) {
+        for container in self.containers.iter_mut() {
+            if container.looks_at().is_none_or(|at| at > now) {
+                continue;
+            }
+            let kills = self.parts.runtime.oom_kills(&container.cgroup);
+            let Some(running) = container.running_mut() else { continue };
+            if running.oom.look(running.pid, kills) {
+                running.oom.watch_again(&self.tools);
+            }
+        }
+    }
+
     /// How long the loop may sleep.
     fn next_deadline(&self) -> Option<Duration> {
         let drains = self.containers.iter().filter_map(|container| container.drains_until());
         let shutdown = self.shutdown.iter().map(Shutdown::next_try);
-        let next = drains.chain(shutdown).min()?;
+        let looks = self.containers.iter().filter_map(|container| container.looks_at());
+        let next = drains.chain(shutdown).chain(looks).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
     /// Ends what has waited long enough.
     fn expire(&mut self) {
         let now = Instant::now();
+        self.look_at_oom(now);
         let due = |until: Instant| until <= now;
         let late: Vec<_> = self
             .containers

@@ -252,6 +252,35 @@ pub fn start_time(pid: Pid) -> io::Result<u64> {
     parse_start_time(&stat).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
+/// Whether a process is on its way out: killed and not yet aware of it, ending, or ended.
+///
+/// Reads `/proc`, which must show the caller's PID namespace. One that is not there has ended.
+pub fn is_dying(pid: Pid) -> bool {
+    let read =
+        |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", pid.as_raw_nonzero()));
+    let (Ok(stat), Ok(status)) = (read("stat"), read("status")) else { return true };
+    is_exiting(&stat) || has_fatal_signal(&status)
+}
+
+/// Field 9 of `/proc/<pid>/stat` has the flag `PF_EXITING`, or field 3 a state after that.
+fn is_exiting(stat: &str) -> bool {
+    const PF_EXITING: u32 = 4;
+    let Some((_, after_name)) = stat.rsplit_once(')') else { return false };
+    let fields: Vec<&str> = after_name.split_ascii_whitespace().take(7).collect();
+    let flags = fields.get(6).and_then(|flags| flags.parse::<u32>().ok()).unwrap_or_default();
+    flags & PF_EXITING != 0 || matches!(fields.first(), Some(&("Z" | "X")))
+}
+
+/// SIGKILL waits for it, to itself or to all of its threads.
+fn has_fatal_signal(status: &str) -> bool {
+    const SIGKILL: u64 = 1 << (libc::SIGKILL - 1);
+    ["SigPnd:", "ShdPnd:"].iter().any(|name| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(name));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .is_some_and(|mask| mask & SIGKILL != 0)
+    })
+}
+
 /// Field 22 of `/proc/<pid>/stat`; the second is a name in parentheses that may hold anything.
 fn parse_start_time(stat: &str) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(')')?;
@@ -265,6 +294,17 @@ pub(crate) fn checked(returned: c_long) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_on_its_way_out_is_told_from_one_that_lives() {
+        let stat = |state: &str, flags: u32| format!("12 (a) b) {state} 1 12 12 0 -1 {flags} 1 2");
+        assert!(!is_exiting(&stat("S", 0x40_0140)));
+        assert!(is_exiting(&stat("R", 0x40_0144)));
+        assert!(is_exiting(&stat("Z", 0)));
+        assert!(!has_fatal_signal("SigPnd:\t0000000000000000\nShdPnd:\t0000000000004000\n"));
+        assert!(has_fatal_signal("SigPnd:\t0000000000000000\nShdPnd:\t0000000000000100\n"));
+        assert!(!is_dying(rustix::process::getpid()));
+    }
 
     #[test]
     fn the_start_time_is_found_behind_a_hostile_name() {

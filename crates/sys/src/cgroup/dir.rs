@@ -209,19 +209,6 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
-/// How many processes of the cgroup the OOM killer has ended; none when the hierarchy has no
-/// memory controller.
-pub fn oom_kills(version: Version, path: &str) -> Option<u64> {
-    let dir = open_dir(CWD, path).ok()?;
-    let file = match version {
-        Version::V2 => "memory.events",
-        Version::V1 { .. } => "memory.oom_control",
-    };
-    let text = read_value(dir, file).ok()?;
-    let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "))?;
-    count.trim().parse().ok()
-}
-
 /// Removes a cgroup and all below it, waiting a bounded time for processes that are on their way
 /// out. A missing one is success. Blocks.
 ///

@@ -5,7 +5,9 @@
 mod detect;
 mod dir;
 mod kill;
+mod oom;
 
 pub use detect::{DetectError, detect, parse_layout};
-pub use dir::{Cgroup, CgroupError, Version, make, oom_kills, pids, remove};
+pub use dir::{Cgroup, CgroupError, Version, make, pids, remove};
 pub use kill::kill_all;
+pub use oom::{OomWatch, oom_kills};
