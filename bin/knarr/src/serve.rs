@@ -128,7 +128,8 @@ async fn build(config: &Config, places: &Places) -> Result<Server> {
         disk: Box::new(store::RealDisk),
         exec_drain: config.exec.drain_timeout,
     })
-    .await;
+    .await
+    .context("cannot take over the pods of an earlier daemon")?;
     Ok(Server { sandboxes, images, version: VERSION, cgroup_driver })
 }
 

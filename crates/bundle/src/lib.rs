@@ -11,6 +11,7 @@
 //! What cannot be honoured is an error that names it, never left out.
 #![forbid(unsafe_code)]
 
+mod canonical;
 mod capability;
 mod error;
 mod input;
@@ -19,6 +20,7 @@ mod pod;
 mod spec;
 mod user;
 
+pub use canonical::canonical_json;
 pub use error::SpecError;
 pub use input::{
     AnonymousVolume, AppArmorFacts, ContainerInput, DeviceKind, HostDevice, HostFacts,

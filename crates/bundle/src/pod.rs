@@ -1,7 +1,9 @@
 //! What a pod needs besides its containers: kernel parameters, and the process that is PID 1 of a
 //! shared PID namespace.
 
-use model::{NamespaceMode, PodConfig, SecurityProfile, StringMap};
+use std::collections::HashMap;
+
+use model::{NamespaceMode, PodConfig, Resources, SandboxId, SecurityProfile, StringMap};
 use oci_spec::runtime::{
     Linux, LinuxCpu, LinuxDeviceCgroup, LinuxNamespace, LinuxNamespaceType as Kind, LinuxResources,
     LinuxSeccomp, Process, Root, Spec, User,
@@ -20,8 +22,12 @@ const PAUSE_SHARES: u64 = 2;
 /// Everything the pause process's spec depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct PauseInput<'a> {
+    /// The pod's sandbox.
+    pub sandbox: &'a SandboxId,
     /// The pod's configuration.
     pub pod: &'a PodConfig,
+    /// The sum of its containers' resources, as told last.
+    pub resources: Option<&'a Resources>,
     /// `linux.cgroupsPath`.
     pub cgroup_path: &'a str,
     /// The pod's namespaces; `pid` is not looked at, pause makes it.
@@ -47,9 +53,32 @@ pub fn pause_spec(input: &PauseInput<'_>) -> Result<Spec, SpecError> {
         .set_process(Some(process(input)?))
         .set_hostname(None)
         .set_mounts(Some(Vec::new()))
-        .set_annotations(None)
+        .set_annotations(Some(annotations(input)))
         .set_linux(Some(linux(input)?));
     Ok(spec)
+}
+
+/// What VM runtimes and node tools read of a pod. Its size is told to be planned with: kubelet owns
+/// the pod's cgroup.
+fn annotations(input: &PauseInput<'_>) -> HashMap<String, String> {
+    let name = &input.pod.name;
+    let mut own: Vec<(&str, String)> = vec![
+        ("container-type", "sandbox".to_owned()),
+        ("sandbox-id", input.sandbox.to_string()),
+        ("sandbox-namespace", name.namespace.clone()),
+        ("sandbox-name", name.name.clone()),
+        ("sandbox-uid", name.uid.clone()),
+        ("sandbox-log-directory", input.pod.log_directory.clone()),
+    ];
+    if let Some(resources) = input.resources {
+        own.extend([
+            ("sandbox-cpu-period", resources.cpu_period_us.to_string()),
+            ("sandbox-cpu-quota", resources.cpu_quota_us.to_string()),
+            ("sandbox-cpu-shares", resources.cpu_shares.to_string()),
+            ("sandbox-memory", resources.memory_limit_bytes.to_string()),
+        ]);
+    }
+    own.into_iter().map(|(key, value)| (format!("io.kubernetes.cri.{key}"), value)).collect()
 }
 
 fn process(input: &PauseInput<'_>) -> Result<Process, SpecError> {
@@ -206,8 +235,11 @@ mod tests {
             kernel: (6, 1),
             recursive_read_only: true,
         };
+        let resources = Resources { cpu_shares: 512, memory_limit_bytes: 64, ..Default::default() };
         let spec = pause_spec(&PauseInput {
+            sandbox: &SandboxId::from_random([1; 32]),
             pod: &pod(),
+            resources: Some(&resources),
             cgroup_path: "/a/b",
             namespaces: &NamespacePaths { net: Some("/n".into()), ..Default::default() },
             localhost_seccomp: None,
@@ -218,6 +250,10 @@ mod tests {
         let bounding = process.capabilities().as_ref().unwrap().bounding();
         assert_eq!(bounding.as_ref().map(|set| set.len()), Some(0));
         assert_eq!(process.oom_score_adj(), Some(-998));
+        let annotations = spec.annotations().as_ref().unwrap();
+        assert_eq!(annotations["io.kubernetes.cri.container-type"], "sandbox");
+        assert_eq!(annotations["io.kubernetes.cri.sandbox-cpu-shares"], "512");
+        assert_eq!(annotations["io.kubernetes.cri.sandbox-memory"], "64");
         let linux = spec.linux().as_ref().unwrap();
         assert!(linux.seccomp().is_some());
         assert_eq!(linux.namespaces().as_ref().map(Vec::len), Some(3));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use sys::netlink::IpPrefix;
 
 use crate::cache::Cache;
@@ -179,6 +179,23 @@ impl Engine {
         NetworkStatus::Ready
     }
 
+    /// The configuration in use, in the words of containerd's `cniconfig`, which node tools read.
+    /// Blocks: reads the configuration.
+    pub fn describe(&self) -> Value {
+        // What is wrong with it is said by `status`.
+        let lists = self.lists().unwrap_or_default();
+        let networks = lists.iter().enumerate().map(
+            |(number, list)| json!({ "Config": described(list), "IFName": format!("eth{number}") }),
+        );
+        json!({
+            "PluginDirs": self.config.bin_dirs,
+            "PluginConfDir": self.config.conf_dir,
+            "PluginMaxConfNum": 1,
+            "Prefix": "eth",
+            "Networks": networks.collect::<Vec<_>>(),
+        })
+    }
+
     /// The networks of every pod, in order; at least one.
     pub(crate) fn lists(&self) -> Result<Vec<NetworkList>, ConfError> {
         if self.config.networks.is_empty() {
@@ -235,6 +252,21 @@ impl Engine {
         }
         Value::Object(out)
     }
+}
+
+fn described(list: &NetworkList) -> Value {
+    let plugins = list.plugins.iter().map(|plugin| {
+        json!({
+            "Network": plugin.object,
+            "Source": Value::Object(plugin.object.clone()).to_string(),
+        })
+    });
+    json!({
+        "Name": list.name,
+        "CNIVersion": list.version.as_str(),
+        "Plugins": plugins.collect::<Vec<_>>(),
+        "Source": list.document.to_string(),
+    })
 }
 
 /// Operators grep for the opening words.

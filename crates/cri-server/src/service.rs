@@ -9,7 +9,7 @@ use cri_api::v1::*;
 use futures_util::Stream;
 use tonic::{Request, Response, Status};
 
-use crate::status::unimplemented;
+use crate::status::{no_checkpoints, unimplemented};
 use crate::{Server, rpc};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -50,7 +50,7 @@ impl RuntimeService for Server {
         request: Request<PodSandboxStatusRequest>,
     ) -> Answer<PodSandboxStatusResponse> {
         let request = request.into_inner();
-        rpc::pod_sandbox_status::pod_sandbox_status(self, &request).map(Response::new)
+        rpc::pod_sandbox_status::pod_sandbox_status(self, &request).await.map(Response::new)
     }
 
     async fn list_pod_sandbox(
@@ -65,9 +65,10 @@ impl RuntimeService for Server {
 
     async fn stream_pod_sandboxes(
         &self,
-        _request: Request<StreamPodSandboxesRequest>,
+        request: Request<StreamPodSandboxesRequest>,
     ) -> Answer<Self::StreamPodSandboxesStream> {
-        Err(unimplemented("StreamPodSandboxes"))
+        let request = request.into_inner();
+        rpc::list_pod_sandbox::stream_pod_sandboxes(self, request).map(Response::new)
     }
 
     async fn create_container(
@@ -114,9 +115,10 @@ impl RuntimeService for Server {
 
     async fn stream_containers(
         &self,
-        _request: Request<StreamContainersRequest>,
+        request: Request<StreamContainersRequest>,
     ) -> Answer<Self::StreamContainersStream> {
-        Err(unimplemented("StreamContainers"))
+        let request = request.into_inner();
+        rpc::list_containers::stream_containers(self, request).map(Response::new)
     }
 
     async fn container_status(
@@ -178,16 +180,17 @@ impl RuntimeService for Server {
         request: Request<ListContainerStatsRequest>,
     ) -> Answer<ListContainerStatsResponse> {
         let request = request.into_inner();
-        Ok(Response::new(rpc::list_container_stats::list_container_stats(self, request)))
+        rpc::list_container_stats::list_container_stats(self, request).await.map(Response::new)
     }
 
     type StreamContainerStatsStream = Streamed<StreamContainerStatsResponse>;
 
     async fn stream_container_stats(
         &self,
-        _request: Request<StreamContainerStatsRequest>,
+        request: Request<StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
-        Err(unimplemented("StreamContainerStats"))
+        let request = request.into_inner();
+        rpc::list_container_stats::stream_container_stats(self, request).map(Response::new)
     }
 
     async fn pod_sandbox_stats(
@@ -195,7 +198,7 @@ impl RuntimeService for Server {
         request: Request<PodSandboxStatsRequest>,
     ) -> Answer<PodSandboxStatsResponse> {
         let request = request.into_inner();
-        rpc::pod_sandbox_stats::pod_sandbox_stats(self, &request).map(Response::new)
+        rpc::pod_sandbox_stats::pod_sandbox_stats(self, &request).await.map(Response::new)
     }
 
     async fn list_pod_sandbox_stats(
@@ -203,16 +206,17 @@ impl RuntimeService for Server {
         request: Request<ListPodSandboxStatsRequest>,
     ) -> Answer<ListPodSandboxStatsResponse> {
         let request = request.into_inner();
-        rpc::list_pod_sandbox_stats::list_pod_sandbox_stats(self, request).map(Response::new)
+        rpc::list_pod_sandbox_stats::list_pod_sandbox_stats(self, request).await.map(Response::new)
     }
 
     type StreamPodSandboxStatsStream = Streamed<StreamPodSandboxStatsResponse>;
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _request: Request<StreamPodSandboxStatsRequest>,
+        request: Request<StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        Err(unimplemented("StreamPodSandboxStats"))
+        let request = request.into_inner();
+        rpc::list_pod_sandbox_stats::stream_pod_sandbox_stats(self, request).map(Response::new)
     }
 
     async fn update_runtime_config(
@@ -225,28 +229,28 @@ impl RuntimeService for Server {
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
         let request = request.into_inner();
-        Ok(Response::new(rpc::status::status(self, &request)))
+        Ok(Response::new(rpc::status::status(self, &request).await))
     }
 
     async fn checkpoint_container(
         &self,
         _request: Request<CheckpointContainerRequest>,
     ) -> Answer<CheckpointContainerResponse> {
-        Err(unimplemented("CheckpointContainer"))
+        Err(no_checkpoints("CheckpointContainer"))
     }
 
     async fn checkpoint_pod(
         &self,
         _request: Request<CheckpointPodRequest>,
     ) -> Answer<CheckpointPodResponse> {
-        Err(unimplemented("CheckpointPod"))
+        Err(no_checkpoints("CheckpointPod"))
     }
 
     async fn restore_pod(
         &self,
         _request: Request<RestorePodRequest>,
     ) -> Answer<RestorePodResponse> {
-        Err(unimplemented("RestorePod"))
+        Err(no_checkpoints("RestorePod"))
     }
 
     type GetContainerEventsStream = Streamed<ContainerEventResponse>;
@@ -262,14 +266,14 @@ impl RuntimeService for Server {
         &self,
         _request: Request<ListMetricDescriptorsRequest>,
     ) -> Answer<ListMetricDescriptorsResponse> {
-        Err(unimplemented("ListMetricDescriptors"))
+        Ok(Response::new(rpc::list_metric_descriptors::list_metric_descriptors()))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _request: Request<ListPodSandboxMetricsRequest>,
     ) -> Answer<ListPodSandboxMetricsResponse> {
-        Err(unimplemented("ListPodSandboxMetrics"))
+        Ok(Response::new(rpc::list_pod_sandbox_metrics::list_pod_sandbox_metrics(self).await))
     }
 
     type StreamPodSandboxMetricsStream = Streamed<StreamPodSandboxMetricsResponse>;
@@ -278,7 +282,7 @@ impl RuntimeService for Server {
         &self,
         _request: Request<StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        Err(unimplemented("StreamPodSandboxMetrics"))
+        Ok(Response::new(rpc::list_pod_sandbox_metrics::stream_pod_sandbox_metrics(self)))
     }
 
     async fn runtime_config(
@@ -290,9 +294,12 @@ impl RuntimeService for Server {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _request: Request<UpdatePodSandboxResourcesRequest>,
+        request: Request<UpdatePodSandboxResourcesRequest>,
     ) -> Answer<UpdatePodSandboxResourcesResponse> {
-        Err(unimplemented("UpdatePodSandboxResources"))
+        let request = request.into_inner();
+        rpc::update_pod_sandbox_resources::update_pod_sandbox_resources(self, request)
+            .await
+            .map(Response::new)
     }
 }
 
@@ -307,9 +314,10 @@ impl ImageService for Server {
 
     async fn stream_images(
         &self,
-        _request: Request<StreamImagesRequest>,
+        request: Request<StreamImagesRequest>,
     ) -> Answer<Self::StreamImagesStream> {
-        Err(unimplemented("StreamImages"))
+        let request = request.into_inner();
+        rpc::list_images::stream_images(self, request).map(Response::new)
     }
 
     async fn image_status(

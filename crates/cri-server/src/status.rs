@@ -10,11 +10,11 @@ use image::{PullError, RemoveError, ResolveError};
 use model::ReferenceError;
 use sandbox::{
     ContainerError, CreateError, ExecError, LookupError, RunError, StartError, StopPodError,
-    UpdateError, chain,
+    UpdateError, UpdatePodError, chain,
 };
 use tonic::{Code, Status};
 
-use crate::convert::ConvertError;
+use crate::convert::{ConvertError, FilterError};
 
 fn status(code: Code, error: &dyn std::error::Error) -> Status {
     Status::new(code, chain(error))
@@ -41,6 +41,15 @@ pub(crate) fn unimplemented(rpc: &str) -> Status {
     Status::unimplemented(format!("{rpc} is not served by this version of knarr"))
 }
 
+/// Checkpoints would need CRIU and all a process holds; what that costs is not worth it so far.
+pub(crate) fn no_checkpoints(rpc: &str) -> Status {
+    Status::unimplemented(format!(
+        "{rpc} is not served: knarr cannot freeze a container's processes into files. Keep the \
+         state in a volume and start the container anew, or run this pod on a node whose runtime \
+         supports checkpoints"
+    ))
+}
+
 fn lookup_code(error: &LookupError) -> Code {
     match error {
         LookupError::NotFound { .. } => Code::NotFound,
@@ -50,6 +59,14 @@ fn lookup_code(error: &LookupError) -> Code {
 
 pub(crate) fn from_lookup(error: LookupError) -> Status {
     status(lookup_code(&error), &error)
+}
+
+pub(crate) fn from_filter(error: FilterError) -> Status {
+    let code = match &error {
+        FilterError::Convert(_) => Code::InvalidArgument,
+        FilterError::Lookup(lookup) => lookup_code(lookup),
+    };
+    status(code, &error)
 }
 
 pub(crate) fn from_run(error: RunError) -> Status {
@@ -138,7 +155,19 @@ pub(crate) fn from_update(error: UpdateError) -> Status {
         UpdateError::Lookup(lookup) => lookup_code(lookup),
         UpdateError::Refused { .. } => Code::FailedPrecondition,
         UpdateError::Limits { .. } => Code::InvalidArgument,
-        UpdateError::Apply { .. } | UpdateError::Record { .. } => Code::Unknown,
+        UpdateError::Apply { .. } | UpdateError::Spec { .. } | UpdateError::Record { .. } => {
+            Code::Unknown
+        }
+    };
+    status(code, &error)
+}
+
+pub(crate) fn from_update_pod(error: UpdatePodError) -> Status {
+    let code = match &error {
+        UpdatePodError::Lookup(lookup) => lookup_code(lookup),
+        UpdatePodError::Refused { .. } => Code::FailedPrecondition,
+        UpdatePodError::Limits { .. } => Code::InvalidArgument,
+        UpdatePodError::Record { .. } => Code::Unknown,
     };
     status(code, &error)
 }

@@ -37,6 +37,16 @@ pub struct Image {
 }
 
 impl Image {
+    /// What the stack of layers is called as a whole. OCI image-spec: the digest of the lower
+    /// stack's name, a space and the next layer's; `None` without layers.
+    pub fn chain_id(&self) -> Option<Digest> {
+        let (first, above) = self.diff_ids.split_first()?;
+        let on = |lower: Digest, layer: &Digest| {
+            registry::digest_of(format!("{lower} {layer}").as_bytes())
+        };
+        Some(above.iter().fold(*first, on))
+    }
+
     pub(crate) fn new(record: ImageRecord, parsed: Parsed) -> Self {
         let mut image = Self {
             id: record.id,

@@ -98,12 +98,20 @@ pub struct InterfaceStats {
     pub name: String,
     /// Bytes received.
     pub rx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
     /// Receive errors.
     pub rx_errors: u64,
+    /// Received packets that were dropped.
+    pub rx_dropped: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
     /// Send errors.
     pub tx_errors: u64,
+    /// Packets that were dropped instead of sent.
+    pub tx_dropped: u64,
 }
 
 /// Everything measured of one container; parts are absent when it does not run.

@@ -21,6 +21,9 @@ pub enum Refusal {
     /// The container is being removed.
     #[error("it is being removed")]
     Removing,
+    /// The container whose PID namespace it was to join.
+    #[error("the container whose processes it was to share has ended")]
+    TargetEnded,
 }
 
 /// What to do with a request that is not refused.

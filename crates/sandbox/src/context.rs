@@ -1,8 +1,8 @@
 //! What every pod's owner works with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use model::{ContainerId, PodName, SandboxId, UnixNanos};
@@ -63,13 +63,20 @@ pub(crate) struct Context {
     pub(crate) index: Index,
     pub(crate) names: Names<PodName, SandboxId>,
     pub(crate) handles: Handles,
-    pub(crate) rates: crate::stats::Rates,
+    pub(crate) sampler: crate::sampler::Sampler,
     pub(crate) events: crate::events::Events,
+    /// Pods whose records were set aside; they may still run. Known once the start is over.
+    pub(crate) aside: OnceLock<HashSet<SandboxId>>,
 }
 
 impl Context {
     pub(crate) fn paths(&self) -> &Paths {
         &self.parts.paths
+    }
+
+    /// Pods whose records were set aside: what they own is left alone.
+    pub(crate) fn aside(&self) -> impl Iterator<Item = &SandboxId> {
+        self.aside.get().into_iter().flatten()
     }
 
     pub(crate) fn disk(&self) -> &dyn Disk {

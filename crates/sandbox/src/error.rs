@@ -465,6 +465,14 @@ pub enum UpdateError {
         /// Why.
         source: crate::cgroups::LimitError,
     },
+    /// The spec cannot be brought up to date.
+    #[error("cannot write the limits of container {container} into its spec")]
+    Spec {
+        /// The container.
+        container: ContainerId,
+        /// Why.
+        source: crate::plan::PlanFailure,
+    },
     /// They cannot be recorded.
     #[error("cannot record the limits of container {container}")]
     Record {

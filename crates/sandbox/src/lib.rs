@@ -20,6 +20,7 @@ mod files;
 mod handles;
 mod host;
 mod image_volumes;
+mod inspect;
 mod link;
 mod manager;
 mod mounts;
@@ -28,10 +29,10 @@ mod paths;
 mod plan;
 mod pod;
 mod record;
+mod sampler;
 mod session;
 mod spawn;
 mod stats;
-mod usage;
 mod validate;
 mod view;
 mod volumes;
@@ -45,7 +46,7 @@ pub use error::{
     AttachError, ContainerError, CreateError, ExecError, RunError, StartError, StepError,
     StopPodError, TeardownError, UpdateError, chain,
 };
-pub use events::{EventKind, LifecycleEvent};
+pub use events::{EventKind, LifecycleEvent, Lost, Subscription};
 pub use exec::ExecOutput;
 pub use files::FileError;
 pub use host::host_facts;
@@ -54,6 +55,7 @@ pub use link::LinkError;
 pub use manager::Sandboxes;
 pub use paths::Paths;
 pub use plan::PlanFailure;
+pub use pod::{OpenError, UpdatePodError};
 pub use record::{
     ContainerRecord, ContainerState, ExitReason, ExitRecord, ImageVolumeRecord, NetworkRecord,
     PodPhase, PodRecord, ProcessRecord,
@@ -62,5 +64,9 @@ pub use session::{
     AttachEnding, AttachHold, AttachSession, ConnectError, ExecHold, ExecSession, Streams,
 };
 pub use spawn::SpawnError;
+pub use stats::metrics::{
+    ContainerMetrics, DESCRIPTORS, Descriptor, MetricKind, PodMetrics, Sample,
+};
+pub use stats::{ContainerUsage, PodUsage};
 pub use validate::InvalidPod;
 pub use view::{ContainerView, Index, LookupError, PodView};

@@ -1,7 +1,7 @@
 //! The daemon's pods: finds the owner of a request and waits for its answer.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use model::{ContainerConfig, ContainerId, Digest, PodConfig, Resources, SandboxId};
@@ -14,7 +14,9 @@ use crate::error::{
     ContainerError, CreateError, RunError, StartError, StopPodError, TeardownError, UpdateError,
 };
 use crate::handles::Handles;
-use crate::pod::{Owner, Reply, Request, recover_all};
+use crate::pod::{
+    OpenError, Owner, PodResources, Recovered, Reply, Request, UpdatePodError, recover_all,
+};
 use crate::record::{PodPhase, PodRecord};
 use crate::validate;
 use crate::view::{Index, LookupError};
@@ -39,35 +41,41 @@ impl std::fmt::Debug for Sandboxes {
 impl Sandboxes {
     /// Takes over whatever earlier daemons left: answers come only from a complete picture.
     /// One broken or silent pod delays the others by its own time limit at most.
-    pub async fn open(parts: Parts) -> Self {
+    ///
+    /// # Errors
+    /// [`OpenError`]: what there is cannot even be listed. Serving nothing is better than
+    /// taking a full node for an empty one.
+    pub async fn open(parts: Parts) -> Result<Self, OpenError> {
         let cx = Arc::new(Context {
             parts,
             index: Index::default(),
             names: store::Names::default(),
             handles: Handles::default(),
-            rates: crate::stats::Rates::default(),
+            sampler: crate::sampler::Sampler::default(),
             events: crate::events::Events::default(),
+            aside: OnceLock::new(),
         });
         let this = Self { cx, tasks: TaskTracker::new(), draining: CancellationToken::new() };
-        this.keep_layers_of_containers();
-        for owner in recover_all(&this.cx).await {
+        let Recovered { owners, aside } = recover_all(&this.cx).await?;
+        this.keep_layers_of_containers(aside.layers);
+        for owner in owners {
             this.adopt(owner);
         }
+        this.cx.aside.get_or_init(|| aside.pods);
         this.start_collecting_networks().await;
-        this.tasks.spawn(crate::usage::measure_writable_layers(
-            Arc::clone(&this.cx),
-            this.draining.clone(),
-        ));
-        this
+        this.tasks.spawn(crate::sampler::run(Arc::clone(&this.cx), this.draining.clone()));
+        Ok(this)
     }
 
-    /// An image may be removed while its containers run on: their layers stay.
-    fn keep_layers_of_containers(&self) {
+    /// An image may be removed while its containers run on: their layers stay, and so do those of
+    /// containers whose records were set `aside`.
+    fn keep_layers_of_containers(&self, aside: HashSet<Digest>) {
         let cx: Weak<Context> = Arc::downgrade(&self.cx);
         self.cx.parts.images.set_layer_users(Box::new(move || -> HashSet<Digest> {
-            let Some(cx) = cx.upgrade() else { return HashSet::new() };
+            let Some(cx) = cx.upgrade() else { return aside.clone() };
             let containers = cx.index.containers();
-            containers.iter().flat_map(|container| container.record.all_layers()).collect()
+            let used = containers.iter().flat_map(|container| container.record.all_layers());
+            used.chain(aside.clone()).collect()
         }));
     }
 
@@ -76,10 +84,10 @@ impl Sandboxes {
         &self.cx.index
     }
 
-    /// Every event from now on. A subscriber that falls far behind is told so and should look at
-    /// everything anew.
-    pub fn events(&self) -> tokio::sync::broadcast::Receiver<Arc<crate::events::LifecycleEvent>> {
-        self.cx.events.subscribe()
+    /// Every event from now on, and before them what was found to have ended while no daemon
+    /// watched. A subscriber that falls far behind is told so and should look at everything anew.
+    pub fn events(&self) -> crate::events::Subscription {
+        self.cx.events.subscribe(&self.cx.index)
     }
 
     /// Ends when the daemon drains: streams must not keep it alive.
@@ -135,7 +143,9 @@ impl Sandboxes {
                 }
                 Err(taken) => match self.cx.handles.get(&taken.holder) {
                     Some(queue) => {
-                        if let Some(result) = ask(&queue, Request::Rejoin).await {
+                        let (config, handler) = (Arc::clone(&config), handler.clone());
+                        let rejoin = |reply| Request::Rejoin(config, handler, reply);
+                        if let Some(result) = ask(&queue, rejoin).await {
                             return result;
                         }
                         continue;
@@ -165,6 +175,8 @@ impl Sandboxes {
             shim: None,
             attached: false,
             network: None,
+            overhead: None,
+            resources: None,
         }
     }
 
@@ -312,6 +324,26 @@ impl Sandboxes {
             .unwrap_or_else(|| Err(not_found(&name).into()))
     }
 
+    /// CRI `UpdatePodSandboxResources`: takes note of the pod's new totals. Kubelet owns the pod's
+    /// cgroup; nothing is applied here. What is not given stays as it is.
+    ///
+    /// # Errors
+    /// [`UpdatePodError`]; the old totals hold.
+    pub async fn update_pod_resources(
+        &self,
+        id: &str,
+        overhead: Option<Resources>,
+        resources: Option<Resources>,
+    ) -> Result<(), UpdatePodError> {
+        let sandbox = self.cx.index.pod(id)?.record.id.clone();
+        let gone = || LookupError::NotFound { kind: "pod sandbox", id: sandbox.to_string() };
+        let queue = self.cx.handles.get(&sandbox).ok_or_else(gone)?;
+        let change = Box::new(PodResources { overhead, resources });
+        ask(&queue, |reply| Request::UpdatePod(change, reply))
+            .await
+            .unwrap_or_else(|| Err(gone().into()))
+    }
+
     pub(crate) fn container(
         &self,
         id: &str,
@@ -360,19 +392,4 @@ pub(crate) async fn ask<T, E>(
     let (reply, answer) = oneshot::channel();
     queue.send(request(reply)).await.ok()?;
     answer.await.ok()
-}
-
-/// What verbose status tells beyond the views.
-impl Sandboxes {
-    /// Where a pod's network namespace is pinned.
-    pub fn netns_path(&self, id: &SandboxId) -> String {
-        self.cx.paths().netns(id).to_string_lossy().into_owned()
-    }
-
-    /// A container's OCI spec as stored; null when it cannot be read.
-    pub async fn runtime_spec(&self, container: &crate::view::ContainerView) -> serde_json::Value {
-        let path = self.cx.paths().container_spec(&container.record.sandbox, &container.record.id);
-        let bytes = crate::blocking::run(move || std::fs::read(path)).await;
-        bytes.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
-    }
 }

@@ -26,11 +26,14 @@ struct LivePods(Arc<Context>);
 impl cni::Live for LivePods {
     fn is_live(&self, container: &str) -> bool {
         let named = SandboxId::parse(container).is_ok_and(|id| self.0.names.holds(&id));
-        named || self.0.index.pods().iter().any(|pod| pod.record.id.as_str() == container)
+        named
+            || self.0.index.pods().iter().any(|pod| pod.record.id.as_str() == container)
+            || self.0.aside().any(|id| id.as_str() == container)
     }
 
     fn all(&self) -> Vec<SandboxId> {
-        self.0.index.pods().iter().map(|pod| pod.record.id.clone()).collect()
+        let pods = self.0.index.pods();
+        pods.iter().map(|pod| pod.record.id.clone()).chain(self.0.aside().cloned()).collect()
     }
 }
 

@@ -32,6 +32,14 @@ pub enum PlanFailure {
         /// Why.
         source: serde_json::Error,
     },
+    /// The spec cannot be stored.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The spec.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// It cannot be run on this host.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -133,6 +141,35 @@ fn put_limits(spec: &mut Spec, resources: &Resources, host: &HostFacts) -> Resul
     Ok(())
 }
 
+/// Brings a container's stored spec up to date with the limits of its record, whole or not at all.
+/// What there was before, to be put back.
+pub(crate) fn rewrite_limits(
+    cx: &Context,
+    record: &ContainerRecord,
+) -> Result<Vec<u8>, PlanFailure> {
+    let path = cx.paths().container_spec(&record.sandbox, &record.id);
+    let before =
+        std::fs::read(&path).map_err(|source| PlanFailure::Read { path: path.clone(), source })?;
+    let mut spec = parse_spec(&path, &before)?;
+    put_limits(&mut spec, &record.resources, &cx.parts.host)?;
+    let text = encode(&spec).map_err(|source| PlanFailure::Parse { path: path.clone(), source })?;
+    write_spec(&path, &text)?;
+    Ok(before)
+}
+
+/// A spec as it is stored.
+pub(crate) fn encode(spec: &Spec) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&bundle::canonical_json(spec)?)
+}
+
+/// Replaces a stored spec: a reader finds the old one or the new one.
+pub(crate) fn write_spec(path: &Path, text: &[u8]) -> Result<(), PlanFailure> {
+    let new = path.with_extension("json.tmp");
+    std::fs::write(&new, text)
+        .and_then(|()| std::fs::rename(&new, path))
+        .map_err(|source| PlanFailure::Write { path: path.to_owned(), source })
+}
+
 /// What takes a running container's group from some limits to others.
 pub(crate) fn limits(
     host: &HostFacts,
@@ -148,8 +185,37 @@ pub(crate) fn limits(
 fn read_spec(path: &Path) -> Result<Spec, PlanFailure> {
     let bytes = std::fs::read(path)
         .map_err(|source| PlanFailure::Read { path: path.to_owned(), source })?;
-    serde_json::from_slice(&bytes)
+    parse_spec(path, &bytes)
+}
+
+fn parse_spec(path: &Path, bytes: &[u8]) -> Result<Spec, PlanFailure> {
+    serde_json::from_slice(bytes)
         .map_err(|source| PlanFailure::Parse { path: path.to_owned(), source })
+}
+
+/// The spec of what stands for a pod itself, in `namespaces`.
+pub(crate) fn sandbox_spec(
+    host: &HostFacts,
+    pod: &PodRecord,
+    cgroup_parent: &str,
+    namespaces: &NamespacePaths,
+) -> Result<Spec, PlanFailure> {
+    let localhost_seccomp = match &pod.config.security.seccomp {
+        Some(SecurityProfile::Localhost(path)) => {
+            let read = std::fs::read_to_string(path);
+            Some(read.map_err(|source| PlanFailure::Read { path: path.into(), source })?)
+        }
+        Some(SecurityProfile::RuntimeDefault | SecurityProfile::Unconfined) | None => None,
+    };
+    Ok(bundle::pause_spec(&PauseInput {
+        sandbox: &pod.id,
+        pod: &pod.config,
+        resources: pod.resources(),
+        cgroup_path: &format!("{cgroup_parent}/{}", pod.id),
+        namespaces,
+        localhost_seccomp: localhost_seccomp.as_deref(),
+        host,
+    })?)
 }
 
 /// The plan of a pod's PID 1: an empty root, no capability, nothing to gain.
@@ -158,21 +224,8 @@ pub(crate) fn pause(
     pod: &PodRecord,
     cgroup_parent: &str,
 ) -> Result<LaunchPlan, PlanFailure> {
-    let localhost_seccomp = match &pod.config.security.seccomp {
-        Some(SecurityProfile::Localhost(path)) => {
-            let read = std::fs::read_to_string(path);
-            Some(read.map_err(|source| PlanFailure::Read { path: path.into(), source })?)
-        }
-        Some(SecurityProfile::RuntimeDefault | SecurityProfile::Unconfined) | None => None,
-    };
-    let spec = bundle::pause_spec(&PauseInput {
-        pod: &pod.config,
-        cgroup_path: &format!("{cgroup_parent}/{}", pod.id),
-        // The shim has unshared them itself: pause inherits.
-        namespaces: &NamespacePaths::default(),
-        localhost_seccomp: localhost_seccomp.as_deref(),
-        host,
-    })?;
+    // The shim has unshared them itself: pause inherits.
+    let spec = sandbox_spec(host, pod, cgroup_parent, &NamespacePaths::default())?;
     let context = PlanContext {
         root: RootSource::Empty,
         id: pod.id.as_str(),

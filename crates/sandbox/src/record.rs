@@ -61,6 +61,24 @@ pub struct PodRecord {
     pub attached: bool,
     /// Result of CNI ADD.
     pub network: Option<NetworkRecord>,
+    /// The pod's overhead, where it has been changed since.
+    #[serde(default)]
+    pub overhead: Option<Resources>,
+    /// The sum of its containers' resources, where it has been changed since.
+    #[serde(default)]
+    pub resources: Option<Resources>,
+}
+
+impl PodRecord {
+    /// What the pod costs beyond its containers, as told last.
+    pub fn overhead(&self) -> Option<&Resources> {
+        self.overhead.as_ref().or(self.config.overhead.as_ref())
+    }
+
+    /// The sum of its containers' resources, as told last.
+    pub fn resources(&self) -> Option<&Resources> {
+        self.resources.as_ref().or(self.config.resources.as_ref())
+    }
 }
 
 impl Record for PodRecord {
@@ -77,6 +95,8 @@ pub enum ExitReason {
     Error,
     /// Chosen by the kernel's OOM killer.
     OomKilled,
+    /// Ended by its seccomp filter.
+    SeccompKilled,
     /// The program never ran.
     StartError,
     /// Lost over a crash or a reboot.
@@ -90,6 +110,7 @@ impl ExitReason {
             Self::Completed => "Completed",
             Self::Error => "Error",
             Self::OomKilled => "OOMKilled",
+            Self::SeccompKilled => "seccomp killed",
             Self::StartError => "StartError",
             Self::Unknown => "Unknown",
         }

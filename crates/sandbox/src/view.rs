@@ -194,6 +194,88 @@ where
     }
 }
 
+/// A READY pod of no particular kind.
+#[cfg(test)]
+pub(crate) fn test_pod() -> PodView {
+    let name =
+        model::PodName { name: "p".into(), namespace: "ns".into(), uid: "u".into(), attempt: 0 };
+    let config = model::PodConfig {
+        name,
+        hostname: String::new(),
+        log_directory: String::new(),
+        dns: None,
+        port_mappings: Vec::new(),
+        labels: model::StringMap::new(),
+        annotations: model::StringMap::new(),
+        cgroup_parent: String::new(),
+        sysctls: model::StringMap::new(),
+        overhead: None,
+        resources: None,
+        security: model::PodSecurity::default(),
+    };
+    let record = PodRecord {
+        id: SandboxId::from_random([1; 32]),
+        config: Arc::new(config),
+        handler: String::new(),
+        created_at: model::UnixNanos(1),
+        boot_id: String::new(),
+        phase: PodPhase::Ready,
+        shim: None,
+        attached: false,
+        network: None,
+        overhead: None,
+        resources: None,
+    };
+    PodView {
+        record: Arc::new(record),
+        network_closed: false,
+        cgroup_parent: "/p".into(),
+        pause_pid: None,
+    }
+}
+
+/// A container of that pod.
+#[cfg(test)]
+pub(crate) fn test_view(state: crate::record::ContainerState) -> ContainerView {
+    let config = model::ContainerConfig {
+        name: model::ContainerName { name: "c".into(), attempt: 0 },
+        image: model::ImageSpec::default(),
+        command: Vec::new(),
+        args: Vec::new(),
+        working_dir: String::new(),
+        envs: Vec::new(),
+        mounts: Vec::new(),
+        devices: Vec::new(),
+        cdi_devices: Vec::new(),
+        labels: model::StringMap::new(),
+        annotations: model::StringMap::new(),
+        log_path: String::new(),
+        stdin: false,
+        stdin_once: false,
+        tty: false,
+        stop_signal: None,
+        resources: model::Resources::default(),
+        security: model::ContainerSecurity::default(),
+    };
+    let record = ContainerRecord {
+        id: ContainerId::from_random([2; 32]),
+        sandbox: SandboxId::from_random([1; 32]),
+        config: Arc::new(config),
+        image_id: model::Digest::from_sha256([3; 32]),
+        image_name: String::new(),
+        image_ref: String::new(),
+        layers: Vec::new(),
+        image_volumes: Vec::new(),
+        user: model::ResolvedUser { uid: 0, gid: 0, groups: Vec::new(), home: None },
+        stop_signal: model::Signal::TERM,
+        log_path: None,
+        created_at: model::UnixNanos(1),
+        resources: model::Resources::default(),
+        state,
+    };
+    ContainerView { record: Arc::new(record), cgroup_path: "/p/c".into(), writable: None }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

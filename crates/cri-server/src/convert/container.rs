@@ -5,9 +5,9 @@ use model::{
     CdiDevice, ContainerConfig, ContainerName, DeviceRequest, EnvVar, MountPropagation,
     MountRequest, MountSource,
 };
-use sandbox::{ContainerState, ContainerView};
+use sandbox::{ContainerState, ContainerView, Index, LookupError};
 
-use super::{ConvertError, image, known, pod, resources, security, signal};
+use super::{ConvertError, FilterError, WantedId, image, known, pod, resources, security, signal};
 
 pub(crate) fn config(config: v1::ContainerConfig) -> Result<ContainerConfig, ConvertError> {
     let metadata = config.metadata.ok_or(ConvertError::Missing("metadata of the container"))?;
@@ -181,37 +181,44 @@ pub(crate) fn status(container: &ContainerView) -> v1::ContainerStatus {
 
 /// CRI: every field that is set must fit.
 pub(crate) struct Filter {
-    id: Option<String>,
-    pod: Option<String>,
+    id: WantedId,
+    pod: WantedId,
     state: Option<v1::ContainerState>,
     labels: model::StringMap,
 }
 
 impl Filter {
-    pub(crate) fn new(filter: Option<v1::ContainerFilter>) -> Result<Self, ConvertError> {
+    pub(crate) fn new(
+        filter: Option<v1::ContainerFilter>,
+        index: &Index,
+    ) -> Result<Self, FilterError> {
+        let filter = filter.unwrap_or_default();
+        let state = filter.state.map(|state| known("filter.state", state.state)).transpose()?;
+        let of_stats = v1::ContainerStatsFilter {
+            id: filter.id,
+            pod_sandbox_id: filter.pod_sandbox_id,
+            label_selector: filter.label_selector,
+        };
+        Ok(Self { state, ..Self::of_stats(Some(of_stats), index)? })
+    }
+
+    pub(crate) fn of_stats(
+        filter: Option<v1::ContainerStatsFilter>,
+        index: &Index,
+    ) -> Result<Self, LookupError> {
         let filter = filter.unwrap_or_default();
         Ok(Self {
-            id: Some(filter.id).filter(|id| !id.is_empty()),
-            pod: Some(filter.pod_sandbox_id).filter(|id| !id.is_empty()),
-            state: filter.state.map(|state| known("filter.state", state.state)).transpose()?,
+            id: WantedId::new(&filter.id, |id| Ok(index.container(id)?.record.id.to_string()))?,
+            pod: pod::wanted(&filter.pod_sandbox_id, index)?,
+            state: None,
             labels: filter.label_selector,
         })
     }
 
-    pub(crate) fn of_stats(filter: Option<v1::ContainerStatsFilter>) -> Self {
-        let filter = filter.unwrap_or_default();
-        Self {
-            id: Some(filter.id).filter(|id| !id.is_empty()),
-            pod: Some(filter.pod_sandbox_id).filter(|id| !id.is_empty()),
-            state: None,
-            labels: filter.label_selector,
-        }
-    }
-
     pub(crate) fn fits(&self, container: &ContainerView) -> bool {
         let record = &container.record;
-        self.id.as_ref().is_none_or(|id| record.id.as_str().starts_with(id.as_str()))
-            && self.pod.as_ref().is_none_or(|id| record.sandbox.as_str().starts_with(id.as_str()))
+        self.id.fits(record.id.as_str())
+            && self.pod.fits(record.sandbox.as_str())
             && self.state.is_none_or(|wanted| wanted == state(container))
             && pod::selects(&self.labels, &record.config.labels)
     }

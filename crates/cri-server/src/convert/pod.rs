@@ -2,9 +2,9 @@
 
 use cri_api::v1;
 use model::{DnsConfig, PodConfig, PodName, PortMapping, PortProtocol};
-use sandbox::PodView;
+use sandbox::{Index, LookupError, PodView};
 
-use super::{ConvertError, known, resources, security};
+use super::{ConvertError, FilterError, WantedId, known, resources, security};
 
 pub(crate) fn config(config: v1::PodSandboxConfig) -> Result<PodConfig, ConvertError> {
     let metadata = config.metadata.ok_or(ConvertError::Missing("metadata of the pod"))?;
@@ -53,6 +53,15 @@ fn port(mapping: v1::PortMapping) -> Result<PortMapping, ConvertError> {
         host_port: mapping.host_port,
         host_ip: mapping.host_ip,
     })
+}
+
+pub(super) fn protocol_to_cri(protocol: PortProtocol) -> i32 {
+    match protocol {
+        PortProtocol::Tcp => v1::Protocol::Tcp,
+        PortProtocol::Udp => v1::Protocol::Udp,
+        PortProtocol::Sctp => v1::Protocol::Sctp,
+    }
+    .into()
 }
 
 pub(crate) fn metadata(name: &PodName) -> v1::PodSandboxMetadata {
@@ -116,24 +125,38 @@ fn network(pod: &PodView) -> v1::PodSandboxNetworkStatus {
 
 /// CRI: every field that is set must fit.
 pub(crate) struct Filter {
-    id: Option<String>,
+    id: WantedId,
     state: Option<v1::PodSandboxState>,
     labels: model::StringMap,
 }
 
 impl Filter {
-    pub(crate) fn new(filter: Option<v1::PodSandboxFilter>) -> Result<Self, ConvertError> {
+    pub(crate) fn new(
+        filter: Option<v1::PodSandboxFilter>,
+        index: &Index,
+    ) -> Result<Self, FilterError> {
         let filter = filter.unwrap_or_default();
         let state = filter.state.map(|state| known("filter.state", state.state)).transpose()?;
-        let id = Some(filter.id).filter(|id| !id.is_empty());
-        Ok(Self { id, state, labels: filter.label_selector })
+        Ok(Self { id: wanted(&filter.id, index)?, state, labels: filter.label_selector })
+    }
+
+    pub(crate) fn of_stats(
+        filter: Option<v1::PodSandboxStatsFilter>,
+        index: &Index,
+    ) -> Result<Self, FilterError> {
+        let filter = filter.unwrap_or_default();
+        Ok(Self { id: wanted(&filter.id, index)?, state: None, labels: filter.label_selector })
     }
 
     pub(crate) fn fits(&self, pod: &PodView) -> bool {
-        self.id.as_ref().is_none_or(|id| pod.record.id.as_str().starts_with(id.as_str()))
+        self.id.fits(pod.record.id.as_str())
             && self.state.is_none_or(|wanted| wanted == state(pod))
             && selects(&self.labels, &pod.record.config.labels)
     }
+}
+
+pub(super) fn wanted(id: &str, index: &Index) -> Result<WantedId, LookupError> {
+    WantedId::new(id, |id| Ok(index.pod(id)?.record.id.to_string()))
 }
 
 /// CRI `label_selector`: equality on every pair.

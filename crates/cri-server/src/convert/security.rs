@@ -17,7 +17,7 @@ fn mode(field: &'static str, value: i32) -> Result<NamespaceMode, ConvertError> 
     })
 }
 
-fn mode_to_cri(mode: NamespaceMode) -> i32 {
+pub(super) fn mode_to_cri(mode: NamespaceMode) -> i32 {
     match mode {
         NamespaceMode::Pod => v1::NamespaceMode::Pod,
         NamespaceMode::Container => v1::NamespaceMode::Container,
@@ -114,20 +114,43 @@ fn policy(value: i32) -> Result<GroupsPolicy, ConvertError> {
     })
 }
 
+pub(super) fn policy_to_cri(policy: GroupsPolicy) -> i32 {
+    match policy {
+        GroupsPolicy::Merge => v1::SupplementalGroupsPolicy::Merge,
+        GroupsPolicy::Strict => v1::SupplementalGroupsPolicy::Strict,
+    }
+    .into()
+}
+
 /// The deprecated text form: `runtime/default`, `unconfined`, `localhost/NAME`.
-fn deprecated_apparmor(text: &str) -> Result<Option<SecurityProfile>, ConvertError> {
+fn deprecated_profile(
+    field: &'static str,
+    text: &str,
+) -> Result<Option<SecurityProfile>, ConvertError> {
     match text {
         "" => Ok(None),
-        "runtime/default" => Ok(Some(SecurityProfile::RuntimeDefault)),
+        // Docker's word for the same.
+        "runtime/default" | "docker/default" => Ok(Some(SecurityProfile::RuntimeDefault)),
         "unconfined" => Ok(Some(SecurityProfile::Unconfined)),
         other => match other.strip_prefix("localhost/") {
             Some(name) if !name.is_empty() => Ok(Some(SecurityProfile::Localhost(name.to_owned()))),
             Some(_) | None => Err(ConvertError::OutOfRange {
-                field: "apparmor_profile",
+                field,
                 value: other.to_owned(),
                 want: "runtime/default, unconfined or localhost/NAME",
             }),
         },
+    }
+}
+
+/// The deprecated field counts only where the new one is not set.
+fn seccomp(
+    new: Option<v1::SecurityProfile>,
+    text: &str,
+) -> Result<Option<SecurityProfile>, ConvertError> {
+    match new {
+        Some(new) => profile("seccomp.profile_type", new).map(Some),
+        None => deprecated_profile("seccomp_profile_path", text),
     }
 }
 
@@ -136,6 +159,8 @@ pub(crate) fn pod(
     context: Option<v1::LinuxSandboxSecurityContext>,
 ) -> Result<PodSecurity, ConvertError> {
     let Some(context) = context else { return Ok(PodSecurity::default()) };
+    #[expect(deprecated, reason = "older clients set only the text form")]
+    let seccomp_text = context.seccomp_profile_path;
     Ok(PodSecurity {
         namespaces: context.namespace_options.map(namespaces).transpose()?.unwrap_or_default(),
         selinux: context.selinux_options.map(selinux),
@@ -148,7 +173,7 @@ pub(crate) fn pod(
         },
         readonly_rootfs: context.readonly_rootfs,
         privileged: context.privileged,
-        seccomp: context.seccomp.map(|p| profile("seccomp.profile_type", p)).transpose()?,
+        seccomp: seccomp(context.seccomp, &seccomp_text)?,
         apparmor: context.apparmor.map(|p| profile("apparmor.profile_type", p)).transpose()?,
     })
 }
@@ -159,10 +184,10 @@ pub(crate) fn container(
     let Some(context) = context else { return Ok(ContainerSecurity::default()) };
     let capabilities = context.capabilities.unwrap_or_default();
     #[expect(deprecated, reason = "older clients set only the text form")]
-    let apparmor_text = &context.apparmor_profile;
+    let (apparmor_text, seccomp_text) = (&context.apparmor_profile, &context.seccomp_profile_path);
     let apparmor = match context.apparmor {
         Some(new) => Some(profile("apparmor.profile_type", new)?),
-        None => deprecated_apparmor(apparmor_text)?,
+        None => deprecated_profile("apparmor_profile", apparmor_text)?,
     };
     Ok(ContainerSecurity {
         capabilities: Capabilities {
@@ -184,7 +209,7 @@ pub(crate) fn container(
         no_new_privs: context.no_new_privs,
         masked_paths: context.masked_paths,
         readonly_paths: context.readonly_paths,
-        seccomp: context.seccomp.map(|p| profile("seccomp.profile_type", p)).transpose()?,
+        seccomp: seccomp(context.seccomp, seccomp_text)?,
         apparmor,
     })
 }
@@ -202,6 +227,23 @@ mod tests {
         assert_eq!(
             pod(Some(context)),
             Err(ConvertError::UnknownValue { field: "namespace_options.pid", value: 7 })
+        );
+    }
+
+    #[test]
+    fn older_clients_name_their_seccomp_profile_in_text() {
+        let of = |new: Option<v1::SecurityProfile>, text: &str| seccomp(new, text);
+        assert_eq!(of(None, ""), Ok(None));
+        assert_eq!(of(None, "unconfined"), Ok(Some(SecurityProfile::Unconfined)));
+        assert_eq!(of(None, "docker/default"), Ok(Some(SecurityProfile::RuntimeDefault)));
+        let local = SecurityProfile::Localhost("/p.json".into());
+        assert_eq!(of(None, "localhost//p.json"), Ok(Some(local)));
+        assert!(of(None, "nonsense").is_err());
+        let unconfined = v1::SecurityProfile { profile_type: 1, localhost_ref: String::new() };
+        assert_eq!(
+            of(Some(unconfined), "runtime/default"),
+            Ok(Some(SecurityProfile::Unconfined)),
+            "the new field wins"
         );
     }
 

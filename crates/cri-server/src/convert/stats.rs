@@ -2,10 +2,10 @@
 
 use cri_api::v1;
 use model::{
-    ContainerStats, CpuStats, DiskUsage, InterfaceStats, IoStats, MemoryStats, PodStats, Pressure,
-    PressureLine, SwapStats,
+    CpuStats, DiskUsage, InterfaceStats, IoStats, MemoryStats, PodStats, Pressure, PressureLine,
+    SwapStats,
 };
-use sandbox::{ContainerView, PodView};
+use sandbox::{ContainerUsage, PodUsage};
 
 use super::{container, pod};
 
@@ -64,7 +64,8 @@ pub(crate) fn disk(usage: DiskUsage) -> v1::FilesystemUsage {
     }
 }
 
-pub(crate) fn container(view: &ContainerView, stats: ContainerStats) -> v1::ContainerStats {
+pub(crate) fn container(usage: ContainerUsage) -> v1::ContainerStats {
+    let ContainerUsage { container: view, stats } = usage;
     let config = &view.record.config;
     v1::ContainerStats {
         attributes: Some(v1::ContainerAttributes {
@@ -105,13 +106,10 @@ fn network(stats: &PodStats) -> Option<v1::NetworkUsage> {
     })
 }
 
-pub(crate) fn pod(
-    view: &PodView,
-    stats: &PodStats,
-    containers: Vec<v1::ContainerStats>,
-) -> v1::PodSandboxStats {
+pub(crate) fn pod(usage: PodUsage) -> v1::PodSandboxStats {
+    let PodUsage { pod: view, stats, containers } = usage;
     let config = &view.record.config;
-    let network = network(stats);
+    let network = network(&stats);
     v1::PodSandboxStats {
         attributes: Some(v1::PodSandboxAttributes {
             id: view.record.id.to_string(),
@@ -127,7 +125,7 @@ pub(crate) fn pod(
                 timestamp: stats.at.0,
                 process_count: Some(value(stats.processes)),
             }),
-            containers,
+            containers: containers.into_iter().map(self::container).collect(),
             io: stats.io.map(io),
         }),
         windows: None,

@@ -6,7 +6,8 @@ use cri_api::v1;
 use sandbox::{ContainerState, ContainerView};
 use tonic::Status;
 
-use crate::convert::container;
+use super::status::{RUNTIME_TYPE, SNAPSHOTTER};
+use crate::convert::{container, dump};
 use crate::{Server, status};
 
 /// From memory; `info` only when asked for.
@@ -22,7 +23,7 @@ pub(crate) async fn container_status(
     })
 }
 
-/// The keys that tools read from the peers.
+/// The keys that tools read from containerd's answer.
 async fn info(server: &Server, view: &ContainerView) -> BTreeMap<String, String> {
     let record = &view.record;
     let pid = match record.state {
@@ -32,7 +33,12 @@ async fn info(server: &Server, view: &ContainerView) -> BTreeMap<String, String>
     let info = serde_json::json!({
         "sandboxID": record.sandbox,
         "pid": pid,
-        "config": record.config.as_ref(),
+        "removing": false,
+        "snapshotKey": record.id,
+        "snapshotter": SNAPSHOTTER,
+        "runtimeType": RUNTIME_TYPE,
+        "runtimeOptions": null,
+        "config": dump::container(&record.config),
         "privileged": record.config.security.privileged,
         "runtimeSpec": server.sandboxes.runtime_spec(view).await,
     });

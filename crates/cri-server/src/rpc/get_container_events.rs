@@ -6,7 +6,6 @@ use std::sync::Arc;
 use cri_api::v1;
 use futures_util::Stream;
 use sandbox::{EventKind, LifecycleEvent};
-use tokio::sync::broadcast::error::RecvError;
 use tonic::Status;
 
 use crate::Server;
@@ -14,7 +13,7 @@ use crate::convert::{container, pod};
 
 type Events = Pin<Box<dyn Stream<Item = Result<v1::ContainerEventResponse, Status>> + Send>>;
 
-/// Every event from now on, until the client leaves or the daemon drains. A client that does not
+/// What had ended when the daemon started, then every event from now on, until the client leaves or the daemon drains. A client that does not
 /// keep up is cut off with Aborted: it subscribes again and relists.
 pub(crate) fn get_container_events(server: &Server) -> Events {
     let state = Some((server.sandboxes.events(), server.sandboxes.clone()));
@@ -22,15 +21,11 @@ pub(crate) fn get_container_events(server: &Server) -> Events {
         let (mut events, sandboxes) = state?;
         let next = tokio::select! {
             () = sandboxes.draining() => return None,
-            next = events.recv() => next,
+            next = events.next() => next,
         };
         match next {
-            Ok(event) => Some((Ok(to_cri(&event)), Some((events, sandboxes)))),
-            Err(RecvError::Closed) => None,
-            Err(RecvError::Lagged(lost)) => {
-                let text = format!("the client did not keep up: {lost} events were lost");
-                Some((Err(Status::aborted(text)), None))
-            }
+            Ok(event) => Some((Ok(to_cri(&event?)), Some((events, sandboxes)))),
+            Err(lost) => Some((Err(Status::aborted(lost.to_string())), None)),
         }
     }))
 }

@@ -32,6 +32,6 @@ async fn info(server: &Server, image: &Image) -> BTreeMap<String, String> {
     // Removed in this moment: the answer does without.
     let config = bytes.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let config: serde_json::Value = config.unwrap_or_default();
-    let info = serde_json::json!({ "imageSpec": config });
+    let info = serde_json::json!({ "chainID": image.chain_id(), "imageSpec": config });
     BTreeMap::from([("info".to_owned(), info.to_string())])
 }

@@ -1,8 +1,9 @@
-//! CRI `ListPodSandbox`.
+//! CRI `ListPodSandbox` and `StreamPodSandboxes`.
 
 use cri_api::v1;
 use tonic::Status;
 
+use super::streamed::{Messages, messages};
 use crate::convert::pod;
 use crate::{Server, status};
 
@@ -11,8 +12,25 @@ pub(crate) fn list_pod_sandbox(
     server: &Server,
     request: v1::ListPodSandboxRequest,
 ) -> Result<v1::ListPodSandboxResponse, Status> {
-    let filter = pod::Filter::new(request.filter).map_err(status::invalid)?;
-    let pods = server.sandboxes.index().pods();
-    let items = pods.iter().filter(|view| filter.fits(view)).map(|view| pod::item(view)).collect();
-    Ok(v1::ListPodSandboxResponse { items })
+    Ok(v1::ListPodSandboxResponse { items: fitting(server, request.filter)?.collect() })
+}
+
+/// The same, in several messages.
+pub(crate) fn stream_pod_sandboxes(
+    server: &Server,
+    request: v1::StreamPodSandboxesRequest,
+) -> Result<Messages<v1::StreamPodSandboxesResponse>, Status> {
+    Ok(messages(fitting(server, request.filter)?, |pod_sandboxes| v1::StreamPodSandboxesResponse {
+        pod_sandboxes,
+    }))
+}
+
+fn fitting(
+    server: &Server,
+    filter: Option<v1::PodSandboxFilter>,
+) -> Result<impl Iterator<Item = v1::PodSandbox> + Send + use<>, Status> {
+    let index = server.sandboxes.index();
+    let filter = pod::Filter::new(filter, index).map_err(status::from_filter)?;
+    let fitting = index.pods().into_iter().filter(move |view| filter.fits(view));
+    Ok(fitting.map(|view| pod::item(&view)))
 }

@@ -1,4 +1,4 @@
-//! One file per RPC.
+//! One file per RPC; a streamed list is beside its unary twin.
 
 pub(crate) mod collect_networks;
 pub(crate) mod container_stats;
@@ -13,7 +13,9 @@ pub(crate) mod list_container_stats;
 pub(crate) mod list_containers;
 pub(crate) mod list_holdings;
 pub(crate) mod list_images;
+pub(crate) mod list_metric_descriptors;
 pub(crate) mod list_pod_sandbox;
+pub(crate) mod list_pod_sandbox_metrics;
 pub(crate) mod list_pod_sandbox_stats;
 pub(crate) mod pod_sandbox_stats;
 pub(crate) mod pod_sandbox_status;
@@ -28,7 +30,9 @@ pub(crate) mod start_container;
 pub(crate) mod status;
 pub(crate) mod stop_container;
 pub(crate) mod stop_pod_sandbox;
+mod streamed;
 pub(crate) mod update_container_resources;
+pub(crate) mod update_pod_sandbox_resources;
 pub(crate) mod update_runtime_config;
 pub(crate) mod version;
 pub(crate) mod watch_pull;

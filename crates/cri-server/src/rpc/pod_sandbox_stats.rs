@@ -1,14 +1,13 @@
 //! CRI `PodSandboxStats`.
 
 use cri_api::v1;
-use sandbox::PodView;
 use tonic::Status;
 
 use crate::convert::stats;
 use crate::{Server, status};
 
 /// One READY pod with its containers.
-pub(crate) fn pod_sandbox_stats(
+pub(crate) async fn pod_sandbox_stats(
     server: &Server,
     request: &v1::PodSandboxStatsRequest,
 ) -> Result<v1::PodSandboxStatsResponse, Status> {
@@ -18,14 +17,6 @@ pub(crate) fn pod_sandbox_stats(
         let id = &view.record.id;
         return Err(Status::unavailable(format!("pod sandbox {id} is not ready: no statistics")));
     }
-    Ok(v1::PodSandboxStatsResponse { stats: Some(of_pod(server, &view)) })
-}
-
-pub(super) fn of_pod(server: &Server, view: &PodView) -> v1::PodSandboxStats {
-    let containers = server.sandboxes.index().containers_of(&view.record.id);
-    let containers = containers
-        .iter()
-        .map(|view| stats::container(view, server.sandboxes.container_stats(view)))
-        .collect();
-    stats::pod(view, &server.sandboxes.pod_stats(view), containers)
+    let usage = server.sandboxes.pod_usage(vec![view]).await;
+    Ok(v1::PodSandboxStatsResponse { stats: usage.into_iter().next().map(stats::pod) })
 }

@@ -5,11 +5,18 @@ use std::collections::BTreeMap;
 use cni::NetworkStatus;
 use cri_api::v1;
 
-use crate::Server;
+use crate::{CgroupDriver, Server};
+
+/// What lies below containers' writable layers, as containerd names it.
+pub(super) const SNAPSHOTTER: &str = "overlayfs";
+
+/// Which runtime runs pods.
+pub(super) const RUNTIME_TYPE: &str = "knarr";
 
 /// Conditions, handlers and features; must be cheap.
-pub(crate) fn status(server: &Server, request: &v1::StatusRequest) -> v1::StatusResponse {
-    let network = match server.sandboxes.network_status() {
+pub(crate) async fn status(server: &Server, request: &v1::StatusRequest) -> v1::StatusResponse {
+    let status = server.sandboxes.network_status();
+    let network = match &status {
         NetworkStatus::Ready => condition("NetworkReady", None),
         NetworkStatus::NotReady { message } => condition(
             "NetworkReady",
@@ -20,7 +27,7 @@ pub(crate) fn status(server: &Server, request: &v1::StatusRequest) -> v1::Status
         status: Some(v1::RuntimeStatus {
             conditions: vec![condition("RuntimeReady", None), network],
         }),
-        info: if request.verbose { info(server) } else { BTreeMap::new() },
+        info: if request.verbose { info(server, status).await } else { BTreeMap::new() },
         runtime_handlers: handlers(server),
         features: Some(v1::RuntimeFeatures {
             supplemental_groups_policy: true,
@@ -48,9 +55,37 @@ fn handlers(server: &Server) -> Vec<v1::RuntimeHandler> {
         .collect()
 }
 
-fn info(server: &Server) -> BTreeMap<String, String> {
-    let config = serde_json::json!({
-        "stateDir": server.sandboxes.state_dir().display().to_string(),
+/// The keys that tools read from containerd's answer.
+async fn info(server: &Server, status: NetworkStatus) -> BTreeMap<String, String> {
+    let sandboxes = &server.sandboxes;
+    let network = sandboxes.network_config().await;
+    let names = sandboxes.handlers();
+    let runtime = serde_json::json!({
+        "runtimeType": RUNTIME_TYPE,
+        "snapshotter": SNAPSHOTTER,
+        "options": { "SystemdCgroup": server.cgroup_driver == CgroupDriver::Systemd },
     });
-    BTreeMap::from([("config".to_owned(), config.to_string())])
+    let runtimes: serde_json::Map<_, _> =
+        names.iter().map(|name| (name.clone(), runtime.clone())).collect();
+    let config = serde_json::json!({
+        "rootDir": sandboxes.root_dir(),
+        "stateDir": sandboxes.state_dir(),
+        "enableSelinux": sandboxes.host().selinux,
+        "cni": { "binDirs": network["PluginDirs"], "confDir": network["PluginConfDir"] },
+        "containerd": {
+            "snapshotter": SNAPSHOTTER,
+            "defaultRuntimeName": names.first(),
+            "runtimes": runtimes,
+        },
+    });
+    let loaded = match status {
+        NetworkStatus::Ready => "OK".to_owned(),
+        NetworkStatus::NotReady { message } => message,
+    };
+    BTreeMap::from([
+        ("config".to_owned(), config.to_string()),
+        ("cniconfig".to_owned(), network.to_string()),
+        ("lastCNILoadStatus".to_owned(), loaded.clone()),
+        ("lastCNILoadStatus.default".to_owned(), loaded),
+    ])
 }

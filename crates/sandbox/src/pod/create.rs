@@ -165,7 +165,7 @@ impl Owner {
     }
 
     /// The first process of the container whose PID namespace is to be joined.
-    fn target_pid(&self, config: &ContainerConfig) -> Option<i32> {
+    pub(super) fn target_pid(&self, config: &ContainerConfig) -> Option<i32> {
         let options = &config.security.namespaces;
         if options.pid != NamespaceMode::Target {
             return None;
@@ -173,12 +173,12 @@ impl Owner {
         let fits = |id: &ContainerId| {
             !options.target_id.is_empty() && id.as_str().starts_with(&options.target_id)
         };
-        self.containers.iter().find(|(id, _)| fits(id)).and_then(|(_, container)| {
-            match container.record.state {
-                ContainerState::Running { pid, .. } => Some(pid),
-                ContainerState::Created | ContainerState::Exited(_) => None,
-            }
-        })
+        let mut fitting = self.containers.iter().filter(|(id, _)| fits(id));
+        let (Some((_, container)), None) = (fitting.next(), fitting.next()) else { return None };
+        match container.record.state {
+            ContainerState::Running { pid, .. } => Some(pid),
+            ContainerState::Created | ContainerState::Exited(_) => None,
+        }
     }
 }
 
@@ -227,7 +227,7 @@ impl Making {
             }
             return Err(error);
         }
-        let usage = crate::usage::measure(&self.cx, &self.record);
+        let usage = crate::sampler::measure(&self.cx, &self.record);
         Ok((self.record, usage))
     }
 
@@ -267,7 +267,7 @@ impl Making {
             make_log_dir(Path::new(log)).map_err(stored)?;
         }
         let path = dir.join("config.json");
-        let text = serde_json::to_vec(spec)
+        let text = plan::encode(spec)
             .map_err(|error| stored(FileError::at("encode", &path)(error.into())))?;
         std::fs::write(&path, text)
             .map_err(|error| stored(FileError::at("write", &path)(error)))?;

@@ -17,13 +17,14 @@ mod start;
 mod stop;
 mod teardown;
 mod update;
+mod update_pod;
 
 use std::collections::BTreeMap;
 use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{ContainerConfig, ContainerId, Resources, SandboxId};
+use model::{ContainerConfig, ContainerId, PodConfig, Resources, SandboxId, SecurityProfile};
 use shim_protocol::{Event, Exit};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -37,7 +38,13 @@ use crate::link::{LinkEvent, ShimLink};
 use crate::record::{ContainerRecord, ContainerState, ExitReason, ExitRecord, PodPhase, PodRecord};
 use crate::view::PodView;
 
-pub(crate) use recover::recover_all;
+pub use recover::OpenError;
+pub(crate) use recover::{Recovered, recover_all};
+pub(crate) use update_pod::PodResources;
+pub use update_pod::UpdatePodError;
+
+/// What a seccomp filter sends.
+const SIGSYS: i32 = 31;
 
 /// How long a process may outlive SIGKILL before the caller is told (it may sit in IO).
 const DIES_WITHIN: Duration = Duration::from_secs(60);
@@ -51,7 +58,7 @@ pub(crate) enum Request {
     /// Make the pod: the first request of every new owner.
     Run(Reply<SandboxId, RunError>),
     /// `RunPodSandbox` again under the same name.
-    Rejoin(Reply<SandboxId, RunError>),
+    Rejoin(Arc<PodConfig>, String, Reply<SandboxId, RunError>),
     Stop(Reply<(), TeardownError>),
     Remove(Reply<(), TeardownError>),
     Create(Box<ContainerConfig>, Reply<ContainerId, CreateError>),
@@ -60,6 +67,7 @@ pub(crate) enum Request {
     RemoveContainer(ContainerId, Reply<(), ContainerError>),
     ReopenLog(ContainerId, Reply<(), ContainerError>),
     Update(ContainerId, Box<Resources>, Reply<(), UpdateError>),
+    UpdatePod(Box<PodResources>, Reply<(), UpdatePodError>),
     Exec(ContainerId, Reply<ExecTarget, ContainerError>),
     Attach(ContainerId, Reply<Arc<ShimLink>, ContainerError>),
 }
@@ -122,6 +130,8 @@ pub(crate) struct Owner {
     containers: BTreeMap<ContainerId, Container>,
     /// Its creator went away before it learnt the id.
     unclaimed: bool,
+    /// It is listed. A pod in the making is not: its id is known to nobody.
+    announced: bool,
 }
 
 impl Owner {
@@ -134,6 +144,7 @@ impl Owner {
             shim: None,
             containers: BTreeMap::new(),
             unclaimed: false,
+            announced: false,
         }
     }
 
@@ -173,7 +184,7 @@ impl Owner {
     async fn on_request(&mut self, request: Request) -> Flow {
         match request {
             Request::Run(reply) => return self.on_run(reply).await,
-            Request::Rejoin(reply) => self.on_rejoin(reply),
+            Request::Rejoin(config, handler, reply) => self.on_rejoin(&config, &handler, reply),
             Request::Stop(reply) => {
                 let result = self.stop_pod().await;
                 drop(reply.send(result));
@@ -199,6 +210,10 @@ impl Owner {
             }
             Request::Update(id, change, reply) => {
                 let result = self.update_resources(&id, &change).await;
+                drop(reply.send(result));
+            }
+            Request::UpdatePod(change, reply) => {
+                let result = self.update_pod(*change).await;
                 drop(reply.send(result));
             }
             Request::Exec(id, reply) => {
@@ -240,11 +255,7 @@ impl Owner {
     async fn on_exit(&mut self, id: &ContainerId, exit: &Exit) {
         let Some(container) = self.containers.get(id) else { return };
         let ContainerState::Running { started_at, .. } = container.record.state else { return };
-        let reason = match (exit.oom_killed, exit.code) {
-            (true, _) => ExitReason::OomKilled,
-            (false, 0) => ExitReason::Completed,
-            (false, _) => ExitReason::Error,
-        };
+        let reason = reason(&container.record.config, exit);
         let record = ExitRecord {
             started_at: Some(started_at),
             finished_at: model::UnixNanos(exit.finished_at),
@@ -334,7 +345,16 @@ impl Owner {
         }
     }
 
+    /// From here on it is listed.
+    fn announce(&mut self) {
+        self.announced = true;
+        self.publish();
+    }
+
     fn publish(&self) {
+        if !self.announced {
+            return;
+        }
         self.cx.index.put_pod(PodView {
             record: Arc::clone(&self.record),
             network_closed: self.record.phase != PodPhase::Ready && !self.record.attached,
@@ -421,6 +441,25 @@ impl Owner {
 
     fn next_deadline(&self) -> Option<Instant> {
         self.containers.values().filter_map(|c| c.stop.as_ref()).map(|stop| stop.deadline).min()
+    }
+}
+
+/// CRI's word for how a container ended.
+fn reason(config: &ContainerConfig, exit: &Exit) -> ExitReason {
+    let filtered = match &config.security.seccomp {
+        Some(SecurityProfile::RuntimeDefault | SecurityProfile::Localhost(_)) => {
+            !config.security.privileged
+        }
+        Some(SecurityProfile::Unconfined) | None => false,
+    };
+    if exit.oom_killed {
+        ExitReason::OomKilled
+    } else if exit.signal == Some(SIGSYS) && filtered {
+        ExitReason::SeccompKilled
+    } else if exit.code == 0 {
+        ExitReason::Completed
+    } else {
+        ExitReason::Error
     }
 }
 

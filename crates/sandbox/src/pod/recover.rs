@@ -4,18 +4,21 @@
 //! differ the shim is right. Where there is no shim any more, exit files tell how containers
 //! ended, and everything else is "lost".
 
+mod aside;
+
 use std::collections::HashSet;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{ContainerId, SandboxId, UnixNanos};
+use model::{ContainerId, Digest, SandboxId, UnixNanos};
 use shim_protocol::{Body, FailureKind, Phase, Response, StateReport};
-use store::{ReadError, RecordFile};
+use store::RecordFile;
 
 use super::{Container, Owner, Shim};
 use crate::blocking;
-use crate::context::Context;
+use crate::context::{Context, now};
 use crate::error::chain;
 use crate::link::{LinkError, ShimLink};
 use crate::record::{ContainerRecord, ContainerState, PodPhase, PodRecord};
@@ -23,37 +26,76 @@ use crate::record::{ContainerRecord, ContainerState, PodPhase, PodRecord};
 /// One silent shim must not hold up the node.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
-/// Every pod that has a record, reconciled with its shim. Half-made ones are removed.
-pub(crate) async fn recover_all(cx: &Arc<Context>) -> Vec<Owner> {
+/// Why an earlier daemon's pods cannot be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The pods cannot be listed: how many there are is not known.
+    #[error("cannot list {}: its pods would be taken for removed", path.display())]
+    List {
+        /// The directory of all pods.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What an earlier daemon left.
+pub(crate) struct Recovered {
+    /// Every pod that has a record, reconciled with its shim.
+    pub(crate) owners: Vec<Owner>,
+    /// What belongs to records that cannot be read.
+    pub(crate) aside: Aside,
+}
+
+/// What records that were set aside own. A person has to decide about them: until then nothing of
+/// it is taken away, for their pods may still run.
+#[derive(Debug, Default)]
+pub(crate) struct Aside {
+    /// Pods.
+    pub(crate) pods: HashSet<SandboxId>,
+    /// Layers of their containers.
+    pub(crate) layers: HashSet<Digest>,
+}
+
+/// Takes every pod over. Half-made ones are removed.
+pub(crate) async fn recover_all(cx: &Arc<Context>) -> Result<Recovered, OpenError> {
     let loading = Arc::clone(cx);
-    let stored = blocking::run(move || load_all(&loading)).await;
+    let (stored, aside) = blocking::run(move || load_all(&loading)).await?;
     let mut recovering = tokio::task::JoinSet::new();
     for owner in stored {
         recovering.spawn(recover(owner));
     }
     let owners = recovering.join_all().await.into_iter().flatten().collect();
-    sweep_states(cx).await;
-    owners
+    sweep_states(cx, aside.pods.clone()).await;
+    Ok(Recovered { owners, aside })
 }
 
-fn load_all(cx: &Arc<Context>) -> Vec<Owner> {
-    names(&cx.paths().pods())
-        .iter()
-        .filter_map(|name| SandboxId::parse(name).ok())
-        .filter_map(|id| load(cx, &id))
-        .collect()
+fn load_all(cx: &Arc<Context>) -> Result<(Vec<Owner>, Aside), OpenError> {
+    let path = cx.paths().pods();
+    let names = names(&path).map_err(|source| OpenError::List { path, source })?;
+    let ids = names.iter().filter_map(|name| SandboxId::parse(name).ok());
+    let owners = ids.filter_map(|id| load(cx, &id)).collect();
+    Ok((owners, aside::of(cx)))
 }
 
 fn load(cx: &Arc<Context>, id: &SandboxId) -> Option<Owner> {
+    let dir = cx.paths().pod(id);
     let record: PodRecord = match RecordFile::new(cx.paths().pod_record(id)).read(cx.disk()) {
         Ok(Some(record)) => record,
         Ok(None) => {
             // A crash between making the directory and the record: nothing else exists yet.
-            log_failure(id, "directory without a record", remove(&cx.paths().pod(id)));
+            log_failure(id, "directory without a record", remove(&dir));
             return None;
         }
         Err(error) => {
-            quarantined(&error, &cx.paths().pod(id));
+            quarantined(&error, &dir);
+            return None;
+        }
+    };
+    let containers = match names(&cx.paths().containers(id)) {
+        Ok(names) => names,
+        Err(error) => {
+            quarantined(&error, &dir);
             return None;
         }
     };
@@ -61,7 +103,7 @@ fn load(cx: &Arc<Context>, id: &SandboxId) -> Option<Owner> {
         tracing::error!(sandbox = %id, holder = %taken.holder, "two records of one name");
     }
     let mut owner = Owner::new(Arc::clone(cx), record);
-    for name in names(&cx.paths().containers(id)) {
+    for name in containers {
         let Ok(container) = ContainerId::parse(&name) else { continue };
         let file = RecordFile::new(cx.paths().container_record(id, &container));
         match file.read::<ContainerRecord>(cx.disk()) {
@@ -94,10 +136,12 @@ async fn recover(mut owner: Owner) -> Option<Owner> {
                 let error = chain(&error);
                 tracing::error!(sandbox = %owner.id(), error, "half-made pod not removed");
                 owner.set_phase(PodPhase::Stopped).await;
+                owner.announce();
                 Some(owner)
             }
         };
     }
+    let (was_ready, ended_before) = (owner.record.phase == PodPhase::Ready, owner.ended());
     match report {
         Some(report) => owner.reconcile(report).await,
         None => {
@@ -108,15 +152,29 @@ async fn recover(mut owner: Owner) -> Option<Owner> {
             }
         }
     }
-    owner.publish();
+    owner.announce();
     let records: Vec<_> = owner.containers.values().map(|c| Arc::clone(&c.record)).collect();
     for record in &records {
         owner.publish_container(record);
+        if let ContainerState::Exited(exit) = &record.state
+            && !ended_before.contains(&record.id)
+        {
+            owner.cx.events.found_ended(record.id.as_str(), owner.id(), exit.finished_at);
+        }
+    }
+    if was_ready && owner.record.phase == PodPhase::Stopped {
+        owner.cx.events.found_ended(owner.id().as_str(), owner.id(), now());
     }
     Some(owner)
 }
 
 impl Owner {
+    fn ended(&self) -> HashSet<ContainerId> {
+        let ended = |record: &ContainerRecord| matches!(record.state, ContainerState::Exited(_));
+        let records = self.containers.values().map(|container| &container.record);
+        records.filter(|record| ended(record)).map(|record| record.id.clone()).collect()
+    }
+
     /// Finds the shim again and asks what it holds; `None` when there is none.
     async fn reconnect(&mut self) -> Option<StateReport> {
         if self.record.boot_id != self.cx.parts.boot_id {
@@ -204,12 +262,21 @@ impl Owner {
 }
 
 /// Volatile directories whose pod has no record: left by a crash at the very end of a removal.
-async fn sweep_states(cx: &Arc<Context>) {
+/// Those of records set aside may belong to pods that run.
+async fn sweep_states(cx: &Arc<Context>, aside: HashSet<SandboxId>) {
     let cx = Arc::clone(cx);
     blocking::run(move || {
-        for name in names(&cx.paths().pod_states()) {
-            let Ok(id) = SandboxId::parse(&name) else { continue };
-            if !cx.paths().pod(&id).exists() {
+        let names = match names(&cx.paths().pod_states()) {
+            Ok(names) => names,
+            Err(error) => {
+                tracing::warn!(%error, "stale state directories not looked for");
+                return;
+            }
+        };
+        for id in names.iter().filter_map(|name| SandboxId::parse(name).ok()) {
+            // What cannot be looked at is not known to be gone.
+            let gone = matches!(cx.paths().pod(&id).try_exists(), Ok(false));
+            if gone && !aside.contains(&id) {
                 log_failure(&id, "stale state directory", remove(&cx.paths().pod_state(&id)));
             }
         }
@@ -217,9 +284,18 @@ async fn sweep_states(cx: &Arc<Context>) {
     .await;
 }
 
-fn names(dir: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+/// What is in a directory; nothing when there is none.
+fn names(dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        // What is not text is not ours.
+        names.extend(entry?.file_name().into_string().ok());
+    }
+    Ok(names)
 }
 
 fn remove(dir: &Path) -> Result<(), crate::files::FileError> {
@@ -237,8 +313,8 @@ fn log_failure(sandbox: &SandboxId, what: &str, result: Result<(), crate::files:
 }
 
 /// One broken record costs one object: it is moved aside, and the start goes on.
-fn quarantined(error: &ReadError, dir: &Path) {
-    let aside = dir.with_extension("bad");
+fn quarantined(error: &dyn std::error::Error, dir: &Path) {
+    let aside = dir.with_extension(aside::EXTENSION);
     let error = chain(error);
     match std::fs::rename(dir, &aside) {
         Ok(()) => tracing::error!(error, aside = %aside.display(), "record set aside"),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::{NamespaceMode, SandboxId};
+use model::{NamespaceMode, PodConfig, SandboxId};
 use shim_protocol::{Body, PodReady, PodSetup, Response, Sysctl, Warning};
 
 use super::{Flow, Owner, Reply, Shim};
@@ -40,6 +40,7 @@ impl Owner {
             Err(left) => {
                 // CRI: it stays listed as NOTREADY, so that Stop and Remove can finish the job.
                 self.set_phase(PodPhase::Stopped).await;
+                self.announce();
                 let sandbox = self.id().clone();
                 let error = RunError::LeftBehind { sandbox, left, source: Box::new(error) };
                 drop(reply.send(Err(error)));
@@ -48,10 +49,17 @@ impl Owner {
         }
     }
 
-    /// Kubelet asks again when its first call timed out: it gets that call's result, once.
-    pub(super) fn on_rejoin(&mut self, reply: Reply<SandboxId, RunError>) {
+    /// Kubelet asks again when its first call timed out: it gets that call's result, once, if it
+    /// asks for the same.
+    pub(super) fn on_rejoin(
+        &mut self,
+        config: &PodConfig,
+        handler: &str,
+        reply: Reply<SandboxId, RunError>,
+    ) {
         let id = self.id().clone();
-        if self.unclaimed && self.record.phase == PodPhase::Ready {
+        let same = *self.record.config == *config && self.record.handler == handler;
+        if self.unclaimed && same && self.record.phase == PodPhase::Ready {
             self.unclaimed = reply.send(Ok(id)).is_err();
             return;
         }
@@ -75,7 +83,7 @@ impl Owner {
         self.store_pod()
             .await
             .map_err(|source| RunError::Record { sandbox: self.id().clone(), source })?;
-        self.publish();
+        self.announce();
         let id = self.id().as_str();
         self.tell(EventKind::Created, id);
         self.tell(EventKind::Started, id);

@@ -11,7 +11,7 @@ use super::run::warn;
 use super::stop::unknown;
 use crate::admission;
 use crate::blocking;
-use crate::context::now;
+use crate::context::{cgroup_of, now};
 use crate::error::{ContainerError, StartError, chain};
 use crate::events::EventKind;
 use crate::exec::ExecTarget;
@@ -36,6 +36,8 @@ impl Owner {
             Ok(state) => {
                 tracing::info!(sandbox = %self.id(), container = %id, "container started");
                 self.set_container_state(id, state).await;
+                let cgroup = cgroup_of(&self.cgroup_parent, id).into();
+                self.cx.sampler.rates.sample(&cgroup, std::time::Instant::now(), 0);
                 self.tell(EventKind::Started, id.as_str());
                 Ok(())
             }
@@ -64,6 +66,7 @@ impl Owner {
             }));
         };
         let record = Arc::clone(&container.record);
+        self.check_target(&record)?;
         let plan = self.launch_plan(&record).await.map_err(planned)?;
         let config = &record.config;
         let body = Body::Start(Box::new(StartContainer {
@@ -87,6 +90,18 @@ impl Owner {
             }
             _other => Err(fail(LinkError::Confused { sandbox })),
         }
+    }
+
+    /// CRI: the container whose PID namespace is to be joined must run at the start too. Its number
+    /// in the spec might by now be another process's.
+    fn check_target(&self, record: &ContainerRecord) -> Result<(), StartError> {
+        let options = &record.config.security.namespaces;
+        if options.pid == model::NamespaceMode::Target && self.target_pid(&record.config).is_none()
+        {
+            let source = admission::Refusal::TargetEnded;
+            return Err(StartError::Refused { container: record.id.clone(), source });
+        }
+        Ok(())
     }
 
     async fn launch_plan(

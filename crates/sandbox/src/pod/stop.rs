@@ -38,6 +38,13 @@ impl Owner {
         }
         let deadline = Instant::now() + timeout;
         let signal = container.record.stop_signal;
+        if let Some(stop) = &mut container.stop {
+            // CRI: a cancelled stop counts for nothing, nor does its grace period.
+            stop.waiters.retain(|waiter| !waiter.is_closed());
+            if stop.waiters.is_empty() && container.removals.is_empty() {
+                container.stop = None;
+            }
+        }
         let first = container.stop.is_none();
         let stop = container.stop.get_or_insert_with(|| StopInFlight {
             deadline,
@@ -69,7 +76,7 @@ impl Owner {
             let Some(stop) = &mut container.stop else { continue };
             // CRI: a cancelled stop does not kill; the container runs until a later call ends it.
             stop.waiters.retain(|waiter| !waiter.is_closed());
-            if stop.waiters.is_empty() {
+            if stop.waiters.is_empty() && container.removals.is_empty() {
                 container.stop = None;
             } else if stop.killed {
                 self.fail_stop(&id, || ContainerError::StillRunning {

@@ -51,8 +51,10 @@ impl Owner {
             self.remove_files(&mut failed).await;
         }
         if failed.is_empty() {
-            self.cx.index.drop_pod(self.id());
-            self.tell(EventKind::Deleted, self.id().as_str());
+            if self.announced {
+                self.cx.index.drop_pod(self.id());
+                self.tell(EventKind::Deleted, self.id().as_str());
+            }
             tracing::info!(sandbox = %self.id(), "pod sandbox removed");
         }
         self.outcome(failed)

@@ -29,9 +29,9 @@ impl Owner {
         record.resources = old.changed_by(change);
         let record = Arc::new(record);
         let before = self.set_limits(id, old, &record.resources, in_force).await?;
-        if let Err(source) = self.store_container(Arc::clone(&record)).await {
+        if let Err(error) = self.store_limits(&record).await {
             blocking::run(move || before.put_back()).await;
-            return Err(UpdateError::Record { container: id.clone(), source });
+            return Err(error);
         }
         if let Some(container) = self.containers.get_mut(id) {
             container.record = Arc::clone(&record);
@@ -39,6 +39,22 @@ impl Owner {
         self.publish_container(&record);
         tracing::info!(sandbox = %self.id(), container = %id, "limits changed");
         Ok(())
+    }
+
+    /// Writes new limits into the container's spec and its record: both or none.
+    async fn store_limits(&self, record: &Arc<ContainerRecord>) -> Result<(), UpdateError> {
+        let container = record.id.clone();
+        let (cx, of) = (Arc::clone(&self.cx), Arc::clone(record));
+        let old_spec = blocking::run(move || plan::rewrite_limits(&cx, &of))
+            .await
+            .map_err(|source| UpdateError::Spec { container: container.clone(), source })?;
+        let Err(source) = self.store_container(Arc::clone(record)).await else { return Ok(()) };
+        let path = self.cx.paths().container_spec(&record.sandbox, &record.id);
+        if let Err(error) = blocking::run(move || plan::write_spec(&path, &old_spec)).await {
+            let error = crate::error::chain(&error);
+            tracing::error!(%container, error, "the spec's limits were not put back");
+        }
+        Err(UpdateError::Record { container, source })
     }
 
     /// Limits that are not in force yet are only looked at: `StartContainer` applies them.

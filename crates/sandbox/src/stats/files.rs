@@ -14,10 +14,15 @@ pub(super) fn number(path: &Path) -> Option<u64> {
     }
 }
 
+/// A whole file; one that cannot be read is empty.
+pub(super) fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
 /// A file of `key value` lines.
 pub(super) fn keyed(path: &Path) -> HashMap<String, u64> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines()
+    text(path)
+        .lines()
         .filter_map(|line| line.split_once(' '))
         .filter_map(|(key, value)| Some((key.to_owned(), value.parse().ok()?)))
         .collect()
