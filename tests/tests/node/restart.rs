@@ -129,7 +129,12 @@ fn a_torn_record_costs_one_pod_and_not_the_store() -> Result<()> {
         ensure!(node.daemon.log_text().contains(&torn), "the torn record is not mentioned");
         // What is left of it is kept for a person to look at.
         let kept = node.scratch.root().join("pods").join(format!("{torn}.bad"));
+        let state = node.scratch.state().join("pods").join(&torn);
+        ensure!(kept.exists() && state.exists(), "what it owns was taken away");
+        // Once the person has decided, the rest is cleaned up.
         std::fs::remove_dir_all(&kept)?;
+        node.crash_and_restart()?;
+        ensure!(!state.exists(), "nobody's state is kept");
         Ok(())
     })
 }
@@ -139,6 +144,94 @@ fn a_polite_end_leaves_the_pods_running_too() -> Result<()> {
     on_a_node(async |node| {
         let (_, id) = node.sleeper("polite").await?;
         node.daemon.terminate()?;
+        node.daemon.launch(&node.scratch)?;
+        ensure!(node.cri.shell(&id, "echo alive").await? == "alive");
+        Ok(())
+    })
+}
+
+#[test]
+fn what_ended_while_the_daemon_was_down_is_told_to_who_subscribes_then() -> Result<()> {
+    on_a_node(async |node| {
+        let image = node.pulled("busybox").await?;
+        let signals = node.scratch.dir().join("signals");
+        std::fs::create_dir_all(&signals)?;
+        let pod = node.pod("quiet");
+        let script = "while [ ! -e /signals/end ]; do sleep 0.01; done; echo last; exit 5";
+        let container =
+            pod.container("main", &image).script(script).mount(&signals, "/signals", false);
+        let (pod_id, id) = node.run(&pod, &container).await?;
+        let log = node.log_path(&id).await?;
+        node.daemon.kill9()?;
+        std::fs::write(signals.join("end"), "")?;
+        let ended = |text: &str| text.contains(" F last\n").then_some(());
+        test_support::files::wait_for(&log, test_support::node::PATIENCE, ended)?;
+        let record = node.scratch.state().join("pods").join(&pod_id).join("exits").join(&id);
+        let whole = |text: &str| text.ends_with("complete\n").then_some(());
+        test_support::files::wait_for(&record, test_support::node::PATIENCE, whole)?;
+        node.daemon.launch(&node.scratch)?;
+        for _ in 0..2 {
+            let request = v1::GetEventsRequest {};
+            let mut events =
+                node.cri.runtime.clone().get_container_events(request).await?.into_inner();
+            let Some(event) = events.message().await? else { anyhow::bail!("no event") };
+            ensure!(event.container_id == id, "{event:?}");
+            ensure!(event.container_event_type() == v1::ContainerEventType::ContainerStoppedEvent);
+            let status = node.cri.container(&id).await?;
+            ensure!(event.created_at == status.finished_at, "{event:?}");
+            ensure!(event.containers_statuses == [status], "{event:?}");
+            ensure!(event.pod_sandbox_status.is_some_and(|pod| pod.id == pod_id));
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn what_a_torn_records_pod_owns_is_kept_until_somebody_has_looked() -> Result<()> {
+    on_a_node(async |node| {
+        let image = node.pulled("busybox").await?;
+        let pod = node.pod("kept");
+        let (pod_id, id) = node.run(&pod, &pod.container("main", &image).sleeper()).await?;
+        let ip = node.cri.pod_ip(&pod_id).await?;
+        node.daemon.kill9()?;
+        let pods = node.scratch.root().join("pods");
+        let record = pods.join(&pod_id).join("pod.json");
+        let bytes = std::fs::read(&record)?;
+        std::fs::write(&record, &bytes[..bytes.len() / 2])?;
+        node.daemon.launch(&node.scratch)?;
+        ensure!(node.cri.pods(None).await?.is_empty());
+        // Neither its layers nor its address go to anybody else, not after another start either.
+        node.cri.remove_image(&image).await?;
+        node.crash_and_restart()?;
+        let other = node.cri.run_pod(&node.pod("other")).await?;
+        ensure!(node.cri.pod_ip(&other).await? != ip, "its address was given away");
+
+        node.daemon.kill9()?;
+        let whole = pods.join(&pod_id);
+        std::fs::rename(pods.join(format!("{pod_id}.bad")), &whole)?;
+        std::fs::write(whole.join("pod.json"), bytes)?;
+        node.daemon.launch(&node.scratch)?;
+        ensure!(node.cri.pod_ip(&pod_id).await? == ip);
+        ensure!(node.cri.shell(&id, "cat /etc/hostname").await? == "kept");
+        Ok(())
+    })
+}
+
+#[test]
+fn pods_that_cannot_be_listed_stop_the_start() -> Result<()> {
+    on_a_node(async |node| {
+        let (_, id) = node.sleeper("unseen").await?;
+        node.daemon.kill9()?;
+        let (pods, moved) = (node.scratch.root().join("pods"), node.scratch.root().join("moved"));
+        std::fs::rename(&pods, &moved)?;
+        std::fs::write(&pods, "")?;
+        let Err(error) = node.daemon.launch(&node.scratch) else {
+            anyhow::bail!("it took a file for an empty directory");
+        };
+        let text = format!("{error:#}");
+        ensure!(text.contains(&pods.display().to_string()), "{text}");
+        std::fs::remove_file(&pods)?;
+        std::fs::rename(&moved, &pods)?;
         node.daemon.launch(&node.scratch)?;
         ensure!(node.cri.shell(&id, "echo alive").await? == "alive");
         Ok(())
