@@ -246,6 +246,7 @@ mod tests {
             mtu: 1500,
             master: None,
             lower: None,
+            default_vlan: None,
         };
         let table = [
             ("0.0.0.0/0", 1, None),

@@ -143,7 +143,8 @@ fn a_failed_add_leaves_nothing_and_can_be_repeated() {
     }
     let node = Node::new();
     let pod = Pod::new(1);
-    let bridge = NewBridge { name: "eth0", mac: [2, 0, 0, 0, 0, 9], mtu: None };
+    let bridge =
+        NewBridge { name: "eth0", mac: [2, 0, 0, 0, 0, 9], mtu: None, vlan_filtering: false };
     pod.inside(|| Rtnetlink::open().unwrap().create_bridge(&bridge).unwrap());
     let text = chain(&node.add(&pod).unwrap_err());
     assert!(text.contains("cannot make veth veth01010101 with its peer eth0"), "{text}");
@@ -180,7 +181,8 @@ fn traffic_that_leaves_the_node_is_masqueraded_and_other_traffic_is_not() {
 /// Puts `outside` behind a second bridge of the host: 192.0.2.0/24.
 fn link_outside(outside: &Pod) {
     let mut host = Rtnetlink::open().unwrap();
-    let bridge = NewBridge { name: "out0", mac: [2, 0, 0, 0, 0, 1], mtu: None };
+    let bridge =
+        NewBridge { name: "out0", mac: [2, 0, 0, 0, 0, 1], mtu: None, vlan_filtering: false };
     host.create_bridge(&bridge).unwrap();
     let master = host.link("out0").unwrap().unwrap().index;
     host.add_address(master, "192.0.2.1/24".parse().unwrap()).unwrap();
@@ -285,10 +287,10 @@ fn a_link_in_the_place_of_the_bridge_is_an_error() {
 fn options_that_are_not_built_in_are_refused() {
     let node = Node::new();
     node.configure(&json!({"cniVersion": "1.0.0", "name": "a",
-        "plugins": [{"type": "bridge", "vlan": 7}]}));
+        "plugins": [{"type": "bridge", "macspoofchk": true}]}));
     let error = node.add(&Pod::new(1)).unwrap_err();
     let text = chain(&error);
-    assert!(text.contains("`vlan` needs the reference bridge plugin"), "{text}");
+    assert!(text.contains("`macspoofchk` needs the reference bridge plugin"), "{text}");
     let cni::AddError::Plugin { source, .. } = error else { panic!("{error:?}") };
     assert!(matches!(*source, PluginError::BuiltIn { plugin: "bridge", .. }));
 }

@@ -139,7 +139,8 @@ fn a_subnet_that_the_host_uses_is_refused_with_the_route() {
     let node = Node::new();
     node.on_host(|| {
         let mut host = Rtnetlink::open().unwrap();
-        let bridge = NewBridge { name: "lan0", mac: [2, 0, 0, 0, 0, 1], mtu: None };
+        let bridge =
+            NewBridge { name: "lan0", mac: [2, 0, 0, 0, 0, 1], mtu: None, vlan_filtering: false };
         host.create_bridge(&bridge).unwrap();
         let index = host.index("lan0").unwrap();
         host.add_address(index, "10.88.7.1/24".parse().unwrap()).unwrap();
@@ -224,4 +225,45 @@ fn check_finds_what_is_missing() {
     pod.inside(|| Rtnetlink::open().unwrap().delete_link("eth0").unwrap());
     assert!(check().is_err());
     node.del(&pod).unwrap();
+}
+
+#[test]
+fn networks_with_a_policy_are_kept_apart() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.on_host(|| {
+        let mut host = Rtnetlink::open().unwrap();
+        let lo = host.index("lo").unwrap();
+        host.set_up(lo, false).unwrap();
+    });
+    let add = |number: u8, policy: &str| {
+        let mut list = bridged(&node, number);
+        list["plugins"][0]["isDefaultGateway"] = true.into();
+        let firewall = json!({"type": "firewall", "ingressPolicy": policy});
+        list["plugins"].as_array_mut().unwrap().push(firewall);
+        node.configure(&list);
+        let pod = Pod::new(number);
+        let ip = node.add(&pod).unwrap().ips[0];
+        (pod, ip)
+    };
+    let (open, open_ip) = add(1, "open");
+    let (first, first_ip) = add(2, "same-bridge");
+    let (second, _) = add(3, "same-bridge");
+    let listener = first.listen(first_ip);
+    let limit = std::time::Duration::from_secs(1);
+    let reaches = |from: &Pod, to: std::net::SocketAddr| {
+        from.inside(|| std::net::TcpStream::connect_timeout(&to, limit).is_ok())
+    };
+    let address = listener.local_addr().unwrap();
+    assert!(!reaches(&second, address), "two bridges with a policy");
+    assert!(reaches(&open, address), "one bridge without");
+    node.on_host(|| support::connect(&listener));
+    let other = open.listen(open_ip);
+    assert!(reaches(&first, other.local_addr().unwrap()), "the way out is open");
+    for pod in [&open, &first, &second] {
+        node.on_host(|| node.engine().check(&pod.attachment)).unwrap();
+        node.del(pod).unwrap();
+    }
 }

@@ -133,6 +133,10 @@ fn garbage_and_results_without_an_address_are_errors() {
         ("echo '{}'", "network `net` gave sandbox"),
         ("exit 3", "ended with exit status: 3"),
         ("kill -9 $$", "ended with signal: 9"),
+        (r#"printf '{"ips":[{"addre'"#, r#"printed no result but `{"ips":[{"addre`: EOF"#),
+        ("while :; do echo 0123456789012345678901234567890; done", "more than 4194304 bytes"),
+        (r#"echo '{"ips":[{"address":"nonsense"}]}'"#, "no address on eth0"),
+        (r#"echo '{"code":1,"msg":"old"}'; echo why >&2; exit 1"#, "old (code 1) (why)"),
     ];
     for (body, want) in table {
         let node = Node::new();
@@ -244,4 +248,67 @@ fn gc_tells_plugins_which_attachments_are_valid() {
     let valid = json!([{"containerID": "01".repeat(32), "ifname": "eth0"}]);
     assert_eq!(inputs[3]["cni.dev/valid-attachments"], valid);
     assert_eq!(inputs[3]["cni.dev/attachments"], valid);
+}
+
+#[test]
+fn a_file_that_is_no_program_is_said_to_be_none() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.configure(&list("1.0.0", &["one"]));
+    std::fs::write(node.path("bin/one"), "not a program").unwrap();
+    let text = chain(&node.add(&Pod::new(1)).unwrap_err());
+    assert!(text.contains("CNI plugin `one`") && text.contains("it could not be run"), "{text}");
+}
+
+/// Rules are made by netlink: no program is needed for them.
+#[test]
+fn host_ports_and_masquerading_need_no_program() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let mut pod = Pod::new(1);
+    pod.attachment.port_mappings = vec![PortMapping {
+        protocol: PortProtocol::Sctp,
+        container_port: 80,
+        host_port: 8080,
+        host_ip: String::new(),
+    }];
+    node.add(&pod).unwrap();
+    node.del(&pod).unwrap();
+}
+
+#[test]
+fn the_next_pod_is_attached_after_any_of_these() {
+    if !is_root() {
+        return;
+    }
+    let mut node = Node::new();
+    node.config.add_limit = Duration::from_millis(300);
+    let broken = node.path("broken");
+    node.configure(&json!({"cniVersion": "1.0.0", "name": "net", "plugins": [
+        {"type": "bridge", "bridge": "br0", "isGateway": true,
+         "ipam": {"type": "host-local", "dataDir": node.config.data_dir, "subnet": "10.8.0.0/30"}},
+        {"type": "last"},
+    ]}));
+    node.plugin(
+        "last",
+        &format!(
+            "[ $CNI_COMMAND = ADD ] || exit 0; [ -e {0} ] && . {0}; \
+             echo '{{\"cniVersion\":\"1.0.0\",\"ips\":[{{\"address\":\"10.8.0.2/30\"}}]}}'",
+            broken.display()
+        ),
+    );
+    // One address is all there is: whatever is not given back is missing.
+    for body in ["exit 1", "kill -9 $$", "echo '{'; exit 0", "sleep 600"] {
+        std::fs::write(&broken, body).unwrap();
+        let pod = Pod::new(1);
+        node.add(&pod).unwrap_err();
+        assert!(!pod.has_link("eth0") && node.reserved("net").is_empty(), "{body}");
+        std::fs::remove_file(&broken).unwrap();
+        node.add(&pod).unwrap();
+        node.del(&pod).unwrap();
+    }
 }

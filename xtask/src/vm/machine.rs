@@ -14,7 +14,10 @@ use crate::steps::{cargo, execute, output};
 
 /// Modules knarr uses; what they need themselves is found by `modprobe`.
 const MODULES: &[&str] = &[
+    "act_mirred",
     "bridge",
+    "cls_u32",
+    "ifb",
     "nf_tables",
     "nft_chain_nat",
     "nft_ct",
@@ -25,6 +28,8 @@ const MODULES: &[&str] = &[
     "nft_masq",
     "nft_nat",
     "overlay",
+    "sch_ingress",
+    "sch_tbf",
     "veth",
 ];
 
@@ -89,8 +94,16 @@ pub(super) fn initrd(
     } else {
         parts.iter().map(String::as_str).collect()
     };
+    // The tests of what happens between clone and exec.
     if parts.contains(&"launch") {
-        launch_tests(&tree, root)?;
+        test_program(&tree, root, "launch", "launch", "vm/launch")?;
+    }
+    // Networks on a kernel whose bridges know VLANs.
+    if parts.contains(&"network") {
+        tree.text("vm/network", 0o755, include_str!("guest/network.sh"))?;
+        for test in ["built_in", "host_ports", "networks", "vlan"] {
+            test_program(&tree, root, "cni", test, &format!("vm/networks/{test}"))?;
+        }
     }
     tree.text("etc/vm-parts", 0o644, &parts.join(","))?;
     pack(work)
@@ -158,16 +171,15 @@ fn walk(tree: &Tree, work: &Path) -> Result<()> {
     execute(Command::new("cp").arg("-a").arg(storage).arg(tree.at("vm/registry")))
 }
 
-/// The tests of what happens between clone and exec.
-fn launch_tests(tree: &Tree, root: &Path) -> Result<()> {
-    let test = ["test", "--no-run", "--message-format", "json", "--package", "launch"];
-    let text = output(cargo(root).args(test).args(["--test", "launch"]))?;
+/// A crate's integration test as a program of the machine.
+fn test_program(tree: &Tree, root: &Path, package: &str, name: &str, inside: &str) -> Result<()> {
+    let test = ["test", "--no-run", "--message-format", "json", "--package", package];
+    let text = output(cargo(root).args(test).args(["--test", name]))?;
     let program = text
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo made no test program of `launch`")?;
-    let inside = "vm/launch";
+        .with_context(|| format!("cargo made no test program `{name}` of `{package}`"))?;
     tree.program(&program, inside)?;
     execute(Command::new("strip").arg("--strip-debug").arg(tree.at(inside)))
 }

@@ -31,7 +31,7 @@ const PACKAGES: &[&str] = &[
 ];
 
 /// What the machine can run, in this order.
-pub(crate) const PARTS: &[&str] = &["walk", "launch"];
+pub(crate) const PARTS: &[&str] = &["walk", "launch", "network"];
 
 /// Without KVM a machine is some twenty times slower.
 const TIME_LIMIT: Duration = Duration::from_secs(180);

@@ -9,10 +9,12 @@ use sys::netlink::{IpPrefix, Link, Mac, NewBridge, NewVeth, Rtnetlink};
 
 use super::lease::Lease;
 use super::veth::{self, EEXIST, Pair, in_pod, ipv6_setting, mac_text, pod_netns, tolerate};
+use super::vlan::{VlanConf, Vlans};
 use super::{BuiltInError, changed, masquerade, present, sysctl};
 use crate::invoke::{Call, Plugins, Verb};
 use crate::result;
 
+const EOPNOTSUPP: i32 = 95;
 const EADDRNOTAVAIL: i32 = 99;
 
 #[derive(Debug, Deserialize)]
@@ -29,10 +31,12 @@ struct Conf {
     port_isolation: bool,
     disable_container_interface: bool,
     // What is not served here is refused, not ignored.
-    vlan: u32,
-    vlan_trunk: Vec<Value>,
     macspoofchk: bool,
     ipam: Option<Ipam>,
+    #[serde(flatten)]
+    vlan_conf: VlanConf,
+    #[serde(skip)]
+    vlans: Option<Vlans>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -54,10 +58,10 @@ impl Default for Conf {
             promisc_mode: false,
             port_isolation: false,
             disable_container_interface: false,
-            vlan: 0,
-            vlan_trunk: Vec::new(),
             macspoofchk: false,
             ipam: None,
+            vlan_conf: VlanConf::default(),
+            vlans: None,
         }
     }
 }
@@ -66,15 +70,11 @@ impl Conf {
     fn parse(conf: &Value) -> Result<Self, BuiltInError> {
         let mut parsed = Self::deserialize(conf)
             .map_err(|error| BuiltInError::configuration(error.to_string()))?;
-        let refused = [
-            (parsed.vlan != 0, "vlan"),
-            (!parsed.vlan_trunk.is_empty(), "vlanTrunk"),
-            (parsed.macspoofchk, "macspoofchk"),
-        ];
-        if let Some((_, option)) = refused.iter().find(|(set, _)| *set) {
-            let what = format!("`{option}` needs the reference bridge plugin to be installed");
+        if parsed.macspoofchk {
+            let what = "`macspoofchk` needs the reference bridge plugin to be installed";
             return Err(BuiltInError::configuration(what));
         }
+        parsed.vlans = Vlans::read(&parsed.vlan_conf)?;
         if parsed.hairpin_mode && parsed.promisc_mode {
             let what = "`hairpinMode` and `promiscMode` exclude each other";
             return Err(BuiltInError::configuration(what));
@@ -158,8 +158,13 @@ impl<'a> Plan<'a> {
     fn attach(&self, netns: &OwnedFd) -> Result<Value, BuiltInError> {
         let mut host = Rtnetlink::open().map_err(BuiltInError::Socket)?;
         let bridge = self.bridge(&mut host)?;
+        let mut gateway_link = None;
         if self.conf.is_gateway {
-            self.make_gateway(&mut host, &bridge)?;
+            let vlans = self.conf.vlans.as_ref().filter(|vlans| vlans.has_gateway);
+            gateway_link = vlans
+                .map(|vlans| vlans.gateway_link(&mut host, &bridge, self.conf.mtu()))
+                .transpose()?;
+            self.make_gateway(&mut host, gateway_link.as_ref().unwrap_or(&bridge))?;
         }
         if self.conf.ip_masq {
             let subnets: Vec<_> = self.lease.prefixes().iter().map(IpPrefix::network).collect();
@@ -176,8 +181,10 @@ impl<'a> Plan<'a> {
             peer_netns: netns.as_fd(),
             mtu: self.conf.mtu(),
         })?;
-        match self.configure_pod(netns) {
-            Ok(()) => Ok(self.result(&bridge)),
+        let configured =
+            self.join_vlans(&mut host, &bridge).and_then(|()| self.configure_pod(netns));
+        match configured {
+            Ok(()) => Ok(self.result(&bridge, gateway_link.as_ref())),
             Err(error) => {
                 veth::undo(&mut host, &self.pair.host_name);
                 Err(error)
@@ -185,13 +192,30 @@ impl<'a> Plan<'a> {
         }
     }
 
+    fn join_vlans(&self, host: &mut Rtnetlink, bridge: &Link) -> Result<(), BuiltInError> {
+        let Some(vlans) = &self.conf.vlans else { return Ok(()) };
+        let port = host.index(&self.pair.host_name).map_err(BuiltInError::Socket)?;
+        vlans.apply(host, bridge, port)
+    }
+
     /// Finds or makes the bridge. Another daemon may make it at the same time.
     fn bridge(&self, host: &mut Rtnetlink) -> Result<Link, BuiltInError> {
         let name = self.conf.bridge.as_str();
         let mut link = host.link(name)?;
         if link.is_none() {
-            let new = NewBridge { name, mac: veth::random_mac(), mtu: self.conf.mtu() };
-            tolerate(host.create_bridge(&new), EEXIST)?;
+            let new = NewBridge {
+                name,
+                mac: veth::random_mac(),
+                mtu: self.conf.mtu(),
+                vlan_filtering: self.conf.vlans.is_some(),
+            };
+            let made = host.create_bridge(&new);
+            if new.vlan_filtering
+                && made.as_ref().is_err_and(|error| error.errno() == Some(EOPNOTSUPP))
+            {
+                return Err(BuiltInError::NoVlans { bridge: name.to_owned() });
+            }
+            tolerate(made, EEXIST)?;
             // Its routes are ours to make, not those of whoever advertises some.
             sysctl::set(ipv6_setting(name, "accept_ra"), "0")?;
             link = host.link(name)?;
@@ -202,22 +226,25 @@ impl<'a> Plan<'a> {
         if link.kind != "bridge" {
             return Err(BuiltInError::NotABridge { name: name.to_owned(), kind: link.kind });
         }
+        if self.conf.vlans.is_some() && link.default_vlan.is_none() {
+            return Err(BuiltInError::NoVlans { bridge: name.to_owned() });
+        }
         if !link.up || (self.conf.promisc_mode && !link.promiscuous) {
             host.set_up(link.index, self.conf.promisc_mode)?;
         }
         Ok(link)
     }
 
-    /// Puts the gateway addresses on the bridge and lets the host forward.
-    fn make_gateway(&self, host: &mut Rtnetlink, bridge: &Link) -> Result<(), BuiltInError> {
-        let present = host.addresses(bridge.index)?;
+    /// Puts the gateway addresses on the bridge, or the link that stands for it, and lets the host forward.
+    fn make_gateway(&self, host: &mut Rtnetlink, on: &Link) -> Result<(), BuiltInError> {
+        let present = host.addresses(on.index)?;
         for address in &self.lease.addresses {
             let Some(gateway) = address.gateway else { continue };
             let Some(wanted) = IpPrefix::new(gateway, address.prefix.len()) else { continue };
             if gateway.is_ipv4() {
                 sysctl::forward_ipv4()?;
             } else {
-                sysctl::set(ipv6_setting(&self.conf.bridge, "disable_ipv6"), "0")?;
+                sysctl::set(ipv6_setting(&on.name, "disable_ipv6"), "0")?;
                 sysctl::forward_ipv6()?;
             }
             if present.contains(&wanted) {
@@ -228,12 +255,12 @@ impl<'a> Plan<'a> {
             };
             for present in present.iter().filter(overlaps).copied() {
                 if !self.conf.force_address {
-                    let bridge = self.conf.bridge.clone();
+                    let bridge = on.name.clone();
                     return Err(BuiltInError::OtherGateway { bridge, present, wanted });
                 }
-                tolerate(host.delete_address(bridge.index, present), EADDRNOTAVAIL)?;
+                tolerate(host.delete_address(on.index, present), EADDRNOTAVAIL)?;
             }
-            tolerate(host.add_address(bridge.index, wanted), EEXIST)?;
+            tolerate(host.add_address(on.index, wanted), EEXIST)?;
         }
         Ok(())
     }
@@ -250,7 +277,7 @@ impl<'a> Plan<'a> {
         })
     }
 
-    fn result(&self, bridge: &Link) -> Value {
+    fn result(&self, bridge: &Link, gateway: Option<&Link>) -> Value {
         let mac = |mac: Option<Mac>| mac.map(mac_text).unwrap_or_default();
         let mut out = json!({
             "interfaces": [
@@ -260,6 +287,9 @@ impl<'a> Plan<'a> {
                  "sandbox": self.call.netns},
             ],
         });
+        if let (Some(gateway), Some(list)) = (gateway, out["interfaces"].as_array_mut()) {
+            list.push(json!({"name": gateway.name, "mac": mac(gateway.mac)}));
+        }
         self.lease.report(2, &mut out);
         out
     }

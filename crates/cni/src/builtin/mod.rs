@@ -16,6 +16,7 @@ mod ruleset;
 mod sysctl;
 mod tuning;
 mod veth;
+mod vlan;
 
 use std::io;
 use std::net::IpAddr;
@@ -110,6 +111,15 @@ pub enum BuiltInError {
         name: String,
         /// Its kind.
         kind: String,
+    },
+    /// VLANs on a bridge that does not keep them apart.
+    #[error(
+        "bridge {bridge} does not filter by VLAN: turn its `vlan_filtering` on, name another, or \
+         use a kernel whose bridges know VLANs"
+    )]
+    NoVlans {
+        /// The bridge.
+        bridge: String,
     },
     /// The bridge already is a gateway of another network.
     #[error("bridge {bridge} has address {present}, which is in the way of {wanted}")]

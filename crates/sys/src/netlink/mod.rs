@@ -7,6 +7,7 @@
 //!
 //! Main types: [`Rtnetlink`], [`IpPrefix`], [`NetlinkError`].
 
+mod bridge_port;
 mod link_up;
 pub mod message;
 pub mod netns;

@@ -29,6 +29,8 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BR_VLAN_FILTERING: u16 = 7;
+const IFLA_BR_VLAN_DEFAULT_PVID: u16 = 39;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const VETH_INFO_PEER: u16 = 1;
@@ -67,6 +69,9 @@ pub struct Link {
     pub master: Option<u32>,
     /// Index of its lower link; of a veth: that of its peer, in the peer's namespace.
     pub lower: Option<u32>,
+    /// Of a bridge that filters by VLAN: the VLAN of its own that ports are in at first. `None`
+    /// of any other link.
+    pub default_vlan: Option<u16>,
 }
 
 /// What to change of a link; what is `None` stays.
@@ -93,6 +98,8 @@ pub struct NewBridge<'a> {
     pub mac: Mac,
     /// Largest packet in bytes; `None`: the kernel's default.
     pub mtu: Option<u32>,
+    /// Whether ports are kept to the VLANs they are in.
+    pub vlan_filtering: bool,
 }
 
 /// A veth pair to make, with the peer born in another network namespace.
@@ -184,6 +191,11 @@ impl Rtnetlink {
             mtu(body, bridge.mtu);
             body.nest(IFLA_LINKINFO, |info| {
                 info.text(IFLA_INFO_KIND, "bridge");
+                if bridge.vlan_filtering {
+                    info.nest(IFLA_INFO_DATA, |data| {
+                        data.attr(IFLA_BR_VLAN_FILTERING, &[1]);
+                    });
+                }
             });
         });
         self.0.transact(batch, 0)
@@ -385,7 +397,7 @@ fn mtu(body: &mut Body<'_>, mtu: Option<u32>) {
 }
 
 /// `struct ifinfomsg`.
-fn ifinfomsg(index: u32, flags: u32, change: u32) -> [u8; 16] {
+pub(super) fn ifinfomsg(index: u32, flags: u32, change: u32) -> [u8; 16] {
     let mut out = [0; 16];
     out[4..8].copy_from_slice(&index.to_ne_bytes());
     out[8..12].copy_from_slice(&flags.to_ne_bytes());
@@ -440,6 +452,14 @@ fn parse_link(body: &[u8]) -> Option<Link> {
         .map(|kind| String::from_utf8_lossy(kind.strip_suffix(&[0]).unwrap_or(kind)).into_owned());
     // ifinfomsg opens with the family; a message shorter than that is not a link.
     u16_at(body, 0)?;
+    let bridge = attributes
+        .get(IFLA_LINKINFO)
+        .and_then(|info| Attributes::new(info).get(IFLA_INFO_DATA))
+        .map(Attributes::new)
+        .filter(|_| kind.as_deref() == Some("bridge"));
+    let filters = |data: &Attributes<'_>| data.get(IFLA_BR_VLAN_FILTERING) == Some(&[1][..]);
+    let default_vlan =
+        bridge.filter(filters).and_then(|data| u16_at(data.get(IFLA_BR_VLAN_DEFAULT_PVID)?, 0));
     let name = attributes.get(IFLA_IFNAME).unwrap_or(&[]);
     let number = |kind| attributes.get(kind).and_then(|bytes| u32_at(bytes, 0));
     let flags = u32_at(body, 8)?;
@@ -453,6 +473,7 @@ fn parse_link(body: &[u8]) -> Option<Link> {
         mtu: number(IFLA_MTU).unwrap_or(0),
         master: number(IFLA_MASTER),
         lower: number(IFLA_LINK),
+        default_vlan,
     })
 }
 

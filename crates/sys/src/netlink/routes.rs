@@ -192,7 +192,12 @@ mod tests {
         let work = || {
             let mut host = Rtnetlink::open().unwrap();
             assert_eq!(host.routes().unwrap(), []);
-            let bridge = NewBridge { name: "br0", mac: [2, 0, 0, 0, 0, 1], mtu: None };
+            let bridge = NewBridge {
+                name: "br0",
+                mac: [2, 0, 0, 0, 0, 1],
+                mtu: None,
+                vlan_filtering: false,
+            };
             host.create_bridge(&bridge).unwrap();
             let index = host.index("br0").unwrap();
             host.add_address(index, "10.1.0.1/24".parse().unwrap()).unwrap();

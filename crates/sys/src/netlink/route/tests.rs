@@ -16,7 +16,8 @@ fn a_pod_network_is_made_in_two_calls() {
     in_host(|| {
         let mut host = Rtnetlink::open().unwrap();
         let mac = [2, 0, 0, 0, 0, 1];
-        host.create_bridge(&NewBridge { name: "br0", mac, mtu: None }).unwrap();
+        host.create_bridge(&NewBridge { name: "br0", mac, mtu: None, vlan_filtering: false })
+            .unwrap();
         let bridge = host.link("br0").unwrap().unwrap();
         assert_eq!((bridge.kind.as_str(), bridge.mac, bridge.up), ("bridge", Some(mac), true));
         let gateway: IpPrefix = "10.1.0.1/24".parse().unwrap();
@@ -78,7 +79,8 @@ fn a_missing_link_is_none_and_a_taken_name_is_eexist() {
     in_host(|| {
         let mut host = Rtnetlink::open().unwrap();
         assert_eq!(host.link("nosuch0").unwrap(), None);
-        let bridge = NewBridge { name: "br0", mac: [2, 0, 0, 0, 0, 1], mtu: None };
+        let bridge =
+            NewBridge { name: "br0", mac: [2, 0, 0, 0, 0, 1], mtu: None, vlan_filtering: false };
         host.create_bridge(&bridge).unwrap();
         let error = host.create_bridge(&bridge).unwrap_err();
         assert_eq!(error.errno(), Some(libc::EEXIST));
