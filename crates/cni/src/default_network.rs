@@ -136,15 +136,15 @@ fn collisions(config: &EngineConfig, subnets: &[IpPrefix], chosen: bool) -> Resu
     let failed = |error: BuiltInError| ConfError::Routes(Box::new(error));
     let mut host = Rtnetlink::open().map_err(|e| failed(BuiltInError::Socket(e)))?;
     let mut look = || {
-        let bridge = host.link(&config.bridge_name)?;
-        let present = match &bridge {
+        let present = match host.link(&config.bridge_name)? {
             Some(bridge) => host.addresses(bridge.index)?,
             None => Vec::new(),
         };
         let is_new = |s: &&IpPrefix| !present.iter().any(|p| p.network() == s.network());
         let new: Vec<IpPrefix> = subnets.iter().filter(is_new).copied().collect();
         let routes = if new.is_empty() { Vec::new() } else { host.routes()? };
-        Ok((bridge, new, routes))
+        // After the routes: another pod may be making the bridge at this moment.
+        Ok((host.link(&config.bridge_name)?, new, routes))
     };
     let (bridge, new, routes) = look().map_err(|error| failed(BuiltInError::Netlink(error)))?;
     let Some((subnet, route)) = first_collision(&new, &routes, bridge.as_ref(), chosen) else {

@@ -139,7 +139,8 @@ fn modules(tree: &Tree, kernel: &Kernel) -> Result<()> {
     let list = output(ask.args(["--show-depends", "--all"]).args(MODULES))?;
     for line in list.lines() {
         let Some(path) = line.trim().strip_prefix("insmod ") else { continue };
-        let path = Path::new(path.trim());
+        // Behind the path may stand options from this machine's own configuration.
+        let path = Path::new(path.split(' ').next().unwrap_or_default());
         let inside = path.strip_prefix(&kernel.dir).context("a module outside its package")?;
         tree.copy(path, &inside.to_string_lossy())?;
     }

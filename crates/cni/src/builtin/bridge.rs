@@ -114,7 +114,13 @@ pub(super) fn run(plugins: &Plugins, call: &Call<'_>, conf: &Value) -> Result<Va
             addresses(call)?;
             return check(&parsed, call, conf).map(|()| result::empty());
         }
-        Verb::Status | Verb::Gc => return addresses(call),
+        Verb::Status => {
+            if parsed.ip_masq {
+                super::ruleset::supported()?;
+            }
+            return addresses(call);
+        }
+        Verb::Gc => return addresses(call),
     }
     let netns = pod_netns(call)?;
     let lease = addresses(call)?;

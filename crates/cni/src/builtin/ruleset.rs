@@ -57,6 +57,13 @@ pub(super) fn update(
     Err(BuiltInError::RulesetBusy { attempts: ATTEMPTS })
 }
 
+/// Whether this kernel can do it. Asked before the first pod, this also has the kernel load what
+/// it needs, which it is not good at when many ask at once.
+pub(super) fn supported() -> Result<(), BuiltInError> {
+    let mut nft = Nftables::open().map_err(BuiltInError::Socket)?;
+    nft.generation().map(drop).map_err(missing_support)
+}
+
 impl Edit {
     /// The chain has these rules and no others. False when it had them already.
     pub(super) fn chain(

@@ -24,7 +24,7 @@ ip link set lo up
 hostname vm
 # What a systemd machine starts with.
 ulimit -n 1024 -H -n 524288 2>/dev/null
-for module in overlay veth bridge; do modprobe "$module"; done
+for module in overlay veth bridge nf_tables; do modprobe "$module"; done
 
 echo "kernel $(uname -r), controllers: $(cat /sys/fs/cgroup/cgroup.controllers)"
 verdict=PASS
