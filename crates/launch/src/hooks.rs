@@ -4,6 +4,7 @@
 use std::ffi::CString;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::MemfdFlags;
@@ -13,8 +14,33 @@ use sys::process::{Child, NewNamespaces};
 use crate::error::{LaunchError, Step};
 use crate::plan::{HookPlan, HooksPlan};
 
-/// After this nobody waits for the launch any more, and the launcher has other things to do.
-const LONGEST_SECONDS: u32 = 120;
+/// What the hooks of one launch may take together: who asked for it gives the launcher up after a
+/// minute, and would not know of a container that started after all.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// Likewise at a container's end, when nothing depends on them.
+const PATIENCE_AFTERWARDS: Duration = Duration::from_secs(15);
+
+/// Until when programs may run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline(Instant);
+
+impl Deadline {
+    /// For all hooks of a launch that begins now.
+    pub(crate) fn of_launch() -> Self {
+        Self(Instant::now() + PATIENCE)
+    }
+
+    /// For those of a container that has ended.
+    pub(crate) fn afterwards() -> Self {
+        Self(Instant::now() + PATIENCE_AFTERWARDS)
+    }
+
+    /// How long a program that is started now may run.
+    fn left(self, wanted: Option<u32>) -> Duration {
+        let left = self.0.saturating_duration_since(Instant::now());
+        wanted.map_or(left, |seconds| left.min(Duration::from_secs(seconds.into())))
+    }
+}
 
 /// How much of a failed program's output is reported.
 const SHOWN: usize = 1024;
@@ -48,9 +74,10 @@ pub(crate) fn run(
     list: &[HookPlan],
     status: Status,
     pid: i32,
+    until: Deadline,
 ) -> Result<(), LaunchError> {
     let state = state(hooks, status, pid);
-    list.iter().try_for_each(|hook| one(hook, &state))
+    list.iter().try_for_each(|hook| one(hook, &state, until))
 }
 
 /// As [`run`], but each is run and the failures are returned.
@@ -59,12 +86,13 @@ pub(crate) fn run_all(
     list: &[HookPlan],
     status: Status,
     pid: i32,
+    until: Deadline,
 ) -> Vec<LaunchError> {
     let state = state(hooks, status, pid);
-    list.iter().filter_map(|hook| one(hook, &state).err()).collect()
+    list.iter().filter_map(|hook| one(hook, &state, until).err()).collect()
 }
 
-fn one(hook: &HookPlan, state: &str) -> Result<(), LaunchError> {
+fn one(hook: &HookPlan, state: &str, until: Deadline) -> Result<(), LaunchError> {
     let failed = |what: &str| LaunchError {
         step: Step::Hook,
         subject: format!("{}: {what}", hook.path),
@@ -78,8 +106,8 @@ fn one(hook: &HookPlan, state: &str) -> Result<(), LaunchError> {
     (&stdin).write_all(state.as_bytes()).map_err(cannot)?;
     (&stdin).rewind().map_err(cannot)?;
     let child = spawn(&words, stdin.as_fd(), output.as_fd()).map_err(cannot)?;
-    let seconds = hook.timeout_s.unwrap_or(LONGEST_SECONDS).min(LONGEST_SECONDS);
-    match wait(&child, seconds).map_err(cannot)? {
+    let limit = until.left(hook.timeout_s);
+    match wait(&child, limit).map_err(cannot)? {
         Some(Ended::Exited(0)) => Ok(()),
         Some(ended) => {
             let said = tail(&mut output).map_err(cannot)?;
@@ -89,7 +117,7 @@ fn one(hook: &HookPlan, state: &str) -> Result<(), LaunchError> {
             };
             Err(failed(&if said.is_empty() { how } else { format!("{how}: {said}") }))
         }
-        None => Err(failed(&format!("it was killed after {seconds} s"))),
+        None => Err(failed(&format!("it was killed after {} s", limit.as_secs()))),
     }
 }
 
@@ -138,6 +166,8 @@ fn execute(words: &Words, stdin: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::
         rustix::stdio::dup2_stdin(stdin)?;
         rustix::stdio::dup2_stdout(output)?;
         rustix::stdio::dup2_stderr(output)?;
+        // A group of its own, so that all it starts can be killed with it.
+        rustix::process::setsid()?;
         sys::signal::reset_all()?;
         sys::process::close_on_exec_from(3)
     };
@@ -148,11 +178,16 @@ fn execute(words: &Words, stdin: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::
 }
 
 /// `None` when the time was up and it had to be killed.
-fn wait(child: &Child, seconds: u32) -> io::Result<Option<Ended>> {
-    let limit = Timespec { tv_sec: seconds.into(), tv_nsec: 0 };
+fn wait(child: &Child, limit: Duration) -> io::Result<Option<Ended>> {
+    let limit = Timespec {
+        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: limit.subsec_nanos().into(),
+    };
     let mut ended = [PollFd::new(&child.pidfd, PollFlags::IN)];
     let count = rustix::io::retry_on_intr(|| rustix::event::poll(&mut ended, Some(&limit)))?;
     if count == 0 {
+        // The group is there unless the child has not come that far.
+        rustix::process::kill_process_group(child.pid, rustix::process::Signal::KILL).ok();
         sys::pidfd::kill(child.pidfd.as_fd())?;
     }
     let how = sys::pidfd::wait(child.pidfd.as_fd())?;

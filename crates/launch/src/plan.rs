@@ -540,7 +540,8 @@ pub struct HookPlan {
     /// `KEY=value` entries.
     #[n(2)]
     pub env: Vec<String>,
-    /// Seconds after which it is killed and has failed.
+    /// Seconds after which it is killed and has failed; the launcher's patience ends earlier if need
+    /// be.
     #[n(3)]
     pub timeout_s: Option<u32>,
 }

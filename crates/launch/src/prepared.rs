@@ -13,7 +13,7 @@ use sys::process::{Child, NewNamespaces};
 use crate::cgroup::{Groups, Made};
 use crate::child::{Inside, Job, New, Place, Program, Start};
 use crate::error::{At, LaunchError, Step, Warning};
-use crate::hooks;
+use crate::hooks::{self, Deadline};
 use crate::host::Tree;
 use crate::launcher::{Io, Launcher};
 use crate::plan::{ExecPlan, HooksPlan, LaunchPlan, Namespace, PidNamespace, ProcessPlan};
@@ -71,6 +71,7 @@ struct Attempt {
     child: Option<Child>,
     made: Made,
     channel: OwnedFd,
+    hooks_until: Deadline,
 }
 
 enum Heard {
@@ -147,7 +148,8 @@ impl Launcher {
     pub fn prepare(&self, plan: &LaunchPlan, io: Io<'_>) -> Result<Prepared, LaunchError> {
         let (mut attempt, mut warnings) = self.begin(plan, io, Program::InPath, Start::WhenTold)?;
         let mut console = None;
-        let hooks = |child: &Child| self.create_runtime_hooks(plan, child);
+        let until = attempt.hooks_until;
+        let hooks = |child: &Child| self.create_runtime_hooks(plan, child, until);
         match attempt.listen(&mut console, &mut warnings, hooks)? {
             Heard::Ready => {}
             Heard::Runs => return Err(attempt.died()),
@@ -174,32 +176,40 @@ impl Launcher {
     ) -> Result<Running, LaunchError> {
         let (attempt, mut warnings) = self.begin(plan, io, program, Start::AtOnce)?;
         let mut console = None;
-        let hooks = |child: &Child| self.create_runtime_hooks(plan, child);
+        let until = attempt.hooks_until;
+        let hooks = |child: &Child| self.create_runtime_hooks(plan, child, until);
         let mut running = match attempt.listen(&mut console, &mut warnings, hooks)? {
             Heard::Ready | Heard::Runs => attempt.succeed(console, warnings)?,
         };
-        running.warnings.extend(self.poststart_hooks(plan, running.pid));
+        running.warnings.extend(self.poststart_hooks(plan, running.pid, until));
         Ok(running)
     }
 
-    fn create_runtime_hooks(&self, plan: &LaunchPlan, child: &Child) -> Result<(), LaunchError> {
+    fn create_runtime_hooks(
+        &self,
+        plan: &LaunchPlan,
+        child: &Child,
+        until: Deadline,
+    ) -> Result<(), LaunchError> {
         let Some(hooks) = &plan.hooks else { return Ok(()) };
-        let pid = child.pid.as_raw_nonzero().get();
-        self.on_host(|| hooks::run(hooks, &hooks.create_runtime, hooks::Status::Creating, pid))
+        let (pid, status) = (child.pid.as_raw_nonzero().get(), hooks::Status::Creating);
+        self.on_host(|| hooks::run(hooks, &hooks.create_runtime, status, pid, until))
     }
 
-    fn poststart_hooks(&self, plan: &LaunchPlan, pid: Pid) -> Vec<Warning> {
+    fn poststart_hooks(&self, plan: &LaunchPlan, pid: Pid, until: Deadline) -> Vec<Warning> {
         let Some(hooks) = plan.hooks.as_ref().filter(|hooks| !hooks.poststart.is_empty()) else {
             return Vec::new();
         };
         let pid = pid.as_raw_nonzero().get();
-        let run = || Ok(hooks::run_all(hooks, &hooks.poststart, hooks::Status::Running, pid));
+        let run =
+            || Ok(hooks::run_all(hooks, &hooks.poststart, hooks::Status::Running, pid, until));
         hook_warnings(self.on_host(run))
     }
 
     /// Runs what a plan wants to be run once its container is gone; says what failed.
     pub fn poststop_hooks(&self, hooks: &HooksPlan) -> Vec<Warning> {
-        let run = || Ok(hooks::run_all(hooks, &hooks.poststop, hooks::Status::Stopped, 0));
+        let (until, status) = (Deadline::afterwards(), hooks::Status::Stopped);
+        let run = || Ok(hooks::run_all(hooks, &hooks.poststop, status, 0, until));
         hook_warnings(self.on_host(run))
     }
 
@@ -251,7 +261,12 @@ impl Launcher {
             .at(Step::Namespace, "the container's pid")?
             .at(Step::Clone, "")?;
         drop(childs);
-        let attempt = Attempt { child: Some(child), made: Made::default(), channel };
+        let attempt = Attempt {
+            child: Some(child),
+            made: Made::default(),
+            channel,
+            hooks_until: Deadline::of_launch(),
+        };
         let (mut console, mut warnings) = (None, Vec::new());
         match attempt.listen(&mut console, &mut warnings, no_hooks)? {
             Heard::Ready | Heard::Runs => attempt.succeed(console, warnings),
@@ -276,7 +291,8 @@ impl Launcher {
         });
         let (joins, tree) = prepared?;
         let made = groups.take_made();
-        let mut attempt = Attempt { child: None, made, channel };
+        let hooks_until = Deadline::of_launch();
+        let mut attempt = Attempt { child: None, made, channel, hooks_until };
         let mut tree = tree?;
         tree.add_own(plan)?;
         let job = Job {
@@ -288,7 +304,7 @@ impl Launcher {
             groups: &groups,
             reporter: Reporter(childs.as_fd()),
             start,
-            place: Place::New(New { plan, tree: &tree, joins: &joins.ours }),
+            place: Place::New(New { plan, tree: &tree, joins: &joins.ours, hooks_until }),
         };
         attempt.child = Some(self.clone_new(plan, &joins, &groups, &job)?);
         Ok((attempt, warnings))

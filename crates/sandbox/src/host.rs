@@ -93,7 +93,7 @@ pub(crate) fn start_ticks(pid: i32) -> Option<u64> {
     sys::process::start_time(Pid::from_raw(pid)?).ok()
 }
 
-/// Directories below `/dev` that a privileged container gets its own of.
+/// Directories below `/dev` that every container gets its own of, like the console.
 const OWN: &[&str] = &["/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd"];
 
 /// Every device node of the host, for privileged containers. CRI: not terminals, shared memory,
@@ -101,9 +101,7 @@ const OWN: &[&str] = &["/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd"];
 pub(crate) fn all_devices() -> Result<Vec<HostDevice>, FileError> {
     let mut found = Vec::new();
     walk(Path::new("/dev"), &mut |path, device| {
-        if path != "/dev/console" {
-            found.push(HostDevice { path: path.to_owned(), ..device });
-        }
+        found.push(HostDevice { path: path.to_owned(), ..device });
     })?;
     Ok(found)
 }
@@ -143,6 +141,7 @@ fn walk(dir: &Path, found: &mut impl FnMut(&str, HostDevice)) -> Result<(), File
                 walk(&path, found)?;
             }
         } else if !kind.is_symlink()
+            && text != "/dev/console"
             && let Ok(Some(device)) = device_of(&path)
         {
             found(text, device);

@@ -83,6 +83,12 @@ fn a_device_is_opened_as_its_permissions_say() -> Result<()> {
                 "writing with {permissions}"
             );
         }
+        // Without a place of its own it is where the host has it.
+        let same =
+            with(pod.container("same", &image).sleeper(), device(Path::new(HOST_DEVICE), "", "r"));
+        let id = node.cri.create(&pod_id, &pod, &same).await?;
+        node.cri.start(&id).await?;
+        ensure!(opens(node, &id, HOST_DEVICE, "<").await?);
         // Nobody gets it by making a node of its own.
         let container = pod.container("none", &image).sleeper();
         let id = node.cri.create(&pod_id, &pod, &container).await?;

@@ -30,6 +30,7 @@ use sys::namespace::{self, Kind};
 
 use crate::cgroup::Groups;
 use crate::error::{At, LaunchError, Step};
+use crate::hooks::Deadline;
 use crate::host::Tree;
 use crate::launcher::{Io, Launcher};
 use crate::plan::{LaunchPlan, Namespace, ProcessPlan};
@@ -85,6 +86,7 @@ pub(crate) struct New<'a> {
     pub(crate) plan: &'a LaunchPlan,
     pub(crate) tree: &'a Tree,
     pub(crate) joins: &'a [(Kind, OwnedFd)],
+    pub(crate) hooks_until: Deadline,
 }
 
 #[derive(Debug)]

@@ -223,7 +223,8 @@ impl<'a> Builder<'a> {
             self.job.reporter.wait_for_hooks().at(Step::Channel, "")?;
         }
         let own = rustix::process::getpid().as_raw_nonzero().get();
-        hooks::run(hooks, &hooks.create_container, hooks::Status::Creating, own)
+        let status = hooks::Status::Creating;
+        hooks::run(hooks, &hooks.create_container, status, own, self.new.hooks_until)
     }
 
     fn enter(self) -> Result<OwnedFd, LaunchError> {

@@ -94,10 +94,17 @@ fn a_failure_refuses(world: &mut World) {
 }
 
 fn too_long(world: &mut World) {
-    let slow = HookPlan { timeout_s: Some(1), ..shell("exec sleep 1000") };
+    let pid = world.path("pid");
+    let script = format!("sleep 1000 & echo $! >{pid}; wait");
+    let slow = HookPlan { timeout_s: Some(1), ..shell(&script) };
     let plan = hooked(world, "true", |hooks| hooks.create_runtime = vec![slow]);
     let text = world.refused(&plan).sentence();
     assert!(text.contains("it was killed after 1 s"), "{text}");
+    // With all it started: SIGKILL was sent, so it goes.
+    let started = format!("/proc/{}/cmdline", read(world, "pid").trim());
+    while world.host(|| fs::read(&started).is_ok_and(|words| words.starts_with(b"sleep"))) {
+        std::thread::yield_now();
+    }
 }
 
 fn poststart(world: &mut World) {

@@ -408,9 +408,15 @@ impl Making {
             let found = host::device_nodes(&request.host_path).map_err(|source| {
                 self.unusable(format!("device `{}`", request.host_path), source)
             })?;
+            // Without a place of its own it is where the host has it.
+            let place = if request.container_path.is_empty() {
+                &request.host_path
+            } else {
+                &request.container_path
+            };
             for mut node in found {
                 let below = node.path.strip_prefix(&request.host_path).unwrap_or_default();
-                node.path = format!("{}{below}", request.container_path);
+                node.path = format!("{place}{below}");
                 nodes.push(ResolvedDevice { node, permissions: request.permissions.clone() });
             }
         }
