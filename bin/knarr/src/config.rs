@@ -35,6 +35,8 @@ const CONTAINERD_REGISTRY: &str = "/etc/containerd/certs.d";
 pub(crate) struct Config {
     /// Registries.
     pub(crate) registry: Registry,
+    /// Images.
+    pub(crate) image: Image,
     /// Pod networks.
     pub(crate) cni: Cni,
     /// Directories of CDI specs.
@@ -60,6 +62,25 @@ pub(crate) struct Config {
 pub(crate) struct Registry {
     /// Directories of `HOST/hosts.toml` files; the first that knows a host decides.
     pub(crate) config_path: Vec<PathBuf>,
+    /// Docker's `config.json`, for pulls without credentials.
+    pub(crate) docker_config: Option<PathBuf>,
+}
+
+/// `[image]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Image {
+    /// Patterns of images exempt from garbage collection.
+    pub(crate) pinned: Vec<String>,
+    /// Layers of one pull that are fetched at once.
+    pub(crate) parallel_layers: usize,
+    /// Bytes of an unpacked layer.
+    pub(crate) max_layer_bytes: u64,
+    /// Bytes of one file.
+    pub(crate) max_file_bytes: u64,
+    /// Entries of one layer.
+    pub(crate) max_entries: u64,
+    /// Bytes a decompressor may need.
+    pub(crate) max_zstd_window_bytes: u64,
 }
 
 /// `[cni]`
@@ -302,7 +323,19 @@ fn build(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {
         problems.push(Problem { origin: setting.origin.clone(), text });
     }
     Some(Config {
-        registry: Registry { config_path: registry_path(&values) },
+        registry: Registry {
+            config_path: registry_path(&values),
+            docker_config: Some(PathBuf::from(values.text("registry.docker_config")))
+                .filter(|path| !path.as_os_str().is_empty()),
+        },
+        image: Image {
+            pinned: values.list("image.pinned"),
+            parallel_layers: values.text("image.parallel_layers").parse().ok()?,
+            max_layer_bytes: values.size("image.max_layer_size")?,
+            max_file_bytes: values.size("image.max_file_size")?,
+            max_entries: values.size("image.max_entries")?,
+            max_zstd_window_bytes: values.size("image.max_zstd_window")?,
+        },
         cni: Cni {
             conf_dir: values.text("cni.conf_dir").into(),
             bin_dirs: values.list("cni.bin_dirs").into_iter().map(PathBuf::from).collect(),
@@ -351,6 +384,10 @@ impl Values<'_> {
             Some(setting) => setting.value.clone(),
             None => schema::default_of(key),
         }
+    }
+
+    fn size(&self, key: &str) -> Option<u64> {
+        schema::parse_size(&self.text(key))
     }
 
     fn text(&self, key: &str) -> String {

@@ -98,12 +98,13 @@ async fn build(config: &Config, places: &Places) -> Result<Server> {
     let host = sandbox::host_facts().context("cannot learn about this host")?;
     let cgroup_driver = cgroup_driver(config)?;
     let root = places.root.clone();
-    let registry = config.registry();
+    let (image, pinned) = (config.image(), config.image.pinned.clone());
     let (layers, images) = tokio::task::spawn_blocking(move || -> Result<_> {
         let layers =
             Arc::new(snapshot::Layers::open(&root).context("cannot open the layer store")?);
-        let images = image::Images::open(&root, registry, Arc::clone(&layers))
+        let images = image::Images::open(&root, image, Arc::clone(&layers))
             .context("cannot open the image store")?;
+        images.set_pinned(pinned);
         Ok((layers, images))
     })
     .await

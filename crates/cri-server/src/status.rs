@@ -201,6 +201,7 @@ pub(crate) fn from_pull(error: &PullError) -> Status {
         PullError::ShuttingDown { .. } => Code::Unavailable,
         PullError::Registry { .. }
         | PullError::Config { .. }
+        | PullError::Fixup { .. }
         | PullError::Layer { .. }
         | PullError::Record { .. } => Code::Unknown,
     };

@@ -1,6 +1,7 @@
 //! Freeing layers nothing uses, and measuring those that are.
 
 use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
@@ -54,6 +55,7 @@ pub struct FsUsage {
 impl Inner {
     /// Frees layers used by no image, lease, container or running pull. Blocks on the disk.
     pub(crate) fn collect(&self) -> Result<Collected, CollectError> {
+        self.partials.expire();
         let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         // Until it is known what containers use, everything may be.
         let Some(users) = &*users else { return Ok(Collected::default()) };
@@ -91,15 +93,13 @@ impl Inner {
     /// Blocks on the disk. A layer that vanishes meanwhile counts nothing.
     pub(crate) fn fs_usage(&self) -> FsUsage {
         let mut used = FsUsage { mountpoint: self.root.clone(), used_bytes: 0, inodes_used: 0 };
-        for layer in self.layers.list() {
-            if let Some(usage) = self.layers.usage(&layer) {
-                used.used_bytes += usage.bytes;
-                used.inodes_used += usage.inodes;
-            }
-        }
+        let layers = self.layers.total_usage();
+        let (kept_bytes, kept_files) = self.partials.usage();
+        used.used_bytes += layers.bytes + kept_bytes;
+        used.inodes_used += layers.inodes + kept_files;
         for entry in std::fs::read_dir(self.directory.path()).into_iter().flatten().flatten() {
             if let Ok(metadata) = entry.metadata() {
-                used.used_bytes += metadata.len();
+                used.used_bytes += metadata.blocks() * 512;
                 used.inodes_used += 1;
             }
         }

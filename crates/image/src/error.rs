@@ -83,6 +83,15 @@ pub enum PullError {
         #[source]
         source: LayerError,
     },
+    /// Its layers arrived but do not fit on each other.
+    #[error("cannot put the layers of image {reference} together")]
+    Fixup {
+        /// What was pulled.
+        reference: Reference,
+        /// Why.
+        #[source]
+        source: Box<snapshot::FixupError>,
+    },
     /// The image's record could not be written.
     #[error("cannot record image {reference}")]
     Record {
@@ -153,9 +162,32 @@ pub enum LayerError {
         /// What came out.
         found: Digest,
     },
+    /// No thread to unpack it on.
+    #[error("there is no thread to unpack it on")]
+    Thread {
+        /// Why.
+        source: io::Error,
+    },
     /// The program is shutting down.
     #[error("interrupted by shutdown")]
     ShuttingDown,
+}
+
+impl LayerError {
+    /// Whether other bytes could be better ones.
+    pub(crate) fn is_of_content(&self) -> bool {
+        match self {
+            Self::BlobDigest { .. } | Self::DiffId { .. } => true,
+            Self::Unpack(error) => !matches!(
+                error,
+                layer::UnpackError::Read { .. }
+                    | layer::UnpackError::Syscall { .. }
+                    | layer::UnpackError::Inventory { .. }
+                    | layer::UnpackError::Thread { .. }
+            ),
+            Self::Begin(_) | Self::Commit(_) | Self::Thread { .. } | Self::ShuttingDown => false,
+        }
+    }
 }
 
 /// Why an image was not removed.

@@ -4,27 +4,62 @@ use std::fmt;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use model::Reference;
 use registry::{Client, Credentials};
 use snapshot::Layers;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::accounts::{self, Accounts, AccountsError};
 use crate::catalog::{self, List, ResolveError};
 use crate::collect::{CollectError, Collected, FsUsage, LayerUsers, blocking};
 use crate::error::{OpenError, PullError, RemoveError};
 use crate::image::Image;
+use crate::partial::Partials;
 use crate::progress::{Board, PullProgress};
 use crate::pull;
 use crate::record::Directory;
 use crate::slots::{Hold, Slots};
 
+/// What can be configured.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How registries are asked.
+    pub registry: registry::Config,
+    /// What a layer may ask of the node.
+    pub limits: layer::Limits,
+    /// Layers of one pull that are fetched at once.
+    pub parallel_layers: usize,
+    /// A download that breaks off after this time is kept for the next attempt.
+    pub keep_after: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        registry::Config::default().into()
+    }
+}
+
+impl From<registry::Config> for Config {
+    fn from(registry: registry::Config) -> Self {
+        Self {
+            registry,
+            limits: layer::Limits::default(),
+            parallel_layers: 3,
+            keep_after: Duration::from_secs(8),
+        }
+    }
+}
+
+/// Over all pulls. Each takes some 6 MiB of memory.
+const LAYERS_AT_ONCE: usize = 4;
+
 /// The images of one root directory. Cheap to clone; one per root and process.
 #[derive(Clone)]
 pub struct Images {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 impl fmt::Debug for Images {
@@ -37,6 +72,11 @@ pub(crate) struct Inner {
     pub(crate) root: PathBuf,
     pub(crate) directory: Directory,
     pub(crate) registry: Client,
+    pub(crate) unpack: layer::UnpackOptions,
+    pub(crate) parallel_layers: usize,
+    /// For layers that are unpacked at once, over all pulls.
+    pub(crate) room: Arc<Semaphore>,
+    pub(crate) partials: Partials,
     pub(crate) layers: Arc<Layers>,
     pub(crate) slots: Arc<Slots>,
     pub(crate) board: Arc<Board>,
@@ -71,9 +111,12 @@ impl Images {
     /// [`OpenError`] if the directory itself cannot be used.
     pub fn open(
         root: &Path,
-        registry: registry::Config,
+        config: impl Into<Config>,
         layers: Arc<Layers>,
     ) -> Result<Self, OpenError> {
+        let Config { registry, limits, parallel_layers, keep_after } = config.into();
+        let partials = Partials::open(root, keep_after)
+            .map_err(|source| OpenError::Directory { path: root.join("partial"), source })?;
         let directory = Directory::create(root)?;
         let images = directory.load(|layer| layers.contains(layer))?;
         let list: List = images.into_iter().map(Arc::new).collect();
@@ -82,6 +125,10 @@ impl Images {
                 root: root.to_owned(),
                 directory,
                 registry: Client::new(registry),
+                unpack: layer::UnpackOptions { limits, ..layer::UnpackOptions::default() },
+                parallel_layers: parallel_layers.max(1),
+                room: Arc::new(Semaphore::new(LAYERS_AT_ONCE.max(parallel_layers))),
+                partials,
                 layers,
                 slots: Arc::default(),
                 board: Arc::default(),

@@ -2,6 +2,7 @@
 
 mod feed;
 mod layer;
+mod source;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use model::{Digest, Platform, Reference};
 use registry::{Credentials, Descriptor, ImageManifest, Session};
 
-use self::layer::{Context, Failure, ensure};
+pub(crate) use self::layer::{Context, Failure, Purpose, ensure};
 use crate::config::{self, Parsed};
 use crate::error::PullError;
 use crate::image::Image;
@@ -18,9 +19,6 @@ use crate::images::Inner;
 use crate::progress::Reporter;
 use crate::record::{Documents, ImageRecord};
 use crate::slots::Hold;
-
-/// Layers of one pull that are fetched at once.
-const PARALLEL_LAYERS: usize = 3;
 
 /// Pulls `reference`. When dropped, everything under way stops.
 pub(crate) async fn pull(
@@ -82,13 +80,7 @@ async fn fetch_layers(
     (hold, reporter): (&Arc<Hold>, &Arc<Reporter>),
 ) -> Result<(), PullError> {
     reporter.layers(&found.manifest.layers);
-    let context = Context {
-        session,
-        layers: Arc::clone(&inner.layers),
-        slots: Arc::clone(&inner.slots),
-        hold: Arc::clone(hold),
-        reporter: Arc::clone(reporter),
-    };
+    let context = Context::new(inner, session, Arc::clone(hold), Arc::clone(reporter));
     let context = &context;
     // Builders repeat the empty layer.
     let mut seen = HashSet::new();
@@ -101,7 +93,7 @@ async fn fetch_layers(
         .filter(|(_, diff_id)| seen.insert(*diff_id))
         .collect();
     let fetch = |(blob, diff_id): (Descriptor, Digest)| async move {
-        let ensured = Box::pin(ensure(context, &blob, diff_id)).await;
+        let ensured = Box::pin(ensure(context, &blob, diff_id, Purpose::Have)).await;
         ensured.map_err(|failure| match failure {
             Failure::Registry(source) => PullError::registry(reference, source),
             Failure::Layer(source) => {
@@ -110,7 +102,7 @@ async fn fetch_layers(
         })
     };
     stream::iter(wanted.into_iter().map(fetch))
-        .buffer_unordered(PARALLEL_LAYERS)
+        .buffer_unordered(inner.parallel_layers)
         .try_collect::<()>()
         .await
 }
@@ -139,12 +131,18 @@ async fn publish(
     hold: Arc<Hold>,
 ) -> Result<Option<Arc<Image>>, PullError> {
     let (inner, name) = (Arc::clone(inner), reference.clone());
-    tokio::task::spawn_blocking(move || {
+    let published = tokio::task::spawn_blocking(move || {
+        if let Some((image, _)) = &fresh {
+            inner.layers.complete(&image.diff_ids).map_err(Box::new)?;
+        }
         let published = inner.publish(&name, &root, id, fresh);
         drop(hold);
-        published
-    })
-    .await
-    .map_err(|_| PullError::ShuttingDown { reference: reference.clone() })?
-    .map_err(|source| PullError::Record { reference: reference.clone(), source })
+        Ok(published)
+    });
+    let reference = reference.clone();
+    match published.await {
+        Ok(Ok(published)) => published.map_err(|source| PullError::Record { reference, source }),
+        Ok(Err(source)) => Err(PullError::Fixup { reference, source }),
+        Err(_) => Err(PullError::ShuttingDown { reference }),
+    }
 }

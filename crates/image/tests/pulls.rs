@@ -11,7 +11,7 @@ mod tests {
 
     use flate2::Compression;
     use flate2::write::GzEncoder;
-    use image::{Images, LayerError, PullError, Stage};
+    use image::{Images, LayerError, PullError, RepairError, Stage};
     use model::{Digest, Reference};
     use registry::testing::{Access, FakeRegistry, Fault, ImageSpec, LayerSpec};
     use registry::{Config, Credentials, Retry};
@@ -49,6 +49,10 @@ mod tests {
     impl Node {
         /// `None`, said aloud, where layers cannot be unpacked for lack of rights.
         async fn start() -> Option<Self> {
+            Self::start_with(config().into()).await
+        }
+
+        async fn start_with(config: image::Config) -> Option<Self> {
             let status = std::fs::read_to_string("/proc/self/status").unwrap();
             let uids = status.lines().find(|line| line.starts_with("Uid:")).unwrap().to_owned();
             if uids.split_whitespace().nth(2) != Some("0") {
@@ -56,7 +60,8 @@ mod tests {
                 return None;
             }
             let root = tempfile::tempdir().unwrap();
-            let (layers, images) = open(root.path());
+            let layers = Arc::new(Layers::open(root.path()).unwrap());
+            let images = Images::open(root.path(), config, Arc::clone(&layers)).unwrap();
             let used: Arc<Mutex<HashSet<Digest>>> = Arc::default();
             let shared = Arc::clone(&used);
             images.set_layer_users(Box::new(move || shared.lock().unwrap().clone()));
@@ -324,6 +329,109 @@ mod tests {
         node.pull("a:1").await.unwrap();
         let dirs = node.layers.lower_dirs(&[large.diff_id]).unwrap();
         assert_eq!(std::fs::read(dirs[0].join("big")).unwrap(), content);
+    }
+
+    /// Breaks off a pull of `a:1` whose blob is `blob` after some 100 kB.
+    async fn broken_off(node: &Node, blob: &str) {
+        node.registry.fault(blob, Fault::CutAfter(100_000), 1);
+        node.registry.fault(blob, Fault::Hold, 1);
+        let reference = node.reference("a:1");
+        let pull = tokio::spawn({
+            let (images, reference) = (node.images.clone(), reference.clone());
+            async move { images.pull(&reference, Credentials::Anonymous).await }
+        });
+        node.registry.arrived(blob, 2).await;
+        pull.abort();
+        assert!(pull.await.unwrap_err().is_cancelled());
+    }
+
+    async fn keeping() -> Option<Node> {
+        Node::start_with(image::Config { keep_after: Duration::ZERO, ..config().into() }).await
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_download_that_was_given_up_goes_on_with_the_next_pull() {
+        let Some(node) = keeping().await else { return };
+        let content = noise(400_000);
+        let large = gzip(&[("big", &content)]);
+        node.registry.put_image("a", "1", &spec(vec![large.clone()]));
+        let blob = registry::digest_of(&large.blob).to_string();
+        broken_off(&node, &blob).await;
+        node.pull("a:1").await.unwrap();
+        let last = node.registry.seen().into_iter().rfind(|seen| seen.target.contains(&blob));
+        let range = last.unwrap().header("range").unwrap().to_owned();
+        let from: usize = range["bytes=".len()..].trim_end_matches('-').parse().unwrap();
+        assert!(from > 50_000, "{range}");
+        let dirs = node.layers.lower_dirs(&[large.diff_id]).unwrap();
+        assert_eq!(std::fs::read(dirs[0].join("big")).unwrap(), content);
+        let kept = std::fs::read_dir(node.root.path().join("partial")).unwrap().count();
+        assert_eq!(kept, 0, "what is whole is not kept twice");
+        node.registry.release();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_spoilt_remainder_of_a_download_begins_anew() {
+        let Some(node) = keeping().await else { return };
+        let large = gzip(&[("big", &noise(400_000))]);
+        node.registry.put_image("a", "1", &spec(vec![large.clone()]));
+        let blob = registry::digest_of(&large.blob);
+        // Sound frames of something else.
+        let other = vec![b'x'; 1000];
+        let mut file = format!("knarr-partial 1 {blob} {} 0\n", large.blob.len()).into_bytes();
+        file.extend(1000_u32.to_le_bytes());
+        file.extend(crc32fast::hash(&other).to_le_bytes());
+        file.extend(&other);
+        std::fs::write(node.root.path().join("partial").join(blob.hex()), file).unwrap();
+        node.pull("a:1").await.unwrap();
+        assert!(node.layers.contains(&large.diff_id));
+        assert_eq!(node.ingests(), 0);
+    }
+
+    #[tokio::test]
+    async fn directories_no_layer_names_take_after_the_layers_below() {
+        let Some(node) = Node::start().await else { return };
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_size(0);
+        header.set_mode(0o1777);
+        builder.append_data(&mut header, "tmp/", &[][..]).unwrap();
+        let base = builder.into_inner().unwrap();
+        let base =
+            LayerSpec { media_type: TAR.into(), diff_id: registry::digest_of(&base), blob: base };
+        let top = gzip(&[("tmp/x", b"x")]);
+        let stack = [base.diff_id, top.diff_id];
+        node.registry.put_image("a", "1", &spec(vec![base, top]));
+        node.pull("a:1").await.unwrap();
+        let view = node.layers.open_merged(&stack).unwrap();
+        let tmp = format!("/proc/self/fd/{}/tmp", std::os::fd::AsRawFd::as_raw_fd(&view));
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(tmp).unwrap());
+        assert_eq!(mode & 0o7777, 0o1777);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_layer_is_found_and_fetched_again_but_not_under_a_container() {
+        let Some(node) = Node::start().await else { return };
+        let layer = gzip(&[("etc/app", b"as it was")]);
+        let id = layer.diff_id;
+        node.registry.put_image("a", "1", &spec(vec![layer, gzip(&[("other", b"")])]));
+        let image = node.pull("a:1").await.unwrap();
+        assert!(node.images.verify(&id).await.unwrap().is_sound());
+        let file = node.layers.lower_dirs(&[id]).unwrap()[0].join("etc/app");
+        let modified = std::fs::metadata(&file).unwrap().modified().unwrap();
+        std::fs::write(&file, b"as it is ").unwrap();
+        std::fs::File::options().write(true).open(&file).unwrap().set_modified(modified).unwrap();
+        let verdict = node.images.verify(&id).await.unwrap();
+        assert!(!verdict.is_sound(), "{verdict:?}");
+
+        node.used.lock().unwrap().insert(id);
+        let repair = || node.images.repair(&image, &id, Credentials::Anonymous);
+        assert!(matches!(repair().await, Err(RepairError::InUse { .. })));
+        node.used.lock().unwrap().clear();
+        repair().await.unwrap();
+        assert!(node.images.verify(&id).await.unwrap().is_sound());
+        assert_eq!(std::fs::read(&file).unwrap(), b"as it was");
+        assert_eq!(node.ingests(), 0);
     }
 
     #[tokio::test]

@@ -8,10 +8,11 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, FileType, Mode, Stat};
 use rustix::io::Errno;
 
-use crate::attrs::{self, syscall};
+use crate::attrs::{self, XattrsSet, syscall};
 use crate::dirs::{DirFault, Dirs, LayerDir, is_whiteout, stat_in};
 use crate::entry::{Entry, Kind, Sparse, check};
 use crate::error::printable;
+use crate::inventory::{Ledger, Made, Written};
 use crate::path::{LayerPath, Role};
 use crate::remove::remove_tree;
 use crate::tar::TarReader;
@@ -35,41 +36,35 @@ pub(crate) struct Applier<'r> {
 const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
 
 impl<'r> Applier<'r> {
-    pub(crate) fn new(root: BorrowedFd<'r>, limits: &Limits) -> Self {
+    pub(crate) fn new(root: BorrowedFd<'r>, limits: &Limits, ledger: Ledger<'r>) -> Self {
         // The root itself.
         let counts = Counts { inodes: 1, ..Counts::default() };
-        Self { dirs: Dirs::new(root), counts, removed: 0, max_implied: limits.entries }
+        Self { dirs: Dirs::new(root, ledger), counts, removed: 0, max_implied: limits.entries }
     }
 
     pub(crate) fn apply(&mut self, entry: &Entry, tar: &mut TarReader) -> Result<(), UnpackError> {
         // One long name can ask for two thousand directories.
-        check(LimitKind::Entries, self.dirs.created(), self.max_implied)?;
+        check(LimitKind::Entries, self.dirs.created(), self.max_implied, &entry.name)?;
         match entry.path.role() {
             None => Err(UnpackError::BadWhiteout { name: entry.name.clone() }),
             Some(Role::AufsLeftover) => Ok(()),
             Some(Role::Opaque(dir)) => self
                 .dirs
                 .ensure(&dir)
-                .and_then(|dir| dir.make_opaque())
+                .and_then(|_| self.dirs.make_opaque(&dir))
                 .map_err(|fault| dir_fault(entry, fault)),
             Some(Role::Whiteout(path)) => self.whiteout(entry, &path),
             Some(Role::Plain) => self.plain(entry, tar),
         }
     }
 
-    /// Puts the mtimes of all directories right.
-    pub(crate) fn finish(mut self) -> Result<Counts, UnpackError> {
-        self.dirs.forget().map_err(|fault| match fault {
-            DirFault::Syscall(action, source) => {
-                UnpackError::Syscall { name: "a directory".to_owned(), action, source }
-            }
-            DirFault::NotDirectory(path) => {
-                UnpackError::RootReplaced { name: printable(path.bytes()) }
-            }
-            DirFault::TooManyLinks => UnpackError::TooManyLinks { name: String::new() },
-        })?;
+    /// Puts the mtimes of all directories right and ends the inventory.
+    pub(crate) fn finish(mut self) -> Result<(Counts, Written), UnpackError> {
+        self.dirs.forget().map_err(|fault| unplaced("a directory".to_owned(), fault))?;
         let made = self.counts.inodes + self.dirs.created();
-        Ok(Counts { inodes: made.saturating_sub(self.removed), ..self.counts })
+        let counts = Counts { inodes: made.saturating_sub(self.removed), ..self.counts };
+        let written = self.dirs.ledger.finish();
+        Ok((counts, written.map_err(|source| UnpackError::Inventory { source })?))
     }
 
     fn plain(&mut self, entry: &Entry, tar: &mut TarReader) -> Result<(), UnpackError> {
@@ -80,7 +75,8 @@ impl<'r> Applier<'r> {
             Kind::Directory => self.directory(entry),
             Kind::File { holes, .. } => self.file(entry, holes.as_ref(), tar),
             Kind::Symlink(target) => {
-                self.named(entry, false, |dir, name| rustix::fs::symlinkat(&**target, dir, name))
+                let made = Made::Symlink(target);
+                self.named(entry, &made, |dir, name| rustix::fs::symlinkat(&**target, dir, name))
             }
             Kind::HardLink(target, raw) => self.hard_link(entry, target, raw),
             Kind::Char(major, minor) => {
@@ -99,23 +95,41 @@ impl<'r> Applier<'r> {
         holes: Option<&Sparse>,
         tar: &mut TarReader,
     ) -> Result<(), UnpackError> {
-        let (_, file) = self.place(entry, "create", |dir, name| {
+        let (dir, file) = self.place(entry, "create", |dir, name| {
             rustix::fs::openat(dir, name, attrs::NEW_FILE, OWNER_ONLY)
         })?;
+        let mut hash = self.dirs.ledger.hasher();
         match holes {
-            None => self.write(entry, &file, 0, u64::MAX, tar)?,
+            None => self.write(entry, &file, 0, u64::MAX, tar, hash.as_mut())?,
             Some(sparse) => {
                 rustix::fs::ftruncate(&file, sparse.size)
                     .map_err(|source| syscall(entry, "set the size of", source))?;
                 for piece in &sparse.pieces {
-                    self.write(entry, &file, piece.offset, piece.length, tar)?;
+                    self.write(entry, &file, piece.offset, piece.length, tar, hash.as_mut())?;
                 }
             }
         }
-        self.counts.dropped_xattrs += attrs::set_on_open(file.as_fd(), entry)?;
+        let xattrs = attrs::set_on_open(file.as_fd(), entry)?;
         attrs::set_mtime(file.as_fd(), entry)?;
         self.counts.inodes += 1;
-        Ok(())
+        let size = holes.map_or_else(|| entry.data(), |sparse| sparse.size);
+        let pieces = holes.map(|sparse| &*sparse.pieces);
+        let hash = hash.map(|hash| *hash.finalize().as_bytes()).unwrap_or_default();
+        self.note(entry, &dir, &Made::File { size, hash, pieces }, &xattrs)
+    }
+
+    /// Writes down what an entry made in `dir`.
+    fn note(
+        &mut self,
+        entry: &Entry,
+        dir: &LayerDir,
+        made: &Made<'_>,
+        xattrs: &XattrsSet,
+    ) -> Result<(), UnpackError> {
+        self.counts.dropped_xattrs += xattrs.dropped;
+        let (_, name) = entry.path.split();
+        let noted = self.dirs.ledger.made(&dir.real(name), made, &entry.attrs, &xattrs.set);
+        noted.map_err(|source| UnpackError::Inventory { source })
     }
 
     /// Writes at most `length` bytes of the entry's content.
@@ -126,6 +140,7 @@ impl<'r> Applier<'r> {
         mut offset: u64,
         mut length: u64,
         tar: &mut TarReader,
+        mut hash: Option<&mut blake3::Hasher>,
     ) -> Result<(), UnpackError> {
         while let Some(piece) = tar.content(length)? {
             let written = match rustix::io::pwrite(file, piece, offset) {
@@ -134,6 +149,9 @@ impl<'r> Applier<'r> {
                 Err(Errno::INTR) => 0,
                 Err(source) => return Err(syscall(entry, "write", source)),
             };
+            if let Some(hash) = &mut hash {
+                hash.update(&piece[..written]);
+            }
             tar.consume(written);
             offset += written as u64;
             length -= written as u64;
@@ -164,29 +182,40 @@ impl<'r> Applier<'r> {
             }
         }
         let dir = self.dirs.get(&entry.path).map_err(|fault| dir_fault(entry, fault))?;
-        if opaque {
-            dir.make_opaque().map_err(|fault| dir_fault(entry, fault))?;
-        }
-        self.counts.dropped_xattrs += attrs::set_on_open(dir.fd(), entry)?;
+        let xattrs = attrs::set_on_open(dir.fd(), entry)?;
+        self.counts.dropped_xattrs += xattrs.dropped;
         dir.set_mtime(entry.attrs.mtime);
+        let ledger = &mut self.dirs.ledger;
+        ledger
+            .made(dir.real_path(), &Made::Directory, &entry.attrs, &xattrs.set)
+            .map_err(|source| UnpackError::Inventory { source })?;
+        if opaque {
+            self.dirs.make_opaque(&entry.path).map_err(|fault| dir_fault(entry, fault))?;
+        }
         Ok(())
     }
 
     fn node(&mut self, entry: &Entry, kind: FileType, dev: u64) -> Result<(), UnpackError> {
-        self.named(entry, true, |dir, name| rustix::fs::mknodat(dir, name, kind, OWNER_ONLY, dev))
+        let made = match kind {
+            FileType::CharacterDevice => Made::Char(dev),
+            FileType::BlockDevice => Made::Block(dev),
+            _ => Made::Fifo,
+        };
+        self.named(entry, &made, |dir, name| rustix::fs::mknodat(dir, name, kind, OWNER_ONLY, dev))
     }
 
     fn named(
         &mut self,
         entry: &Entry,
-        has_mode: bool,
+        made: &Made<'_>,
         create: impl Fn(BorrowedFd<'_>, &[u8]) -> Result<(), Errno>,
     ) -> Result<(), UnpackError> {
         let (dir, ()) = self.place(entry, "create", create)?;
         let (_, name) = entry.path.split();
-        self.counts.dropped_xattrs += attrs::set_on_name(dir.fd(), name, entry, has_mode)?;
+        let has_mode = !matches!(made, Made::Symlink(_));
+        let xattrs = attrs::set_on_name(dir.fd(), name, entry, has_mode)?;
         self.counts.inodes += 1;
-        Ok(())
+        self.note(entry, &dir, made, &xattrs)
     }
 
     fn hard_link(
@@ -217,11 +246,14 @@ impl<'r> Applier<'r> {
         let link = |dir: BorrowedFd<'_>, name: &[u8]| {
             rustix::fs::linkat(from.fd(), target_name, dir, name, AtFlags::empty())
         };
-        match self.place(entry, "link", link) {
+        let (dir, ()) = match self.place(entry, "link", link) {
             // The target lay in what the link replaced.
-            Err(UnpackError::Syscall { source: Errno::NOENT, .. }) => Err(missing()),
-            placed => placed.map(|_| ()),
-        }
+            Err(UnpackError::Syscall { source: Errno::NOENT, .. }) => return Err(missing()),
+            placed => placed?,
+        };
+        let (_, name) = entry.path.split();
+        let noted = self.dirs.ledger.linked(&dir.real(name), &from.real(target_name));
+        noted.map_err(|source| UnpackError::Inventory { source })
     }
 
     fn whiteout(&mut self, entry: &Entry, path: &LayerPath) -> Result<(), UnpackError> {
@@ -237,12 +269,14 @@ impl<'r> Applier<'r> {
                 )
                 .map_err(|source| syscall(entry, "create a whiteout for", source))?;
                 self.counts.inodes += 1;
-                Ok(())
+                let noted = self.dirs.ledger.whiteout(&parent.real(&name));
+                noted.map_err(|source| UnpackError::Inventory { source })
             }
             Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => self
                 .dirs
-                .get(path)
-                .and_then(|dir| dir.make_opaque())
+                .make_opaque(path)
+                // It owes nothing to what it takes away.
+                .map(|()| self.dirs.ledger.fresh(&parent.real(&name)))
                 .map_err(|fault| dir_fault(entry, fault)),
             // A file of this layer hides the lower ones' already, and so does a whiteout.
             Ok(_) => Ok(()),
@@ -294,6 +328,8 @@ impl<'r> Applier<'r> {
         let removed = remove_tree(parent.fd(), &name)
             .map_err(|error| syscall(entry, "replace what was called", error.source))?;
         self.removed += removed;
+        let noted = self.dirs.ledger.gone(&parent.real(name.to_bytes()));
+        noted.map_err(|source| UnpackError::Inventory { source })?;
         Ok(parent)
     }
 
@@ -307,12 +343,19 @@ fn same_inode(one: &Stat, other: &Stat) -> bool {
 }
 
 fn dir_fault(entry: &Entry, fault: DirFault) -> UnpackError {
-    let name = entry.name.clone();
+    unplaced(entry.name.clone(), fault)
+}
+
+fn unplaced(name: String, fault: DirFault) -> UnpackError {
     match fault {
         DirFault::Syscall(action, source) => UnpackError::Syscall { name, action, source },
         DirFault::NotDirectory(parent) => {
             UnpackError::ParentNotDirectory { name, parent: printable(parent.bytes()) }
         }
         DirFault::TooManyLinks => UnpackError::TooManyLinks { name },
+        DirFault::Inventory(source) => UnpackError::Inventory { source },
+        DirFault::TooManyImplied(allowed) => {
+            UnpackError::Limit { limit: LimitKind::ImpliedBytes, allowed, entry: Some(name) }
+        }
     }
 }

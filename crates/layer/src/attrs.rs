@@ -12,7 +12,7 @@ use crate::entry::{Attrs, Entry};
 use crate::error::printable;
 
 /// For an open file or directory; a directory's mtime is [`crate::dirs`]'s to set.
-pub(crate) fn set_on_open(fd: BorrowedFd<'_>, entry: &Entry) -> Result<u64, UnpackError> {
+pub(crate) fn set_on_open(fd: BorrowedFd<'_>, entry: &Entry) -> Result<XattrsSet, UnpackError> {
     let Attrs { mode, .. } = entry.attrs;
     let fault = |action| move |source| syscall(entry, action, source);
     // In this order: a change of owner clears setuid, setgid and security.capability.
@@ -32,7 +32,7 @@ pub(crate) fn set_on_name(
     name: &[u8],
     entry: &Entry,
     has_mode: bool,
-) -> Result<u64, UnpackError> {
+) -> Result<XattrsSet, UnpackError> {
     let fault = |action| move |source| syscall(entry, action, source);
     let (uid, gid) = owner(entry);
     rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
@@ -42,8 +42,8 @@ pub(crate) fn set_on_name(
         let mode = Mode::from_raw_mode(entry.attrs.mode);
         rustix::fs::chmodat(dir, name, mode, AtFlags::empty()).map_err(fault("set the mode of"))?;
     }
-    let dropped = if entry.attrs.xattrs.is_empty() {
-        0
+    let set = if entry.attrs.xattrs.is_empty() {
+        XattrsSet::default()
     } else {
         // Neither has lsetxattr a variant relative to a descriptor before 6.13.
         let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
@@ -54,7 +54,7 @@ pub(crate) fn set_on_name(
     };
     rustix::fs::utimensat(dir, name, &times(entry.attrs.mtime), AtFlags::SYMLINK_NOFOLLOW)
         .map_err(fault("set the mtime of"))?;
-    Ok(dropped)
+    Ok(set)
 }
 
 /// Creation flags of a regular file: never through a link, never an existing one.
@@ -95,29 +95,36 @@ fn fate(key: &[u8], holds_data: bool) -> Fate {
     }
 }
 
-/// Returns how many were dropped.
+/// What became of an entry's xattrs.
+#[derive(Debug, Default)]
+pub(crate) struct XattrsSet {
+    /// Places in the entry's list of those that were set.
+    pub(crate) set: Vec<usize>,
+    pub(crate) dropped: u64,
+}
+
 fn set_xattrs(
     entry: &Entry,
     holds_data: bool,
     set: impl Fn(&[u8], &[u8]) -> Result<(), Errno>,
-) -> Result<u64, UnpackError> {
-    let mut dropped = 0;
-    for (key, value) in &entry.attrs.xattrs {
+) -> Result<XattrsSet, UnpackError> {
+    let mut done = XattrsSet::default();
+    for (place, (key, value)) in entry.attrs.xattrs.iter().enumerate() {
         let fate = fate(key, holds_data);
         if fate == Fate::Dropped {
-            dropped += 1;
+            done.dropped += 1;
             continue;
         }
         match set(key, value) {
-            Ok(()) => {}
-            Err(Errno::NOTSUP) if fate == Fate::Optional => dropped += 1,
+            Ok(()) => done.set.push(place),
+            Err(Errno::NOTSUP) if fate == Fate::Optional => done.dropped += 1,
             Err(source) => {
                 let (name, xattr) = (entry.name.clone(), printable(key));
                 return Err(UnpackError::Xattr { name, xattr, source });
             }
         }
     }
-    Ok(dropped)
+    Ok(done)
 }
 
 pub(crate) fn syscall(entry: &Entry, action: &'static str, source: Errno) -> UnpackError {

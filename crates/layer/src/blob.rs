@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use model::Digest;
 
-use crate::UnpackError;
+use crate::entry::check;
+use crate::{LimitKind, UnpackError};
 
 /// How a layer blob is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,7 +46,8 @@ impl Compression {
     }
 }
 
-const MAGIC_BYTES: u64 = 4;
+/// The longest header of a zstd frame (RFC 8878, 3.1.1).
+const MAGIC_BYTES: u64 = 18;
 const BUFFER_BYTES: usize = 128 * 1024;
 
 /// A running SHA-256.
@@ -97,6 +100,32 @@ impl<R: Read> Read for Metered<R> {
 /// The source with its first bytes, which told the compression, put back in front.
 type Source<R> = BufReader<Chain<Cursor<Vec<u8>>, Metered<R>>>;
 
+/// Windows up to this size are common and may be many at once: all levels of zstd up to 19.
+const SMALL_WINDOW: u64 = 8 << 20;
+
+/// Decompressors with large windows take turns by it.
+#[derive(Debug, Default)]
+pub struct LargeWindows(Mutex<()>);
+
+/// How much memory a zstd frame asks for (RFC 8878, 3.1.1.1); `None` if the stream does not begin
+/// with such a frame.
+fn window_bytes(start: &[u8]) -> Option<u64> {
+    let [0x28, 0xb5, 0x2f, 0xfd, descriptor, rest @ ..] = start else { return None };
+    if descriptor & 0x20 == 0 {
+        let window = u64::from(*rest.first()?);
+        let base = 1_u64 << (10 + (window >> 3));
+        return Some(base + base / 8 * (window & 7));
+    }
+    // A single segment: as much as the content.
+    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let length = [1, 2, 4, 8][usize::from(descriptor >> 6)];
+    let field = rest.get(dictionary..dictionary + length)?;
+    let mut size = [0; 8];
+    size[..length].copy_from_slice(field);
+    let size = u64::from_le_bytes(size);
+    Some(if length == 2 { size + 256 } else { size })
+}
+
 enum Decoder<R: BufRead> {
     Plain(R),
     Gzip(Box<flate2::bufread::MultiGzDecoder<R>>),
@@ -104,36 +133,52 @@ enum Decoder<R: BufRead> {
 }
 
 /// The blob while it is being read: yields the tar.
-pub(crate) struct Blob<R: Read> {
+pub(crate) struct Blob<'w, R: Read> {
     decoder: Decoder<Source<R>>,
     compression: Compression,
+    /// Held while the decompressor needs a lot of memory.
+    _turn: Option<MutexGuard<'w, ()>>,
 }
 
-impl<R: Read> Blob<R> {
-    pub(crate) fn open(source: R, compression: Compression) -> Result<Self, UnpackError> {
+impl<'w, R: Read> Blob<'w, R> {
+    pub(crate) fn open(
+        source: R,
+        compression: Compression,
+        max_window: u64,
+        large: &'w LargeWindows,
+    ) -> Result<Self, UnpackError> {
         let mut metered = Metered { inner: source, hash: Sha256::new(), bytes: 0, failed: false };
         let mut magic = Vec::new();
         let taken = metered.by_ref().take(MAGIC_BYTES).read_to_end(&mut magic);
         taken.map_err(|source| UnpackError::Read { at: magic.len() as u64, source })?;
         let of_magic = Compression::of(&magic);
+        let window = window_bytes(&magic);
         let reader = BufReader::with_capacity(BUFFER_BYTES, Cursor::new(magic).chain(metered));
         let compression = match compression {
             Compression::Auto => of_magic,
             Compression::None | Compression::Gzip | Compression::Zstd => compression,
         };
-        let decoder =
-            match compression {
-                Compression::Auto | Compression::None => Decoder::Plain(reader),
-                Compression::Gzip => {
-                    Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(reader)))
+        let mut turn = None;
+        let decoder = match compression {
+            Compression::Auto | Compression::None => Decoder::Plain(reader),
+            Compression::Gzip => {
+                Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(reader)))
+            }
+            Compression::Zstd => {
+                let needs = window.unwrap_or(max_window).max(SMALL_WINDOW);
+                check(LimitKind::WindowBytes, needs, max_window.max(SMALL_WINDOW), "")?;
+                if needs > SMALL_WINDOW {
+                    turn = Some(large.0.lock().unwrap_or_else(PoisonError::into_inner));
                 }
-                Compression::Zstd => {
-                    Decoder::Zstd(zstd::Decoder::with_buffer(reader).map_err(|source| {
-                        UnpackError::BlobCorrupt { compression, at: 0, source }
-                    })?)
-                }
-            };
-        Ok(Self { decoder, compression })
+                let corrupt = |source| UnpackError::BlobCorrupt { compression, at: 0, source };
+                let mut decoder = zstd::Decoder::with_buffer(reader).map_err(corrupt)?;
+                // The next power of two: later frames may not need more than the first.
+                let log = needs.next_power_of_two().trailing_zeros();
+                decoder.window_log_max(log).map_err(corrupt)?;
+                Decoder::Zstd(decoder)
+            }
+        };
+        Ok(Self { decoder, compression, _turn: turn })
     }
 
     /// Fills `into`; less than its length only at the end of the blob.
@@ -187,5 +232,29 @@ impl<R: Read> Blob<R> {
         } else {
             UnpackError::BlobCorrupt { compression, at, source }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_of_a_frame_is_read_from_its_header() {
+        for level in [1, 3, 19] {
+            let mut encoder = zstd::Encoder::new(Vec::new(), level).unwrap();
+            std::io::Write::write_all(&mut encoder, &[7; 100]).unwrap();
+            let window = window_bytes(&encoder.finish().unwrap()).unwrap();
+            assert!(window <= SMALL_WINDOW, "{level}: {window}");
+        }
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(27).unwrap();
+        encoder.include_contentsize(false).unwrap();
+        std::io::Write::write_all(&mut encoder, &[7; 100]).unwrap();
+        assert_eq!(window_bytes(&encoder.finish().unwrap()), Some(1 << 27));
+        let whole = zstd::bulk::compress(&[7; 1000], 3).unwrap();
+        assert_eq!(window_bytes(&whole), Some(1000));
+        assert_eq!(window_bytes(&[0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0]), None);
+        assert_eq!(window_bytes(&[0x28, 0xb5, 0x2f, 0xfd]), None);
     }
 }

@@ -3,15 +3,17 @@
 //! Every path that the tar names is resolved by the kernel with `RESOLVE_IN_ROOT`, so a symbolic
 //! link in the layer leads inside the layer, whatever it says. A few open directories are kept:
 //! tars list siblings together. Writing into a directory changes its mtime; each open directory
-//! remembers the one it shall have and gets it back when it is closed.
+//! remembers the one it shall have and gets it back when it is closed. It also knows its real
+//! path, without links, by which the inventory calls what lies in it.
 
 use std::cell::Cell;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
+use crate::inventory::Ledger;
 use crate::path::LayerPath;
 
 const KEPT_OPEN: usize = 32;
@@ -24,6 +26,10 @@ pub(crate) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 #[derive(Debug)]
 pub(crate) enum DirFault {
     Syscall(&'static str, Errno),
+    /// What was done could not be written down.
+    Inventory(std::io::Error),
+    /// Directories without an entry of their own have longer names than allowed, in bytes.
+    TooManyImplied(u64),
     NotDirectory(LayerPath),
     TooManyLinks,
 }
@@ -31,6 +37,8 @@ pub(crate) enum DirFault {
 pub(crate) struct LayerDir {
     fd: OwnedFd,
     identity: (u64, u64),
+    /// Below the root, without links.
+    real: LayerPath,
     /// What the directory's mtime shall be, and whether it may be another now.
     mtime: Cell<Timespec>,
     touched: Cell<bool>,
@@ -39,6 +47,16 @@ pub(crate) struct LayerDir {
 impl LayerDir {
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// The real path of `name` in this directory.
+    pub(crate) fn real(&self, name: &[u8]) -> LayerPath {
+        self.real.join(name)
+    }
+
+    /// Its own real path.
+    pub(crate) fn real_path(&self) -> &LayerPath {
+        &self.real
     }
 
     /// Call before changing what is in the directory.
@@ -52,7 +70,7 @@ impl LayerDir {
     }
 
     /// Hides what lower layers have in this directory.
-    pub(crate) fn make_opaque(&self) -> Result<(), DirFault> {
+    fn make_opaque(&self) -> Result<(), DirFault> {
         rustix::fs::fsetxattr(&self.fd, OPAQUE_XATTR, b"y", rustix::fs::XattrFlags::empty())
             .map_err(|errno| DirFault::Syscall("make opaque the directory of", errno))
     }
@@ -70,6 +88,9 @@ impl LayerDir {
 
 pub(crate) struct Dirs<'r> {
     root: BorrowedFd<'r>,
+    /// The root's own path, which the kernel puts before those of the directories in it.
+    root_path: Option<Vec<u8>>,
+    pub(crate) ledger: Ledger<'r>,
     /// Least recently used first. Two paths may lead to one directory, which is then shared, so
     /// that it has one idea of its mtime.
     open: Vec<(LayerPath, Rc<LayerDir>)>,
@@ -77,8 +98,8 @@ pub(crate) struct Dirs<'r> {
 }
 
 impl<'r> Dirs<'r> {
-    pub(crate) fn new(root: BorrowedFd<'r>) -> Self {
-        Self { root, open: Vec::with_capacity(KEPT_OPEN), created: 0 }
+    pub(crate) fn new(root: BorrowedFd<'r>, ledger: Ledger<'r>) -> Self {
+        Self { root, root_path: None, ledger, open: Vec::with_capacity(KEPT_OPEN), created: 0 }
     }
 
     /// Directories made because an entry lies in them.
@@ -97,7 +118,7 @@ impl<'r> Dirs<'r> {
             return Ok(dir);
         }
         let fault = |errno| DirFault::Syscall("open the directory of", errno);
-        let fd = open_in(self.root, path).map_err(fault)?;
+        let (fd, real) = self.open_in(path).map_err(fault)?;
         let stat = rustix::fs::fstat(&fd).map_err(fault)?;
         let identity = (stat.st_dev, stat.st_ino);
         let known = self.open.iter().find(|(_, dir)| dir.identity == identity);
@@ -106,6 +127,7 @@ impl<'r> Dirs<'r> {
             None => Rc::new(LayerDir {
                 fd,
                 identity,
+                real,
                 mtime: Cell::new(mtime_of(&stat)),
                 touched: Cell::new(false),
             }),
@@ -148,6 +170,7 @@ impl<'r> Dirs<'r> {
             let in_the_way = match make_dir(parent.fd(), name) {
                 Ok(_) => {
                     self.created += 1;
+                    self.ledger.implied(&parent.real(name))?;
                     continue;
                 }
                 Err(Errno::EXIST) => stat_in(parent.fd(), name),
@@ -165,9 +188,38 @@ impl<'r> Dirs<'r> {
             // This layer takes the lower one's away and brings its own.
             rustix::fs::unlinkat(parent.fd(), name, AtFlags::empty()).map_err(fault)?;
             make_dir(parent.fd(), name).map_err(fault)?;
-            self.get(&prefix)?.make_opaque()?;
+            let real = parent.real(name);
+            self.ledger.gone(&real).map_err(DirFault::Inventory)?;
+            self.ledger.implied(&real)?;
+            self.ledger.fresh(&real);
+            self.make_opaque(&prefix)?;
         }
         Ok(None)
+    }
+
+    /// Makes an existing directory opaque.
+    pub(crate) fn make_opaque(&mut self, path: &LayerPath) -> Result<(), DirFault> {
+        let dir = self.get(path)?;
+        dir.make_opaque()?;
+        self.ledger.opaque(&dir.real).map_err(DirFault::Inventory)
+    }
+
+    /// Opens a directory; its real path is the one the kernel took.
+    fn open_in(&mut self, path: &LayerPath) -> Result<(OwnedFd, LayerPath), Errno> {
+        match open_resolved(self.root, path, ResolveFlags::NO_SYMLINKS) {
+            Ok(fd) => return Ok((fd, path.clone())),
+            Err(Errno::LOOP) => {}
+            Err(errno) => return Err(errno),
+        }
+        let fd = open_resolved(self.root, path, ResolveFlags::empty())?;
+        let root_path = match &self.root_path {
+            Some(known) => known,
+            None => self.root_path.insert(path_of(self.root)?),
+        };
+        let full = path_of(fd.as_fd())?;
+        let below = full.strip_prefix(root_path.as_slice()).ok_or(Errno::XDEV)?;
+        let real = LayerPath::clean(below).map_err(|_| Errno::INVAL)?;
+        Ok((fd, real))
     }
 
     /// Closes all directories: call before one of them, or a link to one, goes away.
@@ -185,10 +237,14 @@ fn make_dir(parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
     rustix::fs::fchmod(dir, mode)
 }
 
-fn open_in(root: BorrowedFd<'_>, path: &LayerPath) -> Result<OwnedFd, Errno> {
+fn open_resolved(
+    root: BorrowedFd<'_>,
+    path: &LayerPath,
+    more: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
     let path = if path.is_root() { b"." } else { path.bytes() };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | more;
     loop {
         match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
             // A rename or mount anywhere on the system raced with a `..` on the way.
@@ -196,6 +252,12 @@ fn open_in(root: BorrowedFd<'_>, path: &LayerPath) -> Result<OwnedFd, Errno> {
             opened => return opened,
         }
     }
+}
+
+/// The path by which the kernel knows an open directory.
+fn path_of(fd: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    Ok(rustix::fs::readlink(link, Vec::new())?.into_bytes())
 }
 
 /// Of the name itself: links are not followed.

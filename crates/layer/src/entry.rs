@@ -69,14 +69,15 @@ impl Entry {
         let pax = Pax::read(parsed, &name)?;
         let link = parsed.link_target.as_deref().unwrap_or_default();
         for path in [&*parsed.path, link] {
-            check(LimitKind::PathBytes, path.len() as u64, limits.path_bytes)?;
+            check(LimitKind::PathBytes, path.len() as u64, limits.path_bytes, &name)?;
         }
         let path = LayerPath::clean(&parsed.path).map_err(|fault| match fault {
             PathFault::Climbs => UnpackError::Climbs { name: name.clone() },
             PathFault::Nul => bad_name(&name, "name: it contains a NUL byte"),
         })?;
         let xattr_bytes = parsed.xattrs.iter().map(|(key, value)| key.len() + value.len());
-        check(LimitKind::XattrBytes, xattr_bytes.sum::<usize>() as u64, limits.xattr_bytes)?;
+        let xattr_bytes = xattr_bytes.sum::<usize>() as u64;
+        check(LimitKind::XattrBytes, xattr_bytes, limits.xattr_bytes, &name)?;
         let kind = kind(parsed, sparse, &pax, &name, limits)?;
         let attrs = Attrs {
             uid: id(&name, "user id", parsed.uid)?,
@@ -116,12 +117,12 @@ fn kind(
                 None => parsed.size,
             };
             let size = sparse.as_ref().map_or(data, |sparse| sparse.size);
-            check(LimitKind::FileBytes, size, limits.file_bytes)?;
+            check(LimitKind::FileBytes, size, limits.file_bytes, name)?;
             Kind::File { data, holes: sparse }
         }
         EntryType::GnuSparse => {
             let sparse = sparse.ok_or_else(|| bad_sparse(name, "it has no map"))?;
-            check(LimitKind::FileBytes, sparse.size, limits.file_bytes)?;
+            check(LimitKind::FileBytes, sparse.size, limits.file_bytes, name)?;
             Kind::File { data: sparse_data(parsed, &sparse, pax, name)?, holes: Some(sparse) }
         }
         EntryType::Directory => Kind::Directory,
@@ -198,9 +199,24 @@ fn id(name: &str, field: &'static str, value: u64) -> Result<u32, UnpackError> {
     }
 }
 
-pub(crate) fn check(limit: LimitKind, value: u64, allowed: u64) -> Result<(), UnpackError> {
-    if value <= allowed { Ok(()) } else { Err(UnpackError::Limit { limit, allowed }) }
+pub(crate) fn check(
+    limit: LimitKind,
+    value: u64,
+    allowed: u64,
+    name: &str,
+) -> Result<(), UnpackError> {
+    if value <= allowed {
+        return Ok(());
+    }
+    // A name that is itself too long would drown the message.
+    let mut entry: String = name.chars().take(NAME_IN_MESSAGE).collect();
+    if entry.len() < name.len() {
+        entry.push('…');
+    }
+    Err(UnpackError::Limit { limit, allowed, entry: (!entry.is_empty()).then_some(entry) })
 }
+
+const NAME_IN_MESSAGE: usize = 200;
 
 fn bad_name(name: &str, what: &'static str) -> UnpackError {
     UnpackError::BadName { name: name.to_owned(), what }

@@ -72,11 +72,22 @@ pub enum UnpackError {
     #[error("cannot {action} `{name}`")]
     Syscall { name: String, action: &'static str, source: Errno },
     /// A configured limit was exceeded.
-    #[error("the layer exceeds the limit of {allowed} {limit}")]
-    Limit { limit: LimitKind, allowed: u64 },
+    #[error("the layer exceeds the limit of {allowed} {limit}{}", At(entry.as_deref()))]
+    Limit { limit: LimitKind, allowed: u64, entry: Option<String> },
+    /// The list of what the layer holds cannot be written.
+    #[error("cannot write the inventory of the layer")]
+    Inventory { source: io::Error },
     /// The unpacking thread could not be started.
     #[error("cannot start the unpack thread")]
     Thread { source: io::Error },
+}
+
+struct At<'a>(Option<&'a str>);
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |entry| write!(f, " at entry `{entry}`"))
+    }
 }
 
 /// Which of [`crate::Limits`] was exceeded.
@@ -90,10 +101,14 @@ pub enum LimitKind {
     XattrBytes,
     /// Bytes of headers before one entry.
     HeaderBytes,
+    /// Bytes in the names of directories that no entry names.
+    ImpliedBytes,
     /// Bytes of one file, holes included.
     FileBytes,
     /// Uncompressed bytes of the layer.
     TotalBytes,
+    /// Memory that a zstd stream asks its reader for.
+    WindowBytes,
     /// Uncompressed bytes per compressed byte.
     CompressionRatio,
 }
@@ -105,8 +120,10 @@ impl fmt::Display for LimitKind {
             Self::PathBytes => "bytes in a path",
             Self::XattrBytes => "xattr bytes on one entry",
             Self::HeaderBytes => "header bytes for one entry",
+            Self::ImpliedBytes => "bytes in names of directories without an entry",
             Self::FileBytes => "bytes in one file",
             Self::TotalBytes => "uncompressed bytes",
+            Self::WindowBytes => "bytes of zstd window",
             Self::CompressionRatio => "uncompressed bytes per compressed byte",
         })
     }

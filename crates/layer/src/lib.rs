@@ -16,7 +16,8 @@
 //!   "Whiteouts"), whichever comes first in the tar. A directory that is both whited out and
 //!   brought by one layer therefore becomes opaque.
 //! - A later entry replaces an earlier one of the same name; a directory over a directory merges.
-//! - Directories that no entry names get mode 0755, owner 0:0.
+//! - Directories that no entry names get mode 0755, owner 0:0, and are reported: what they are in
+//!   an image only the layers below can tell.
 //! - Overlayfs's xattrs (`trusted.overlay.*`, `user.overlay.*`) and the host's labels
 //!   (`security.*` other than `security.capability`) are not an image's to set: they are dropped
 //!   and counted. Unknown namespaces, `user.*` where the kernel allows none (links, devices) or
@@ -26,8 +27,12 @@
 //! - As Go's reader, which defines what layers look like in practice: a size on an entry that has
 //!   no content is taken as zero, and global PAX records are ignored.
 //!
-//! Main types: [`unpack`], [`UnpackOptions`], [`Unpacked`], [`UnpackError`]. [`remove_tree`] is
-//! shared with the crates that own the directories.
+//! # The inventory
+//! While it unpacks it can write a list of what the tree holds, with the hash of every file.
+//! [`verify`] compares a tree with its list later on.
+//!
+//! Main types: [`unpack`], [`UnpackOptions`], [`Unpacked`], [`UnpackError`], [`verify`].
+//! [`remove_tree`] is shared with the crates that own the directories.
 #![forbid(unsafe_code)]
 
 mod apply;
@@ -37,12 +42,22 @@ mod chunks;
 mod dirs;
 mod entry;
 mod error;
+mod inventory;
 mod path;
 mod remove;
 mod tar;
 mod unpack;
+mod verify;
 
-pub use blob::Compression;
+pub use blob::{Compression, LargeWindows};
 pub use error::{LimitKind, UnpackError};
 pub use remove::{RemoveTreeError, remove_tree};
 pub use unpack::{Limits, UnpackOptions, Unpacked, unpack};
+pub use verify::{Difference, Finding, Verified, VerifyError, verify};
+
+/// The SHA-256 digest of `bytes`.
+pub fn digest_of(bytes: &[u8]) -> model::Digest {
+    let mut hash = blob::Sha256::new();
+    hash.update(bytes);
+    hash.finish()
+}

@@ -6,7 +6,7 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// A path below the layer root: components joined by `/`, none of them empty, `.` or `..`.
 /// Empty for the root itself. It may still lead through symbolic links.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LayerPath(Vec<u8>);
 
 /// Why a name is not a path below the root.
@@ -53,6 +53,27 @@ impl LayerPath {
                 self.0.extend_from_slice(name);
             }
         }
+    }
+
+    pub(crate) fn root() -> Self {
+        Self(Vec::new())
+    }
+
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    /// A name in the directory `self`.
+    pub(crate) fn join(&self, name: &[u8]) -> Self {
+        let mut path = self.clone();
+        path.push(name);
+        path
+    }
+
+    /// Bounds of the sorted paths below this one: from the first to the one behind the last.
+    pub(crate) fn range_below(&self) -> (Self, Self) {
+        let with = |byte| Self([&*self.0, &[byte]].concat());
+        (with(b'/'), with(b'/' + 1))
     }
 
     pub(crate) fn is_root(&self) -> bool {

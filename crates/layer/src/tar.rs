@@ -93,7 +93,12 @@ impl TarReader {
                 let want = min_bytes.max(input.len().saturating_mul(2));
                 if input.len() >= MAX_HEADER_BYTES {
                     let allowed = MAX_HEADER_BYTES as u64;
-                    return Err(UnpackError::Limit { limit: LimitKind::HeaderBytes, allowed });
+                    return Err(UnpackError::Limit {
+                        limit: LimitKind::HeaderBytes,
+                        allowed,
+                        // The name is somewhere in them; the one before it is known.
+                        entry: Some(format!("behind {}", self.name)),
+                    });
                 }
                 Step::More { want: want.min(MAX_HEADER_BYTES).max(min_bytes) }
             }
@@ -115,7 +120,7 @@ impl TarReader {
 
     fn begin(&mut self, entry: &Entry) -> Result<(), UnpackError> {
         self.entries += 1;
-        crate::entry::check(LimitKind::Entries, self.entries, self.limits.entries)?;
+        crate::entry::check(LimitKind::Entries, self.entries, self.limits.entries, &entry.name)?;
         self.content = entry.data();
         self.padding = (BLOCK - self.content % BLOCK) % BLOCK;
         self.name.clone_from(&entry.name);

@@ -1,14 +1,16 @@
 //! The pipeline: the calling thread reads and decompresses, a second one unpacks.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use model::Digest;
 
 use crate::apply::Applier;
-use crate::blob::Blob;
+use crate::blob::{Blob, LargeWindows};
 use crate::chunks::{CHUNK_BYTES, Chunks, Feed, pipe};
 use crate::entry::check;
+use crate::inventory::Ledger;
 use crate::tar::TarReader;
 use crate::{Compression, LimitKind, UnpackError};
 
@@ -22,10 +24,14 @@ pub struct Limits {
     pub path_bytes: u64,
     /// Bytes of names and values of all xattrs of one entry.
     pub xattr_bytes: u64,
+    /// Bytes in the names of all directories that no entry names; they are kept in memory.
+    pub implied_bytes: u64,
     /// Bytes of one file, holes included.
     pub file_bytes: u64,
     /// Bytes of the uncompressed tar.
     pub total_bytes: u64,
+    /// Memory that a zstd stream may ask its reader for, bytes.
+    pub window_bytes: u64,
     /// Uncompressed bytes per compressed byte, watched from 1 GiB on. Gzip cannot exceed 1032.
     pub compression_ratio: u64,
 }
@@ -36,8 +42,10 @@ impl Default for Limits {
             entries: 8 << 20,
             path_bytes: 4095,
             xattr_bytes: 1 << 20,
+            implied_bytes: 16 << 20,
             file_bytes: 1 << 40,
             total_bytes: 1 << 40,
+            window_bytes: 32 << 20,
             compression_ratio: 1100,
         }
     }
@@ -50,6 +58,8 @@ const RATIO_FLOOR: u64 = 1 << 30;
 #[derive(Debug, Clone, Default)]
 pub struct UnpackOptions {
     pub limits: Limits,
+    /// Shared by all layers that are unpacked at once, so that few of them need much memory.
+    pub large_windows: Arc<LargeWindows>,
 }
 
 /// What one pass over a layer found out. The digests are for the caller to compare.
@@ -68,6 +78,11 @@ pub struct Unpacked {
     pub entries: u64,
     /// Xattrs that were dropped; the crate documentation says which.
     pub dropped_xattrs: u64,
+    /// Directories that no entry names, by their real paths, sorted; the empty one is the root.
+    /// In an image they have the attributes that the layers below give them.
+    pub implied: Vec<Vec<u8>>,
+    /// The checksum of the inventory, if one was written.
+    pub inventory: Option<String>,
 }
 
 /// Unpacks one layer into `target`, an empty directory, in a single pass over `blob`.
@@ -76,6 +91,9 @@ pub struct Unpacked {
 /// Reads `blob` to its end unless it fails; stop it from outside by letting `blob` return an error.
 /// Nothing is synced to disk.
 ///
+/// `inventory` gets a list of what the tree holds, by which [`crate::verify`] can later tell
+/// whether it still does.
+///
 /// # Errors
 /// [`UnpackError`]; the directory then holds part of the layer.
 pub fn unpack(
@@ -83,14 +101,15 @@ pub fn unpack(
     target: BorrowedFd<'_>,
     compression: Compression,
     options: &UnpackOptions,
+    inventory: Option<&mut (dyn Write + Send)>,
 ) -> Result<Unpacked, UnpackError> {
     let limits = &options.limits;
-    let mut blob = Blob::open(blob, compression)?;
+    let mut blob = Blob::open(blob, compression, limits.window_bytes, &options.large_windows)?;
     let (feed, chunks) = pipe();
     let (fed, written) = std::thread::scope(|scope| {
         let worker = std::thread::Builder::new()
             .name("layer-unpack".to_owned())
-            .spawn_scoped(scope, || write_tree(chunks, target, limits))
+            .spawn_scoped(scope, || write_tree(chunks, target, limits, inventory))
             .map_err(|source| UnpackError::Thread { source })?;
         let fed = feed_chunks(&mut blob, &feed, limits);
         // The end of the stream, for the worker.
@@ -112,12 +131,14 @@ pub fn unpack(
         inodes: written.applied.inodes,
         entries: written.entries,
         dropped_xattrs: written.applied.dropped_xattrs,
+        implied: written.ledger.implied,
+        inventory: written.ledger.inventory,
     })
 }
 
 /// Ends early, without an error, when the unpacking side has failed.
 fn feed_chunks(
-    blob: &mut Blob<impl Read>,
+    blob: &mut Blob<'_, impl Read>,
     feed: &Feed,
     limits: &Limits,
 ) -> Result<(), UnpackError> {
@@ -129,10 +150,10 @@ fn feed_chunks(
             return Ok(());
         }
         total += filled as u64;
-        check(LimitKind::TotalBytes, total, limits.total_bytes)?;
+        check(LimitKind::TotalBytes, total, limits.total_bytes, "")?;
         if total > RATIO_FLOOR {
             let ratio = total / blob.bytes().max(1);
-            check(LimitKind::CompressionRatio, ratio, limits.compression_ratio)?;
+            check(LimitKind::CompressionRatio, ratio, limits.compression_ratio, "")?;
         }
         chunk.truncate(filled);
         let last = filled < CHUNK_BYTES;
@@ -146,18 +167,22 @@ struct Written {
     diff_id: Digest,
     entries: u64,
     applied: crate::apply::Counts,
+    ledger: crate::inventory::Written,
 }
 
 fn write_tree(
     chunks: Chunks,
     target: BorrowedFd<'_>,
     limits: &Limits,
+    inventory: Option<&mut (dyn Write + Send)>,
 ) -> Result<Written, UnpackError> {
     let mut tar = TarReader::new(chunks, limits);
-    let mut applier = Applier::new(target, limits);
+    let ledger = Ledger::new(inventory.map(|out| out as &mut dyn Write), limits.implied_bytes);
+    let mut applier = Applier::new(target, limits, ledger);
     while let Some(entry) = tar.next()? {
         applier.apply(&entry, &mut tar)?;
     }
     let (diff_id, entries) = tar.finish()?;
-    Ok(Written { diff_id, entries, applied: applier.finish()? })
+    let (applied, ledger) = applier.finish()?;
+    Ok(Written { diff_id, entries, applied, ledger })
 }

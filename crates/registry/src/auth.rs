@@ -116,10 +116,26 @@ impl Login<'_> {
 
     async fn fetch(self, service: &TokenService) -> Result<Token, RegistryError> {
         let (request, authorization) = self.token_request(service)?;
+        match self.exchange(&request, authorization.as_ref()).await {
+            // Some services only know the OAuth2 way, even for passwords.
+            Err(
+                RegistryError::NotFound { .. } | RegistryError::Status { status: 405 | 501, .. },
+            ) if let Some(request) = self.password_grant(service) => {
+                self.exchange(&request, None).await
+            }
+            token => token,
+        }
+    }
+
+    async fn exchange(
+        self,
+        request: &Request,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Token, RegistryError> {
         let what = request.what.clone();
         let sent = Instant::now();
         let mut answer =
-            transport::send(self.config, self.endpoint, &request, authorization.as_ref()).await?;
+            transport::send(self.config, self.endpoint, request, authorization).await?;
         if !answer.response.status().is_success() {
             return Err(transport::refusal(self.config, answer, &what).await);
         }
@@ -129,6 +145,31 @@ impl Login<'_> {
             host: answer.host,
             source,
         })
+    }
+
+    /// User and password in the body of a POST.
+    fn password_grant(self, service: &TokenService) -> Option<Request> {
+        let Credentials::Basic { user, password } = self.credentials else { return None };
+        let scope = self.scope(service);
+        let mut parameters = vec![
+            ("grant_type", "password"),
+            ("username", user.as_str()),
+            ("password", password.as_str()),
+            ("client_id", CLIENT_ID),
+            ("scope", &scope),
+        ];
+        if let Some(service) = &service.service {
+            parameters.push(("service", service));
+        }
+        let mut request = Request::get(service.realm.clone(), Subject::Token);
+        request.method = Method::POST;
+        request.form = Some(form(&service.realm, &parameters));
+        Some(request)
+    }
+
+    fn scope(self, service: &TokenService) -> String {
+        let default = || format!("repository:{}:pull", self.repository);
+        service.scope.clone().unwrap_or_else(default)
     }
 
     fn token_request(
@@ -142,8 +183,7 @@ impl Login<'_> {
         if has_secret && realm.scheme() != "https" && !plain_is_fine {
             return Err(RegistryError::PlainTextCredentials { host: authority(realm) });
         }
-        let default_scope = || format!("repository:{}:pull", self.repository);
-        let scope = service.scope.clone().unwrap_or_else(default_scope);
+        let scope = self.scope(service);
         let mut parameters: Vec<(&str, &str)> = Vec::new();
         if let Some(service) = &service.service {
             parameters.push(("service", service));

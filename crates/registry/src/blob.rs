@@ -14,7 +14,7 @@ use crate::transport::{Answer, stalled};
 /// So much must have arrived before a break counts as a first one again.
 const PROGRESS: u64 = 1 << 20;
 
-/// Exactly as many bytes as the descriptor says, or an error.
+/// Exactly as many bytes as the descriptor says, or the end of them, or an error.
 ///
 /// When the connection breaks, falls silent or ends early, the stream asks for the rest with a
 /// `Range` request, a bounded number of times without progress in between.
@@ -37,9 +37,11 @@ pub struct BlobStream {
 }
 
 impl BlobStream {
+    /// Reads from the blob's byte `offset` on.
     pub(crate) fn new(
         session: Session,
         descriptor: &Descriptor,
+        offset: u64,
         answer: Answer,
     ) -> Result<Self, RegistryError> {
         let backoff = Backoff::new(session.config().retry);
@@ -47,9 +49,9 @@ impl BlobStream {
             session,
             digest: descriptor.digest,
             size: descriptor.size,
-            offset: 0,
+            offset,
             skip: 0,
-            broken_at: 0,
+            broken_at: offset,
             hosts_tried: 0,
             host: String::new(),
             answer: None,

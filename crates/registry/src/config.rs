@@ -9,6 +9,11 @@ pub struct Config {
     /// Directories that hold `<host>/hosts.toml`; the first that knows a host decides. They are
     /// read again at each pull.
     pub hosts_dirs: Vec<PathBuf>,
+    /// Docker's `config.json`, whose credentials and helpers serve pulls that bring none. It is
+    /// read again at each pull.
+    pub docker_config: Option<PathBuf>,
+    /// Longest wait for a credential helper.
+    pub helper_timeout: Duration,
     /// Longest wait for a connection.
     pub connect_timeout: Duration,
     /// Longest wait for the next byte of an answer. There is no limit on the whole transfer.
@@ -21,6 +26,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             hosts_dirs: vec!["/etc/knarr/certs.d".into(), "/etc/containerd/certs.d".into()],
+            docker_config: None,
+            helper_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(60),
             retry: Retry::default(),

@@ -1,6 +1,7 @@
 //! One host of a session: where it is, how it is reached, and what it has been asked so far.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Url, redirect};
@@ -39,10 +40,11 @@ impl Endpoint {
         system: &SystemRoots,
     ) -> Result<Self, HostsError> {
         let host = authority(&entry.base);
-        let own = client(&entry.tls, is_loopback(&entry.base), config, system)?;
+        let dial = entry.dial_timeout.unwrap_or(config.connect_timeout);
+        let own = client(&entry.tls, is_loopback(&entry.base), dial, system)?;
         // A guess skips verification for this machine only, not for where it sends us.
         let foreign = if entry.guess {
-            client(&TlsSettings::default(), false, config, system)?
+            client(&TlsSettings::default(), false, dial, system)?
         } else {
             own.clone()
         };
@@ -123,13 +125,13 @@ fn headers(pairs: &[(String, String)]) -> Result<HeaderMap, HostsError> {
 fn client(
     tls: &TlsSettings,
     loopback: bool,
-    config: &Config,
+    connect_timeout: Duration,
     system: &SystemRoots,
 ) -> Result<Client, HostsError> {
     let mut builder = Client::builder()
         .tls_backend_preconfigured(client_config(tls, system)?)
         .user_agent(concat!("knarr/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(config.connect_timeout)
+        .connect_timeout(connect_timeout)
         // Redirects are followed by hand: what goes along depends on where they lead.
         .redirect(redirect::Policy::none())
         .referer(false);

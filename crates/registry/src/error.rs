@@ -143,7 +143,7 @@ pub enum RegistryError {
         found: Digest,
     },
     /// A kind of manifest, configuration or layer that is no container image knarr runs.
-    #[error("{what} is of unsupported type `{media_type}`{}", schema_1_hint(media_type))]
+    #[error("{what} is of unsupported type `{media_type}`{}", hint(media_type))]
     UnsupportedMediaType {
         /// What was asked for.
         what: Subject,
@@ -200,9 +200,11 @@ fn list(offered: &[Platform]) -> String {
     offered.iter().map(Platform::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn schema_1_hint(media_type: &str) -> &'static str {
+fn hint(media_type: &str) -> &'static str {
     if media_type.contains("manifest.v1") {
         "; schema 1 images must be pushed again in a current format"
+    } else if media_type.contains(".foreign.") || media_type.contains(".nondistributable.") {
+        "; it is a foreign layer, which the registry itself does not hold"
     } else {
         ""
     }

@@ -1,8 +1,9 @@
 //! Which hosts serve a registry's images: the directories containerd's `config_path` names.
 //!
-//! `<dir>/<host>/hosts.toml` (also `<host>_<port>_` and `<host>:<port>`), else
-//! `<dir>/_default/hosts.toml`. Its `[host."URL"]` tables are tried in file order, then `server`.
-//! A directory without that file may hold `*.crt` authorities and `*.cert`/`*.key` pairs.
+//! The first that exists of `<dir>/<host>/` (also `<host>_<port>_` and `<host>:<port>`) and
+//! `<dir>/_default/` decides, by its `hosts.toml`: `[host."URL"]` tables are tried in file order,
+//! then `server`. A directory without that file may hold `*.crt` authorities and
+//! `*.cert`/`*.key` pairs, or nothing.
 //! Without any directory: https at the registry itself, and on the loopback interface plain http
 //! where https does not answer.
 
@@ -12,6 +13,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use reqwest::Url;
 
@@ -94,6 +96,8 @@ pub(crate) struct HostEntry {
     pub(crate) capabilities: Capabilities,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) tls: TlsSettings,
+    /// Longest wait for a connection, if another than usual.
+    pub(crate) dial_timeout: Option<Duration>,
     /// A guess that TLS is spoken: failing to connect is no finding, the next entry is tried.
     pub(crate) guess: bool,
 }
@@ -133,7 +137,8 @@ fn split_port(host: &str) -> Option<(&str, &str)> {
     host.rsplit_once(':').filter(|(_, port)| !port.is_empty() && !port.contains(']'))
 }
 
-/// The certificates of a directory in Docker's older layout; `None` if there are none.
+/// The certificates of a directory in Docker's older layout, perhaps none; `None` if there is no
+/// such directory.
 fn bare_certificates(dir: &Path) -> Result<Option<TlsSettings>, HostsError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -153,7 +158,7 @@ fn bare_certificates(dir: &Path) -> Result<Option<TlsSettings>, HostsError> {
         }
     }
     tls.ca.sort();
-    Ok((tls != TlsSettings::default()).then_some(tls))
+    Ok(Some(tls))
 }
 
 /// The registry itself, where no file says otherwise.
@@ -161,7 +166,14 @@ pub(super) fn default_entries(host: &str, tls: TlsSettings) -> Result<Vec<HostEn
     let entry = |scheme: &str, host: &str, tls: TlsSettings, guess: bool| {
         let base = Url::parse(&format!("{scheme}://{host}/v2/"))
             .map_err(|_| HostsError::Url { host: host.to_owned() })?;
-        Ok(HostEntry { base, capabilities: Capabilities::ALL, headers: Vec::new(), tls, guess })
+        Ok(HostEntry {
+            base,
+            capabilities: Capabilities::ALL,
+            headers: Vec::new(),
+            tls,
+            dial_timeout: None,
+            guess,
+        })
     };
     if host == "docker.io" {
         return Ok(vec![entry("https", DOCKER_HUB, tls, false)?]);
@@ -240,6 +252,19 @@ mod tests {
             let entries = load(&dirs, host).unwrap();
             assert_eq!(entries.last().unwrap().base.as_str(), want, "{host}");
         }
+    }
+
+    #[test]
+    fn an_empty_directory_exempts_its_host_from_the_default() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("plain.example")).unwrap();
+        fs::create_dir(root.path().join("_default")).unwrap();
+        let mirror = "[host.\"https://mirror.example\"]\n";
+        fs::write(root.path().join("_default/hosts.toml"), mirror).unwrap();
+        let dirs = [root.path().to_owned()];
+        let first = |host: &str| load(&dirs, host).unwrap()[0].base.to_string();
+        assert_eq!(first("plain.example"), "https://plain.example/v2/");
+        assert_eq!(first("other.example"), "https://mirror.example/v2/");
     }
 
     #[test]

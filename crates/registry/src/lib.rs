@@ -16,6 +16,7 @@ mod auth;
 mod blob;
 mod config;
 mod credentials;
+mod docker_config;
 mod endpoint;
 mod error;
 mod hosts;
@@ -33,7 +34,7 @@ pub use config::{Config, Retry};
 pub use credentials::Credentials;
 pub use error::{Malformed, RegistryError, Subject};
 pub use hosts::HostsError;
-pub use manifest::{Descriptor, ImageManifest, LayerFormat, Manifest, MediaType};
+pub use manifest::{Descriptor, ImageManifest, LayerFormat, Manifest, ManifestError, MediaType};
 pub use session::{Client, Session};
 
 /// The SHA-256 digest of `bytes`.

@@ -65,16 +65,10 @@ impl Descriptor {
     pub fn layer_format(&self) -> Option<LayerFormat> {
         match self.media_type.as_str() {
             "application/vnd.oci.image.layer.v1.tar"
-            | "application/vnd.oci.image.layer.nondistributable.v1.tar"
             | "application/vnd.docker.image.rootfs.diff.tar" => Some(LayerFormat::Tar),
             "application/vnd.oci.image.layer.v1.tar+gzip"
-            | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
-            | "application/vnd.docker.image.rootfs.diff.tar.gzip"
-            | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => {
-                Some(LayerFormat::Gzip)
-            }
+            | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Some(LayerFormat::Gzip),
             "application/vnd.oci.image.layer.v1.tar+zstd"
-            | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
             | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Some(LayerFormat::Zstd),
             _ => None,
         }
@@ -90,12 +84,33 @@ impl Descriptor {
 }
 
 /// The manifest of one image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Manifest {
     /// The image configuration.
     pub config: Descriptor,
     /// File system layers, lowest first.
     pub layers: Vec<Descriptor>,
+}
+
+/// Why stored bytes are no manifest.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// They cannot be read.
+    #[error("it cannot be read")]
+    Read(#[from] std::io::Error),
+    /// They are not what is expected.
+    #[error("it is not an image's manifest")]
+    Json(#[from] serde_json::Error),
+}
+
+impl Manifest {
+    /// Reads a manifest that was accepted before and stored since.
+    ///
+    /// # Errors
+    /// [`ManifestError::Json`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        Ok(serde_json::from_slice(bytes)?)
+    }
 }
 
 /// A fetched and verified manifest with the bytes it was read from.

@@ -13,6 +13,7 @@ use crate::blob::BlobStream;
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::digest_of;
+use crate::docker_config;
 use crate::endpoint::Endpoint;
 use crate::error::{RegistryError, Subject};
 use crate::hosts;
@@ -37,7 +38,8 @@ impl Client {
         Self { config: Arc::new(config) }
     }
 
-    /// A session for one pull. Reads the operator's host settings, on a blocking thread.
+    /// A session for one pull. Reads the operator's host settings, and node-wide credentials where
+    /// the caller has none, on a blocking thread.
     ///
     /// # Errors
     /// [`RegistryError::Hosts`] if those cannot be used.
@@ -49,15 +51,20 @@ impl Client {
         let config = Arc::clone(&self.config);
         let host = reference.host().to_owned();
         let load = move || {
+            let credentials = match credentials {
+                Credentials::Anonymous => docker_config::credentials(&config, &host),
+                given => given,
+            };
             let system = SystemRoots::default();
             hosts::load(&config.hosts_dirs, &host)
                 .and_then(|entries| {
                     let endpoint = |entry| Endpoint::new(entry, &host, &config, &system);
                     entries.into_iter().map(endpoint).collect::<Result<Vec<_>, _>>()
                 })
+                .map(|endpoints| (endpoints, credentials))
                 .map_err(|source| RegistryError::Hosts { host: host.clone(), source })
         };
-        let endpoints =
+        let (endpoints, credentials) =
             tokio::task::spawn_blocking(load).await.map_err(|_| RegistryError::ShuttingDown)??;
         Ok(Session {
             shared: Arc::new(Shared {
@@ -176,8 +183,21 @@ impl Session {
     /// # Errors
     /// Those of the host asked last; failures of mirrors before it are logged.
     pub async fn blob(&self, descriptor: &Descriptor) -> Result<BlobStream, RegistryError> {
-        let answer = self.open_blob(&descriptor.digest, 0, 0).await?;
-        BlobStream::new(self.clone(), descriptor, answer)
+        self.blob_from(descriptor, 0).await
+    }
+
+    /// As [`Session::blob`], from the byte `offset` on: the bytes before are there already.
+    ///
+    /// # Errors
+    /// As [`Session::blob`].
+    pub async fn blob_from(
+        &self,
+        descriptor: &Descriptor,
+        offset: u64,
+    ) -> Result<BlobStream, RegistryError> {
+        let offset = offset.min(descriptor.size);
+        let answer = self.open_blob(&descriptor.digest, offset, 0).await?;
+        BlobStream::new(self.clone(), descriptor, offset, answer)
     }
 
     /// A blob from its byte `from` on, at the host `after` places behind the preferred one.

@@ -83,10 +83,19 @@ fn passes(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
 }
 
-/// Waits given as a date are rare and treated as no wait.
 fn retry_after(response: &Response) -> Option<Duration> {
     let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
-    text.trim().parse().ok().map(Duration::from_secs)
+    wait_of(text.trim(), jiff::Timestamp::now())
+}
+
+/// RFC 9110: seconds, or the date from which on it may be tried again.
+fn wait_of(text: &str, now: jiff::Timestamp) -> Option<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+    // A date that has passed asks for no wait.
+    Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
 }
 
 /// A refused connection or an unknown name is final (the caller comes back later anyway); a
@@ -281,6 +290,19 @@ fn detail(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn waits_are_seconds_or_dates() {
+        let now = jiff::Timestamp::from_second(784_111_777).unwrap();
+        for (text, want) in [
+            ("7", Some(7)),
+            ("Sun, 06 Nov 1994 08:49:47 GMT", Some(10)),
+            ("Sun, 06 Nov 1994 08:49:27 GMT", Some(0)),
+            ("soon", None),
+        ] {
+            assert_eq!(wait_of(text, now), want.map(Duration::from_secs), "{text}");
+        }
+    }
 
     #[test]
     fn an_error_body_becomes_a_short_sentence() {

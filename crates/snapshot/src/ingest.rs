@@ -1,6 +1,7 @@
 //! Directories on their way in.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -29,6 +30,7 @@ pub struct Ingest {
 }
 
 pub(crate) const FS: &str = "fs";
+pub(crate) const INVENTORY: &str = "inventory";
 
 pub(crate) const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -60,6 +62,17 @@ impl Ingest {
     /// Its path, for messages and for tools that need one.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A fresh file for the list of what is unpacked.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn inventory(&self) -> Result<File, IngestError> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.dir, INVENTORY, flags, Mode::RUSR | Mode::WUSR)
+            .map(File::from)
+            .map_err(|source| IngestError { path: self.path.clone(), source })
     }
 
     pub(crate) fn dir(&self) -> BorrowedFd<'_> {

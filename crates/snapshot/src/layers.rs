@@ -1,10 +1,9 @@
 //! The layer store.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -12,11 +11,14 @@ use std::thread::JoinHandle;
 
 use layer::RemoveTreeError;
 use model::Digest;
-use rustix::fs::{Dir, Mode, RenameFlags};
+use rustix::fs::{Mode, RenameFlags};
 use rustix::io::Errno;
 
-use crate::ingest::{DIRECTORY, FS, Ingest, IngestError};
+use crate::fixup::{ChainId, Fixup};
+use crate::folder::Folder;
+use crate::ingest::{DIRECTORY, Ingest, IngestError};
 use crate::sealed::{LayerUsage, Seal};
+use crate::usage::of_tree;
 
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -59,9 +61,12 @@ pub enum RemoveError {
 /// All layers below one root. One process at a time may have it open.
 #[derive(Debug)]
 pub struct Layers {
-    layers: Folder,
+    pub(crate) layers: Folder,
     ingest: Folder,
-    known: RwLock<BTreeMap<Digest, LayerUsage>>,
+    pub(crate) fixups: Folder,
+    known: RwLock<BTreeMap<Digest, Seal>>,
+    /// What has to lie above a layer in some images.
+    pub(crate) known_fixups: RwLock<BTreeMap<ChainId, Fixup>>,
     /// Held while a layer comes or goes, so that `known` and the disk change together.
     changes: Mutex<()>,
     next_ingest: AtomicU64,
@@ -69,49 +74,8 @@ pub struct Layers {
     sweeper: Option<JoinHandle<()>>,
 }
 
-#[derive(Debug)]
-struct Folder {
-    path: PathBuf,
-    fd: OwnedFd,
-}
-
-impl Folder {
-    fn open(path: PathBuf) -> Result<Self, OpenError> {
-        let fault = |action| {
-            let path = path.clone();
-            move |source: io::Error| OpenError { action, path, source }
-        };
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .map_err(fault("make"))?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700))
-            .map_err(fault("set the mode of"))?;
-        let fd = rustix::fs::open(&path, DIRECTORY, Mode::empty())
-            .map_err(|errno| fault("open")(errno.into()))?;
-        Ok(Self { path, fd })
-    }
-
-    fn names(&self) -> Result<Vec<CString>, OpenError> {
-        let fault = |errno: Errno| OpenError {
-            action: "list",
-            path: self.path.clone(),
-            source: errno.into(),
-        };
-        let mut names = Vec::new();
-        for entry in Dir::read_from(&self.fd).map_err(fault)? {
-            let entry = entry.map_err(fault)?;
-            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-                names.push(entry.file_name().to_owned());
-            }
-        }
-        Ok(names)
-    }
-}
-
 impl Layers {
-    /// Opens `<root>/layers` and `<root>/ingest`, making them if need be. Abandoned ingests and
+    /// Opens `<root>/layers`, `<root>/fixups` and `<root>/ingest`, making them if need be. Abandoned ingests and
     /// layers without a valid seal are taken out at once and deleted in the background, on a
     /// thread that ends with the store.
     ///
@@ -121,7 +85,9 @@ impl Layers {
         let mut store = Self {
             layers: Folder::open(root.join("layers"))?,
             ingest: Folder::open(root.join("ingest"))?,
+            fixups: Folder::open(root.join("fixups"))?,
             known: RwLock::default(),
+            known_fixups: RwLock::default(),
             changes: Mutex::default(),
             next_ingest: AtomicU64::new(0),
             sweeper: None,
@@ -129,10 +95,11 @@ impl Layers {
         let mut leftovers = store.ingest.names()?;
         for name in store.layers.names()? {
             match store.sealed(&name) {
-                Some(seal) => drop(store.write().insert(seal.diff_id, seal.usage)),
-                None => leftovers.push(store.discard(&name)?),
+                Some(seal) => drop(store.write().insert(seal.diff_id, seal)),
+                None => leftovers.push(store.discard(&store.layers, &name)?),
             }
         }
+        leftovers.extend(store.load_fixups()?);
         store.sweeper = store.sweep(leftovers)?;
         Ok(store)
     }
@@ -145,10 +112,10 @@ impl Layers {
     }
 
     /// Moves what is no layer out of the way.
-    fn discard(&self, name: &CString) -> Result<CString, OpenError> {
-        let path = self.layers.path.join(name.to_string_lossy().as_ref());
-        tracing::warn!(layer = %path.display(), "removing a layer without a valid seal");
-        self.move_to_trash(name).map_err(|errno| OpenError {
+    pub(crate) fn discard(&self, from: &Folder, name: &CString) -> Result<CString, OpenError> {
+        let path = from.path.join(name.to_string_lossy().as_ref());
+        tracing::warn!(path = %path.display(), "removing a layer without a valid seal");
+        self.move_to_trash(from, name).map_err(|errno| OpenError {
             action: "take out",
             path,
             source: errno.into(),
@@ -188,7 +155,21 @@ impl Layers {
 
     /// What the layer takes on disk. Does not block on the disk.
     pub fn usage(&self, diff_id: &Digest) -> Option<LayerUsage> {
-        self.read().get(diff_id).copied()
+        self.read().get(diff_id).map(|seal| seal.usage)
+    }
+
+    /// What all layers take together: bytes on disk and inodes. Does not block on the disk.
+    pub fn total_usage(&self) -> LayerUsage {
+        let fixups: u64 = self.fixups().values().map(|fixup| fixup.inodes).sum();
+        let none = LayerUsage { bytes: 0, inodes: fixups };
+        self.read().values().fold(none, |sum, seal| LayerUsage {
+            bytes: sum.bytes.saturating_add(seal.usage.bytes),
+            inodes: sum.inodes.saturating_add(seal.usage.inodes),
+        })
+    }
+
+    pub(crate) fn seal(&self, diff_id: &Digest) -> Option<Seal> {
+        self.read().get(diff_id).cloned()
     }
 
     /// All layers, in the order of their digests. Does not block on the disk.
@@ -220,55 +201,85 @@ impl Layers {
             return Ok(());
         }
         let fault = |action| move |source: io::Error| CommitError { diff_id, action, source };
-        let usage = LayerUsage { bytes: unpacked.unpacked_bytes, inodes: unpacked.inodes };
-        let seal = Seal { diff_id, usage, entries: unpacked.entries };
-        rustix::fs::syncfs(ingest.root()).map_err(|errno| fault("syncfs")(errno.into()))?;
-        seal.write(ingest.dir()).map_err(fault("writing the seal"))?;
-        rustix::fs::fsync(ingest.dir()).map_err(|errno| fault("fsync")(errno.into()))?;
-
+        let seal = self.make_durable(&ingest, unpacked)?;
         let _changes = self.changes();
-        let (from, to) = (self.ingest.fd.as_fd(), self.layers.fd.as_fd());
-        match rustix::fs::renameat_with(
-            from,
-            ingest.name(),
-            to,
-            diff_id.hex(),
-            RenameFlags::NOREPLACE,
-        ) {
+        match self.name(&self.layers, &ingest, &diff_id.hex(), RenameFlags::NOREPLACE) {
             Ok(()) => ingest.committed(),
             // Another commit of the same layer; only its name may not be durable yet.
             Err(Errno::EXIST | Errno::NOTEMPTY) => {}
             Err(errno) => return Err(fault("rename")(errno.into())),
         }
-        rustix::fs::fsync(to).map_err(|errno| fault("fsync of the store")(errno.into()))?;
-        self.write().insert(diff_id, usage);
+        sync(self.layers.fd.as_fd()).map_err(fault("fsync of the store"))?;
+        self.write().insert(diff_id, seal);
         Ok(())
     }
 
-    /// The directories to stack for an image, topmost first, as overlayfs wants its lower ones.
-    /// `diff_ids` are in the image's order, base first.
-    ///
-    /// Overlayfs refuses a directory that is listed twice, and ignores an opaque marker on a
-    /// layer's root: so a repeated layer counts where it is topmost, and nothing is listed that
-    /// lies below an opaque root. Both leave the merged tree as it should be.
+    /// Puts a newly unpacked layer in the place of the one that is there. The caller knows that
+    /// no container uses that.
     ///
     /// # Errors
-    /// The first layer that is missing.
-    pub fn lower_dirs(&self, diff_ids: &[Digest]) -> Result<Vec<PathBuf>, MissingLayer> {
-        if let Some(missing) = diff_ids.iter().find(|diff_id| !self.contains(diff_id)) {
-            return Err(MissingLayer { diff_id: *missing });
+    /// A step failed; the old layer is in its place or, after the last step, the new one.
+    pub fn replace(&self, ingest: Ingest, unpacked: &layer::Unpacked) -> Result<(), CommitError> {
+        let diff_id = unpacked.diff_id;
+        if !self.contains(&diff_id) {
+            return self.commit(ingest, unpacked);
         }
-        let mut seen = BTreeSet::new();
-        let mut lower = Vec::with_capacity(diff_ids.len());
-        for diff_id in diff_ids.iter().rev().filter(|diff_id| seen.insert(**diff_id)) {
-            let dir = self.layers.path.join(diff_id.hex()).join(FS);
-            let opaque = is_opaque(&dir);
-            lower.push(dir);
-            if opaque {
-                break;
-            }
+        let fault = |action| move |source: io::Error| CommitError { diff_id, action, source };
+        let seal = self.make_durable(&ingest, unpacked)?;
+        let _changes = self.changes();
+        self.name(&self.layers, &ingest, &diff_id.hex(), RenameFlags::EXCHANGE)
+            .map_err(|errno| fault("rename")(errno.into()))?;
+        // The ingest is the old layer now and goes as an abandoned one does, and with it what
+        // holds links to its files.
+        self.remove_fixups_of(&diff_id);
+        sync(self.layers.fd.as_fd()).map_err(fault("fsync of the store"))?;
+        self.write().insert(diff_id, seal);
+        Ok(())
+    }
+
+    /// Everything in the ingest reaches the disk, then its seal.
+    fn make_durable(
+        &self,
+        ingest: &Ingest,
+        unpacked: &layer::Unpacked,
+    ) -> Result<Seal, CommitError> {
+        let diff_id = unpacked.diff_id;
+        let fault = |action| move |source: io::Error| CommitError { diff_id, action, source };
+        let implied: Vec<_> = unpacked.implied.iter().filter(|path| !path.is_empty()).collect();
+        if !implied.is_empty() {
+            crate::fixup::write_implied(ingest.dir(), &implied)
+                .map_err(fault("writing its implied directories"))?;
         }
-        Ok(lower)
+        rustix::fs::syncfs(ingest.root()).map_err(|errno| fault("syncfs")(errno.into()))?;
+        // Only now filesystems that allocate late know what the tree takes.
+        let (bytes, inodes) = ingest
+            .root()
+            .try_clone_to_owned()
+            .and_then(|root| Ok(of_tree(root)?))
+            .map_err(fault("measuring"))?;
+        let seal = Seal {
+            diff_id,
+            usage: LayerUsage { bytes, inodes },
+            entries: unpacked.entries,
+            root_named: unpacked.implied.len() == implied.len(),
+            implied: implied.len() as u64,
+            inventory: unpacked.inventory.clone(),
+        };
+        seal.write(ingest.dir()).map_err(fault("writing the seal"))?;
+        sync(ingest.dir()).map_err(fault("fsync"))?;
+        Ok(seal)
+    }
+
+    /// Moves an ingest into `folder`.
+    pub(crate) fn name(
+        &self,
+        folder: &Folder,
+        ingest: &Ingest,
+        name: &str,
+        how: RenameFlags,
+    ) -> Result<(), Errno> {
+        let (from, to) = (self.ingest.fd.as_fd(), folder.fd.as_fd());
+        rustix::fs::renameat_with(from, ingest.name(), to, name, how)
     }
 
     /// Removes a layer. Success if it is not there. The caller knows that no image and no
@@ -280,26 +291,30 @@ impl Layers {
         let diff_id = *diff_id;
         let trash = {
             let _changes = self.changes();
-            let usage = self.write().remove(&diff_id);
+            self.remove_fixups_of(&diff_id);
+            let seal = self.write().remove(&diff_id);
             let name = CString::new(diff_id.hex()).map_err(|_| Errno::INVAL);
-            match name.and_then(|name| self.move_to_trash(&name)) {
+            match name.and_then(|name| self.move_to_trash(&self.layers, &name)) {
                 Ok(trash) => trash,
                 Err(Errno::NOENT) => return Ok(()),
                 Err(source) => {
-                    self.write().extend(usage.map(|usage| (diff_id, usage)));
+                    self.write().extend(seal.map(|seal| (diff_id, seal)));
                     return Err(RemoveError::Take { diff_id, source });
                 }
             }
         };
-        layer::remove_tree(self.ingest.fd.as_fd(), &trash)
-            .map(drop)
-            .map_err(|source| RemoveError::Delete { diff_id, source })
+        self.delete(&trash).map_err(|source| RemoveError::Delete { diff_id, source })
     }
 
-    /// Out of `layers/` in one step; from there on it is an abandoned ingest.
-    fn move_to_trash(&self, name: &CString) -> Result<CString, Errno> {
+    /// Deletes what was moved to the trash.
+    pub(crate) fn delete(&self, trash: &CString) -> Result<(), RemoveTreeError> {
+        layer::remove_tree(self.ingest.fd.as_fd(), trash).map(drop)
+    }
+
+    /// Out of its folder in one step; from there on it is an abandoned ingest.
+    pub(crate) fn move_to_trash(&self, from: &Folder, name: &CString) -> Result<CString, Errno> {
         self.unique(|trash| {
-            let (from, to) = (self.layers.fd.as_fd(), self.ingest.fd.as_fd());
+            let (from, to) = (from.fd.as_fd(), self.ingest.fd.as_fd());
             rustix::fs::renameat_with(from, name, to, trash, RenameFlags::NOREPLACE)?;
             CString::new(trash).map_err(|_| Errno::INVAL)
         })
@@ -317,15 +332,19 @@ impl Layers {
     }
 
     // None of these guards anything that a panic could leave half-changed.
-    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Digest, LayerUsage>> {
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Digest, Seal>> {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<Digest, LayerUsage>> {
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<Digest, Seal>> {
         self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn changes(&self) -> MutexGuard<'_, ()> {
+    pub(crate) fn fixups(&self) -> RwLockReadGuard<'_, BTreeMap<ChainId, Fixup>> {
+        self.known_fixups.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn changes(&self) -> MutexGuard<'_, ()> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -339,10 +358,8 @@ impl Drop for Layers {
     }
 }
 
-fn is_opaque(dir: &Path) -> bool {
-    let mut value = [0; 1];
-    rustix::fs::lgetxattr(dir, "trusted.overlay.opaque", &mut value)
-        .is_ok_and(|length| length == 1 && value == *b"y")
+pub(crate) fn sync(dir: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::fs::fsync(dir)?)
 }
 
 /// Opened without following a link.

@@ -12,6 +12,9 @@
 //! ```text
 //! <root>/layers/<diff id, hex>/fs/      the unpacked layer
 //! <root>/layers/<diff id, hex>/sealed   says that fs/ is complete, and what it takes
+//! <root>/layers/<diff id, hex>/inventory  what fs/ holds, to verify it by
+//! <root>/layers/<diff id, hex>/implied  directories in it that have no attributes of their own
+//! <root>/fixups/<chain id, hex>/        what lies above a layer in images that need it
 //! <root>/ingest/<n>/fs/                 being unpacked, or on its way out
 //! ```
 //!
@@ -19,16 +22,23 @@
 #![forbid(unsafe_code)]
 
 mod container;
+mod fixup;
+mod folder;
 mod ingest;
 mod layers;
+mod old_kernel;
 mod read;
 mod sealed;
+mod stack;
 mod usage;
+mod verify;
 mod view;
 
 pub use container::{ContainerRoot, RootError};
+pub use fixup::FixupError;
 pub use ingest::{Ingest, IngestError};
 pub use layers::{CommitError, Layers, MissingLayer, OpenError, RemoveError};
 pub use read::{ReadError, read_file_in};
 pub use sealed::LayerUsage;
+pub use verify::{LayerVerdict, LayerVerifyError};
 pub use view::ViewError;

@@ -8,47 +8,73 @@ use model::Digest;
 use rustix::fs::{Mode, OFlags};
 
 pub(crate) const NAME: &str = "sealed";
-const VERSION: &str = "knarr-layer 1";
+const VERSION: &str = "knarr-layer 2";
+/// Without what an image needs to know about directories that no entry names.
+const FIRST_VERSION: &str = "knarr-layer 1";
 /// No seal is near this long.
 const MAX_BYTES: u64 = 4096;
 
-/// What a layer takes on disk, as counted while it was unpacked.
+/// What a layer takes on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LayerUsage {
-    /// Content bytes of its files; holes and filesystem overhead are not counted.
+    /// Bytes the filesystem has allocated for it.
     pub bytes: u64,
     pub inodes: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Seal {
     pub(crate) diff_id: Digest,
     pub(crate) usage: LayerUsage,
     pub(crate) entries: u64,
+    /// Whether the layer says who owns `/`.
+    pub(crate) root_named: bool,
+    /// How many other directories it makes without naming them.
+    pub(crate) implied: u64,
+    /// Checksum of the list of its files.
+    pub(crate) inventory: Option<String>,
 }
 
 impl Seal {
     fn text(&self) -> String {
-        let Self { diff_id, usage: LayerUsage { bytes, inodes }, entries } = self;
+        let Self { diff_id, usage: LayerUsage { bytes, inodes }, entries, .. } = self;
+        let root = if self.root_named { "named" } else { "implied" };
+        let (implied, inventory) = (self.implied, self.inventory.as_deref().unwrap_or("none"));
         format!(
-            "{VERSION}\ndiff-id {diff_id}\nbytes {bytes}\ninodes {inodes}\nentries {entries}\nend\n"
+            "{VERSION}\ndiff-id {diff_id}\nbytes {bytes}\ninodes {inodes}\nentries {entries}\n\
+             root {root}\nimplied {implied}\ninventory {inventory}\nend\n"
         )
     }
 
     fn parse(text: &str) -> Option<Self> {
         let mut lines = text.strip_suffix("\nend\n")?.split('\n');
-        if lines.next()? != VERSION {
-            return None;
-        }
+        let version = lines.next()?;
         let mut value = |key: &str| lines.next()?.strip_prefix(key)?.strip_prefix(' ');
-        let seal = Self {
+        let mut seal = Self {
             diff_id: Digest::parse(value("diff-id")?).ok()?,
             usage: LayerUsage {
                 bytes: value("bytes")?.parse().ok()?,
                 inodes: value("inodes")?.parse().ok()?,
             },
             entries: value("entries")?.parse().ok()?,
+            root_named: true,
+            implied: 0,
+            inventory: None,
         };
+        match version {
+            FIRST_VERSION => {}
+            VERSION => {
+                seal.root_named = match value("root")? {
+                    "named" => true,
+                    "implied" => false,
+                    _ => return None,
+                };
+                seal.implied = value("implied")?.parse().ok()?;
+                let inventory = value("inventory")?;
+                seal.inventory = (inventory != "none").then(|| inventory.to_owned());
+            }
+            _ => return None,
+        }
         lines.next().is_none().then_some(seal)
     }
 
@@ -79,6 +105,9 @@ mod tests {
             diff_id: Digest::from_sha256([0xab; 32]),
             usage: LayerUsage { bytes: 12, inodes: 3 },
             entries: 4,
+            root_named: false,
+            implied: 7,
+            inventory: Some("ab".into()),
         }
     }
 
@@ -88,13 +117,21 @@ mod tests {
     }
 
     #[test]
+    fn layers_sealed_by_the_first_version_stay() {
+        let digest = Digest::from_sha256([0xab; 32]);
+        let text = format!("knarr-layer 1\ndiff-id {digest}\nbytes 12\ninodes 3\nentries 4\nend\n");
+        let want = Seal { root_named: true, implied: 0, inventory: None, ..seal() };
+        assert_eq!(Seal::parse(&text), Some(want));
+    }
+
+    #[test]
     fn a_torn_or_altered_seal_is_none() {
         let text = seal().text();
         for length in 0..text.len() {
             assert_eq!(Seal::parse(&text[..length]), None, "{length}");
         }
         assert_eq!(Seal::parse(&text.replace("bytes 12", "bytes -12")), None);
-        assert_eq!(Seal::parse(&text.replace("layer 1", "layer 2")), None);
+        assert_eq!(Seal::parse(&text.replace("layer 2", "layer 3")), None);
         assert_eq!(Seal::parse(&text.replace("end", "extra 1\nend")), None);
     }
 }

@@ -1,112 +1,17 @@
 //! The store on a real disk, with layers that crate `layer` unpacked, merged by the kernel.
 
 #[cfg(test)]
+mod support;
+
+#[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::fs;
-    use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+    use std::os::fd::{AsFd, AsRawFd};
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
-    use std::path::{Path, PathBuf};
 
-    use layer::{Compression, UnpackOptions, Unpacked, unpack};
+    use crate::support::*;
     use model::Digest;
-    use snapshot::{ContainerRoot, LayerUsage, Layers, ViewError, read_file_in};
-
-    fn not_root() -> bool {
-        let root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
-        if !root {
-            eprintln!("skipped: needs root to make whiteouts and to mount");
-        }
-        !root
-    }
-
-    enum Made {
-        Dir(u32),
-        File(&'static str),
-        Link(&'static str),
-        Same(&'static str),
-    }
-
-    use Made::{Dir, File, Link, Same};
-
-    fn tar(entries: &[(&str, Made)]) -> Vec<u8> {
-        let mut builder = tar::Builder::new(Vec::new());
-        for (path, made) in entries {
-            let mut header = tar::Header::new_gnu();
-            header.set_mtime(1_000_000_000);
-            header.set_uid(0);
-            header.set_gid(0);
-            header.set_size(0);
-            header.set_mode(0o644);
-            let (kind, data) = match made {
-                Dir(mode) => {
-                    header.set_mode(*mode);
-                    (tar::EntryType::Directory, "")
-                }
-                File(data) => (tar::EntryType::Regular, *data),
-                Link(target) => {
-                    header.set_link_name(target).unwrap();
-                    (tar::EntryType::Symlink, "")
-                }
-                Same(target) => {
-                    header.set_link_name(target).unwrap();
-                    (tar::EntryType::Link, "")
-                }
-            };
-            header.set_entry_type(kind);
-            header.set_size(data.len() as u64);
-            builder.append_data(&mut header, path, data.as_bytes()).unwrap();
-        }
-        builder.into_inner().unwrap()
-    }
-
-    fn unpack_into(root: BorrowedFd<'_>, blob: &[u8]) -> Unpacked {
-        unpack(blob, root, Compression::Auto, &UnpackOptions::default()).unwrap()
-    }
-
-    fn add(layers: &Layers, entries: &[(&str, Made)]) -> Digest {
-        let ingest = layers.begin().unwrap();
-        let unpacked = unpack_into(ingest.root(), &tar(entries));
-        layers.commit(ingest, &unpacked).unwrap();
-        unpacked.diff_id
-    }
-
-    fn ingests(root: &Path) -> usize {
-        fs::read_dir(root.join("ingest")).unwrap().count()
-    }
-
-    /// Every path of a view with its content, link target or kind.
-    fn tree(view: &OwnedFd) -> BTreeMap<String, String> {
-        let top = PathBuf::from(format!("/proc/self/fd/{}/.", view.as_raw_fd()));
-        let mut tree = BTreeMap::new();
-        let mut todo = vec![top.clone()];
-        while let Some(dir) = todo.pop() {
-            for entry in fs::read_dir(&dir).unwrap() {
-                let path = entry.unwrap().path();
-                let name = path.strip_prefix(&top).unwrap().to_str().unwrap().to_owned();
-                let Ok(stat) = fs::symlink_metadata(&path) else {
-                    tree.insert(name, "unusable".to_owned());
-                    continue;
-                };
-                let what = if stat.is_dir() {
-                    todo.push(path);
-                    format!("dir {:o}", stat.mode() & 0o7777)
-                } else if stat.is_symlink() {
-                    format!("-> {}", fs::read_link(&path).unwrap().display())
-                } else if stat.is_file() {
-                    fs::read_to_string(&path).unwrap()
-                } else {
-                    "device".to_owned()
-                };
-                tree.insert(name, what);
-            }
-        }
-        tree
-    }
-
-    fn want(lines: &[(&str, &str)]) -> BTreeMap<String, String> {
-        lines.iter().map(|(path, what)| ((*path).to_owned(), (*what).to_owned())).collect()
-    }
+    use snapshot::{ContainerRoot, Layers, ViewError, read_file_in};
 
     #[test]
     fn three_layers_merge_into_the_tree_the_image_means() {
@@ -253,11 +158,14 @@ mod tests {
         fs::write(sealed(&torn), &text[..text.len() / 2]).unwrap();
         fs::copy(sealed(&kept), sealed(&other)).unwrap();
         fs::create_dir(scratch.path().join("layers/stray")).unwrap();
+        let usage = layers.usage(&kept);
+        // The root, one directory, one file with two names.
+        assert!(usage.is_some_and(|usage| usage.bytes >= 4096 && usage.inodes == 3), "{usage:?}");
         drop(layers);
 
         let layers = Layers::open(scratch.path()).unwrap();
         assert_eq!(layers.list(), [kept]);
-        assert_eq!(layers.usage(&kept), Some(LayerUsage { bytes: 5, inodes: 3 }));
+        assert_eq!(layers.usage(&kept), usage);
         assert!(layers.contains(&kept) && !layers.contains(&torn) && !layers.contains(&other));
         // New ones work while the old ones are being deleted.
         let again = add(&layers, &[("f", File("torn"))]);

@@ -21,6 +21,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod pidfd;
+pub mod priority;
 pub mod process;
 pub mod seccomp;
 pub mod signal;

@@ -93,6 +93,7 @@ impl Reader<'_, '_> {
     fn setting(&mut self, at: usize, path: String, key: &Key, value: &DeValue<'_>) {
         let texts = match (key.list, value) {
             (false, DeValue::String(text)) => Ok(vec![text.to_string()]),
+            (false, DeValue::Integer(number)) if key.is_number() => Ok(vec![number.to_string()]),
             (true, DeValue::Array(items)) => items
                 .iter()
                 .map(|item| {

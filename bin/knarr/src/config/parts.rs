@@ -8,11 +8,23 @@ use std::{
 use super::{Config, Handler};
 
 impl Config {
-    /// For the registry client.
-    pub(crate) fn registry(&self) -> registry::Config {
-        registry::Config {
+    /// For the images and the registries they come from.
+    pub(crate) fn image(&self) -> image::Config {
+        let registry = registry::Config {
             hosts_dirs: self.registry.config_path.clone(),
+            docker_config: self.registry.docker_config.clone(),
             ..registry::Config::default()
+        };
+        image::Config {
+            limits: image::Limits {
+                total_bytes: self.image.max_layer_bytes,
+                file_bytes: self.image.max_file_bytes,
+                entries: self.image.max_entries,
+                window_bytes: self.image.max_zstd_window_bytes,
+                ..image::Limits::default()
+            },
+            parallel_layers: self.image.parallel_layers,
+            ..registry.into()
         }
     }
 

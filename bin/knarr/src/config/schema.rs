@@ -18,6 +18,13 @@ pub(crate) struct Key {
     pub(crate) check: fn(&str) -> Result<(), String>,
 }
 
+impl Key {
+    /// Whether its value may be written without quotes.
+    pub(crate) fn is_number(&self) -> bool {
+        self.default.first().is_some_and(|default| parse_size(default).is_some())
+    }
+}
+
 /// All keys, in the order in which they are printed.
 pub(crate) const KEYS: &[Key] = &[
     Key {
@@ -34,6 +41,59 @@ pub(crate) const KEYS: &[Key] = &[
         help: "Directory of HOST/hosts.toml files, as containerd reads them.\n\
                If this is not set, /etc/containerd/certs.d is searched after it.",
         check: absolute,
+    },
+    Key {
+        path: "registry.docker_config",
+        list: false,
+        default: &[""],
+        help: "Docker's config.json: its credentials and credential helpers serve pulls that\n\
+               bring none of their own. Every pod of the node can then use them. Empty: none.",
+        check: |text| if text.is_empty() { Ok(()) } else { absolute(text) },
+    },
+    Key {
+        path: "image.pinned",
+        list: true,
+        default: &[],
+        help: "Images exempt from garbage collection: references, \"start*\" or \"*middle*\".",
+        check: |_| Ok(()),
+    },
+    Key {
+        path: "image.parallel_layers",
+        list: false,
+        default: &["3"],
+        help: "Layers of one pull that are fetched and unpacked at once.",
+        check: |text| match text.parse() {
+            Ok(1..=16_u8) => Ok(()),
+            Ok(_) | Err(_) => Err("is not between 1 and 16".to_owned()),
+        },
+    },
+    Key {
+        path: "image.max_layer_size",
+        list: false,
+        default: &["1TiB"],
+        help: "A layer that unpacks to more is refused.",
+        check: size,
+    },
+    Key {
+        path: "image.max_file_size",
+        list: false,
+        default: &["1TiB"],
+        help: "A layer with a larger file, holes included, is refused.",
+        check: size,
+    },
+    Key {
+        path: "image.max_entries",
+        list: false,
+        default: &["8388608"],
+        help: "A layer with more files, links and directories is refused.",
+        check: size,
+    },
+    Key {
+        path: "image.max_zstd_window",
+        list: false,
+        default: &["32MiB"],
+        help: "A layer that needs more memory to be decompressed is refused.",
+        check: size,
     },
     Key {
         path: "cni.conf_dir",
@@ -271,6 +331,28 @@ fn absolute_or_none(text: &str) -> Result<(), String> {
 
 fn absolute(text: &str) -> Result<(), String> {
     if Path::new(text).is_absolute() { Ok(()) } else { Err("is not an absolute path".to_owned()) }
+}
+
+/// Bytes, or a count: a whole number, perhaps with KiB, MiB, GiB or TiB.
+pub(crate) fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim_start() {
+        "" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+fn size(text: &str) -> Result<(), String> {
+    match parse_size(text) {
+        Some(1..) => Ok(()),
+        Some(0) | None => Err("is not a positive number or size such as \"64MiB\"".to_owned()),
+    }
 }
 
 fn one_of(text: &str, words: &[&str]) -> Result<(), String> {

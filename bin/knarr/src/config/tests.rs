@@ -41,7 +41,7 @@ fn nothing_configured_means_defaults() {
 
 #[test]
 fn containerds_registry_directory_is_searched_unless_one_is_named() {
-    let dirs = parse("").unwrap().registry().hosts_dirs;
+    let dirs = parse("").unwrap().image().registry.hosts_dirs;
     assert_eq!(dirs, ["/etc/knarr/certs.d", "/etc/containerd/certs.d"].map(PathBuf::from));
 }
 
@@ -85,7 +85,7 @@ fn every_key_is_honoured() {
         "#,
     )
     .unwrap();
-    assert_eq!(config.registry().hosts_dirs, [PathBuf::from("/r")]);
+    assert_eq!(config.image().registry.hosts_dirs, [PathBuf::from("/r")]);
     assert_eq!(config.cni.bin_dirs, [PathBuf::from("/a"), PathBuf::from("/b")]);
     assert_eq!(config.cni.subnets.len(), 2);
     assert_eq!(config.cni.bridge_name, "br9");

@@ -1,13 +1,15 @@
-//! From the async download to the blocking unpacker: a short bounded queue of chunks.
+//! From the async download to the blocking unpacker: a queue of chunks, bounded in bytes.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use registry::{BlobStream, RegistryError};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
-/// Chunks in flight. The network delivers some 16 KiB each: enough to ride out one slow file.
-const DEPTH: usize = 64;
+/// Bytes in flight: enough to ride out one slow file. The network decides how they are cut, up to
+/// some 400 KiB in one piece.
+const IN_FLIGHT: usize = 2 << 20;
 
 enum Message {
     Data(Bytes),
@@ -15,38 +17,67 @@ enum Message {
     End,
 }
 
-pub(super) struct Feeder(mpsc::Sender<Message>);
+pub(super) struct Feeder {
+    queue: mpsc::UnboundedSender<Message>,
+    room: Arc<Semaphore>,
+}
 
 /// The blocking side.
 pub(super) struct FeedReader {
-    queue: mpsc::Receiver<Message>,
+    queue: mpsc::UnboundedReceiver<Message>,
+    room: Arc<Semaphore>,
     current: Bytes,
     ended: bool,
 }
 
 pub(super) fn feed() -> (Feeder, FeedReader) {
-    let (sender, queue) = mpsc::channel(DEPTH);
-    (Feeder(sender), FeedReader { queue, current: Bytes::new(), ended: false })
+    let (sender, queue) = mpsc::unbounded_channel();
+    let room = Arc::new(Semaphore::new(IN_FLIGHT));
+    let feeder = Feeder { queue: sender, room: Arc::clone(&room) };
+    (feeder, FeedReader { queue, room, current: Bytes::new(), ended: false })
 }
 
 impl Feeder {
-    /// Passes the whole blob on. Ends early without an error when the reader went away: it knows
-    /// why. When dropped before the end the reader gets an error.
+    /// Passes at most `limit` bytes of the blob on; false when the reader went away: it knows why.
+    /// `received` hears of every piece.
     pub(super) async fn pump(
-        self,
+        &self,
         mut blob: BlobStream,
+        mut limit: u64,
         mut received: impl FnMut(u64),
-    ) -> Result<(), RegistryError> {
-        let mut total = 0;
-        while let Some(chunk) = blob.chunk().await? {
-            total += u64::try_from(chunk.len()).unwrap_or_default();
-            if self.0.send(Message::Data(chunk)).await.is_err() {
-                return Ok(());
+    ) -> Result<bool, RegistryError> {
+        while limit > 0 {
+            let Some(mut chunk) = blob.chunk().await? else { break };
+            if let Ok(limit) = usize::try_from(limit) {
+                chunk.truncate(limit);
             }
-            received(total);
+            let length = u64::try_from(chunk.len()).unwrap_or_default();
+            limit -= length;
+            while !chunk.is_empty() {
+                let piece = chunk.split_to(chunk.len().min(IN_FLIGHT / 2));
+                let room = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+                // Closed by a reader that went away.
+                let Ok(permit) = self.room.acquire_many(room).await else { return Ok(false) };
+                permit.forget();
+                if self.queue.send(Message::Data(piece)).is_err() {
+                    return Ok(false);
+                }
+            }
+            received(length);
         }
+        Ok(true)
+    }
+
+    /// The blob is complete. When dropped without it the reader gets an error.
+    pub(super) fn end(self) {
         // A reader that failed after the last byte reports it itself.
-        self.0.send(Message::End).await.or(Ok(()))
+        drop(self.queue.send(Message::End));
+    }
+}
+
+impl Drop for FeedReader {
+    fn drop(&mut self) {
+        self.room.close();
     }
 }
 
@@ -57,7 +88,10 @@ impl Read for FeedReader {
                 return Ok(0);
             }
             match self.queue.blocking_recv() {
-                Some(Message::Data(chunk)) => self.current = chunk,
+                Some(Message::Data(chunk)) => {
+                    self.room.add_permits(chunk.len());
+                    self.current = chunk;
+                }
                 Some(Message::End) => self.ended = true,
                 None => {
                     return Err(io::Error::new(
@@ -81,16 +115,16 @@ mod tests {
     fn chunks_are_joined_and_the_end_is_told_from_a_break() {
         let (feeder, mut reader) = feed();
         for text in ["one ", "", "two"] {
-            feeder.0.blocking_send(Message::Data(text.into())).unwrap();
+            feeder.queue.send(Message::Data(text.into())).ok().unwrap();
         }
-        feeder.0.blocking_send(Message::End).unwrap();
+        feeder.end();
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "one two");
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
 
         let (feeder, mut reader) = feed();
-        feeder.0.blocking_send(Message::Data("half".into())).unwrap();
+        feeder.queue.send(Message::Data("half".into())).ok().unwrap();
         drop(feeder);
         let error = reader.read_to_end(&mut Vec::new()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);

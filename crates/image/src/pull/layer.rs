@@ -2,31 +2,59 @@
 
 use std::sync::Arc;
 
-use layer::{Compression, UnpackOptions};
+use layer::{Compression, UnpackError, UnpackOptions, Unpacked};
 use model::Digest;
 use registry::{Descriptor, LayerFormat, RegistryError, Session};
-use snapshot::Layers;
+use snapshot::{Ingest, Layers};
+use tokio::sync::{Semaphore, oneshot};
 
-use super::feed::{FeedReader, feed};
+use super::feed::{Feeder, feed};
+use super::source::Source;
 use crate::error::LayerError;
+use crate::images::Inner;
+use crate::partial::{Partial, Partials};
 use crate::progress::{Reporter, Stage};
-use crate::slots::{Hold, Slots};
+use crate::slots::{Hold, LayerGuard, Slots};
 
 /// Watchers are told of every so many bytes.
 const REPORT_EVERY: u64 = 256 * 1024;
 
 /// What all layers of one pull share.
-pub(super) struct Context {
-    pub(super) session: Session,
-    pub(super) layers: Arc<Layers>,
-    pub(super) slots: Arc<Slots>,
-    pub(super) hold: Arc<Hold>,
-    pub(super) reporter: Arc<Reporter>,
+pub(crate) struct Context {
+    pub(crate) session: Session,
+    pub(crate) layers: Arc<Layers>,
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) partials: Partials,
+    /// One permit for each layer that is unpacked anywhere in this process.
+    pub(crate) room: Arc<Semaphore>,
+    pub(crate) unpack: UnpackOptions,
+    pub(crate) hold: Arc<Hold>,
+    pub(crate) reporter: Arc<Reporter>,
+}
+
+impl Context {
+    pub(crate) fn new(
+        inner: &Inner,
+        session: Session,
+        hold: Arc<Hold>,
+        reporter: Arc<Reporter>,
+    ) -> Self {
+        Self {
+            session,
+            layers: Arc::clone(&inner.layers),
+            slots: Arc::clone(&inner.slots),
+            partials: inner.partials.clone(),
+            room: Arc::clone(&inner.room),
+            unpack: inner.unpack.clone(),
+            hold,
+            reporter,
+        }
+    }
 }
 
 /// Which half of the pipeline failed.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     Registry(RegistryError),
     Layer(LayerError),
 }
@@ -43,78 +71,197 @@ impl From<LayerError> for Failure {
     }
 }
 
+/// Whether a layer that is there already is good enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// It is.
+    Have,
+    /// It is damaged: a fresh one takes its place.
+    Replace,
+}
+
 /// Makes sure that layer `diff_id` is in the store. If another pull is fetching it, waits for
 /// that and looks again. When dropped the download stops, and with it the unpacking thread,
-/// which takes its half-made directory along.
-pub(super) async fn ensure(
+/// which takes its half-made directory along; bytes that took long to fetch are kept for the next
+/// attempt.
+pub(crate) async fn ensure(
     context: &Context,
     blob: &Descriptor,
     diff_id: Digest,
+    purpose: Purpose,
 ) -> Result<(), Failure> {
     let guard = context.slots.lock(&diff_id).await;
-    if context.layers.contains(&diff_id) {
+    if purpose == Purpose::Have && context.layers.contains(&diff_id) {
         context.reporter.stage(&blob.digest, Stage::Present);
         return Ok(());
     }
+    let _permit = context.room.acquire().await.map_err(|_| LayerError::ShuttingDown)?;
     context.reporter.stage(&blob.digest, Stage::Downloading);
-    let stream = context.session.blob(blob).await?;
-    let (feeder, reader) = feed();
-    let unpacking = tokio::task::spawn_blocking({
-        let job = Job {
-            layers: Arc::clone(&context.layers),
-            reporter: Arc::clone(&context.reporter),
-            blob: blob.clone(),
-            diff_id,
-        };
-        let hold = Arc::clone(&context.hold);
-        move || {
-            let result = job.run(reader);
-            // Kept to the last even when nobody waits for this thread any more: the layer must
-            // neither be collected nor made twice meanwhile.
-            drop((hold, guard));
-            result
+    let earlier = find_earlier(context, blob).await;
+    let had_some = earlier.is_some();
+    // Shared, because a second attempt may need it.
+    let guard = Arc::new(guard);
+    match fetch(context, blob, diff_id, purpose, earlier, Arc::clone(&guard)).await {
+        // What an earlier attempt kept was not what it should have been.
+        Err(Failure::Layer(error)) if had_some && error.is_of_content() => {
+            tracing::warn!(blob = %blob.digest, "a resumed download is spoilt and begins anew");
+            fetch(context, blob, diff_id, purpose, None, guard).await?;
         }
-    });
-    let mut next_report = 0;
-    let fed = feeder
-        .pump(stream, |received| {
-            if received >= next_report {
-                next_report = received + REPORT_EVERY;
-                context.reporter.received(&blob.digest, received);
-            }
-        })
-        .await;
+        outcome => outcome?,
+    }
+    context.reporter.stage(&blob.digest, Stage::Done);
+    Ok(())
+}
+
+async fn find_earlier(context: &Context, blob: &Descriptor) -> Option<Partial> {
+    let (partials, blob) = (context.partials.clone(), blob.clone());
+    let find = move || partials.find(&blob.digest, blob.size);
+    tokio::task::spawn_blocking(find).await.ok().flatten()
+}
+
+async fn fetch(
+    context: &Context,
+    blob: &Descriptor,
+    diff_id: Digest,
+    purpose: Purpose,
+    earlier: Option<Partial>,
+    guard: Arc<LayerGuard>,
+) -> Result<(), Failure> {
+    let kept = earlier.as_ref().map(|partial| (partial.from, partial.length));
+    let replay = earlier.as_ref().map(Partial::replay).transpose();
+    let earlier = match (earlier, replay) {
+        (Some(partial), Ok(Some(replay))) => Some((partial, replay)),
+        (None, _) => None,
+        (Some(partial), Err(_) | Ok(None)) => {
+            partial.remove();
+            return Box::pin(fetch(context, blob, diff_id, purpose, None, guard)).await;
+        }
+    };
+    let (feeder, reader) = feed();
+    let source = Source::new(reader, context.partials.clone(), blob.clone(), earlier);
+    let job = Job {
+        layers: Arc::clone(&context.layers),
+        reporter: Arc::clone(&context.reporter),
+        options: context.unpack.clone(),
+        blob: blob.clone(),
+        diff_id,
+        purpose,
+    };
+    let unpacking = job.start(source, (Arc::clone(&context.hold), guard))?;
+    let fed = download(context, blob, feeder, kept).await;
     // Also after a failed download: its cause comes first, but the thread has to be gone.
     let unpacked = unpacking.await.map_err(|_| LayerError::ShuttingDown);
     fed?;
     unpacked??;
-    context.reporter.stage(&blob.digest, Stage::Done);
+    Ok(())
+}
+
+/// Feeds what `kept` does not cover.
+async fn download(
+    context: &Context,
+    blob: &Descriptor,
+    feeder: Feeder,
+    kept: Option<(u64, u64)>,
+) -> Result<(), RegistryError> {
+    let (before, behind) = match kept {
+        Some((from, length)) => (from, from.saturating_add(length)),
+        None => (0, 0),
+    };
+    let (mut done, mut next_report) = (0, 0);
+    let mut received = |bytes| {
+        done += bytes;
+        if done >= next_report {
+            next_report = done + REPORT_EVERY;
+            context.reporter.received(&blob.digest, done);
+        }
+    };
+    if before > 0 {
+        let stream = context.session.blob(blob).await?;
+        if !feeder.pump(stream, before, &mut received).await? {
+            return Ok(());
+        }
+    }
+    received(behind - before);
+    if behind < blob.size || blob.size == 0 {
+        let stream = context.session.blob_from(blob, behind).await?;
+        if !feeder.pump(stream, u64::MAX, &mut received).await? {
+            return Ok(());
+        }
+    }
+    feeder.end();
     Ok(())
 }
 
 struct Job {
     layers: Arc<Layers>,
     reporter: Arc<Reporter>,
+    options: UnpackOptions,
     blob: Descriptor,
     diff_id: Digest,
+    purpose: Purpose,
 }
 
 impl Job {
+    /// Runs on a thread of its own, which gives way to whatever else the machine has to do, and so
+    /// does the one it starts. `kept` is dropped last: the layer must neither be collected nor
+    /// made twice meanwhile, even when nobody waits for this thread any more.
+    fn start<T: Send + 'static>(
+        self,
+        source: Source,
+        kept: T,
+    ) -> Result<oneshot::Receiver<Result<(), LayerError>>, LayerError> {
+        let (done, outcome) = oneshot::channel();
+        let work = move || {
+            if let Err(error) = sys::priority::give_way() {
+                tracing::debug!(%error, "unpacking runs with the priority of everything else");
+            }
+            let result = self.run(source);
+            drop(kept);
+            // Whoever waited may have gone.
+            drop(done.send(result));
+        };
+        std::thread::Builder::new()
+            .name("layer-fetch".to_owned())
+            .spawn(work)
+            .map_err(|source| LayerError::Thread { source })?;
+        Ok(outcome)
+    }
+
     /// Blocks until the layer is sealed on the device, or the reader fails.
-    fn run(self, reader: FeedReader) -> Result<(), LayerError> {
+    fn run(self, mut source: Source) -> Result<(), LayerError> {
+        let result = self.unpack(&mut source);
+        match &result {
+            // The download broke, or the disk did: the bytes may serve another time.
+            Err(LayerError::Unpack(UnpackError::Read { .. })) | Err(LayerError::Begin(_)) => {}
+            Ok(_) | Err(_) => source.forget(),
+        }
+        drop(source);
+        let (ingest, unpacked) = result?;
+        self.reporter.stage(&self.blob.digest, Stage::Syncing);
+        match self.purpose {
+            Purpose::Have => self.layers.commit(ingest, &unpacked)?,
+            Purpose::Replace => self.layers.replace(ingest, &unpacked)?,
+        }
+        Ok(())
+    }
+
+    fn unpack(&self, source: &mut Source) -> Result<(Ingest, Unpacked), LayerError> {
         let ingest = self.layers.begin()?;
-        let compression = compression(&self.blob);
-        let unpacked =
-            layer::unpack(reader, ingest.root(), compression, &UnpackOptions::default())?;
+        let mut inventory = ingest.inventory()?;
+        let unpacked = layer::unpack(
+            source,
+            ingest.root(),
+            compression(&self.blob),
+            &self.options,
+            Some(&mut inventory),
+        )?;
         if unpacked.blob_digest != self.blob.digest {
             return Err(LayerError::BlobDigest { found: unpacked.blob_digest });
         }
         if unpacked.diff_id != self.diff_id {
             return Err(LayerError::DiffId { wanted: self.diff_id, found: unpacked.diff_id });
         }
-        self.reporter.stage(&self.blob.digest, Stage::Syncing);
-        self.layers.commit(ingest, &unpacked)?;
-        Ok(())
+        Ok((ingest, unpacked))
     }
 }
 

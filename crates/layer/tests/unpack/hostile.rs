@@ -132,7 +132,7 @@ fn every_limit_holds() {
         return;
     }
     let hits = |limits: Limits, items: &[Item]| {
-        let options = UnpackOptions { limits };
+        let options = UnpackOptions { limits, ..UnpackOptions::default() };
         match Scratch::new().unpack_with(&tar(items), Compression::None, &options) {
             Err(UnpackError::Limit { limit, .. }) => Some(limit),
             Ok(_) => None,
@@ -149,8 +149,44 @@ fn every_limit_holds() {
     assert_eq!(hits(Limits { total_bytes: 2000, ..all() }, &two), Some(LimitKind::TotalBytes));
     let long = [file("x", "").pax("path", "d/".repeat(3000))];
     assert_eq!(hits(all(), &long), Some(LimitKind::PathBytes));
+    assert_eq!(hits(Limits { implied_bytes: 8, ..all() }, &deep), Some(LimitKind::ImpliedBytes));
     let noted = [file("x", "").xattr("user.note", [0; 300])];
     assert_eq!(hits(Limits { xattr_bytes: 200, ..all() }, &noted), Some(LimitKind::XattrBytes));
+}
+
+#[test]
+fn a_limit_names_the_entry_that_exceeds_it() {
+    if not_root() {
+        return;
+    }
+    let limits = Limits { file_bytes: 4, ..Limits::default() };
+    let options = UnpackOptions { limits, ..UnpackOptions::default() };
+    let items = tar(&[file("small", "1"), file("etc/large", "12345")]);
+    let error = Scratch::new().unpack_with(&items, Compression::None, &options).unwrap_err();
+    let want = "the layer exceeds the limit of 4 bytes in one file at entry `etc/large`";
+    assert_eq!(error.to_string(), want);
+}
+
+#[test]
+fn a_zstd_stream_that_asks_for_too_much_memory_is_refused() {
+    if not_root() {
+        return;
+    }
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.window_log(27).unwrap();
+    encoder.include_contentsize(false).unwrap();
+    std::io::Write::write_all(&mut encoder, &tar(&[file("a", "b")])).unwrap();
+    let blob = encoder.finish().unwrap();
+    let attempt = |window_bytes| {
+        let options = UnpackOptions {
+            limits: Limits { window_bytes, ..Limits::default() },
+            ..UnpackOptions::default()
+        };
+        Scratch::new().unpack_with(&blob, Compression::Auto, &options)
+    };
+    assert!(attempt(1 << 27).is_ok());
+    let error = attempt(1 << 26).unwrap_err();
+    assert!(matches!(error, UnpackError::Limit { limit: LimitKind::WindowBytes, .. }), "{error}");
 }
 
 #[test]
@@ -160,7 +196,11 @@ fn a_bomb_is_stopped_by_its_size_and_by_its_ratio() {
     }
     let bomb = zstd::encode_all(std::io::Read::take(std::io::repeat(0), 1 << 31), 1).unwrap();
     let attempt = |limits: Limits| {
-        Scratch::new().unpack_with(&bomb, Compression::Zstd, &UnpackOptions { limits })
+        Scratch::new().unpack_with(
+            &bomb,
+            Compression::Zstd,
+            &UnpackOptions { limits, ..UnpackOptions::default() },
+        )
     };
     let by_size = attempt(Limits { total_bytes: 1 << 20, ..Limits::default() }).unwrap_err();
     assert_eq!(by_size.to_string(), "the layer exceeds the limit of 1048576 uncompressed bytes");

@@ -8,6 +8,8 @@ mod formats;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod inventory;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod support;

@@ -230,7 +230,15 @@ impl Scratch {
         options: &UnpackOptions,
     ) -> Result<Unpacked, UnpackError> {
         let root = fs::File::open(self.root()).unwrap();
-        let unpacked = unpack(blob, root.as_fd(), compression, options);
+        let fresh = fs::read_dir(self.root()).unwrap().next().is_none();
+        let mut inventory = Vec::new();
+        let unpacked = unpack(blob, root.as_fd(), compression, options, Some(&mut inventory));
+        if let (Ok(unpacked), true) = (&unpacked, fresh) {
+            // Whatever was unpacked is what the inventory says.
+            let checksum = unpacked.inventory.as_deref().unwrap();
+            let verified = layer::verify(root.as_fd(), &*inventory, checksum).unwrap();
+            assert_eq!(verified.findings, [], "{}", String::from_utf8_lossy(&inventory));
+        }
         let outside: Vec<_> = fs::read_dir(self.dir.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -1,6 +1,7 @@
 //! One `hosts.toml`. Keys that are not known are ignored: the file is shared with other runtimes.
 
 use std::path::Path;
+use std::time::Duration;
 
 use reqwest::Url;
 use serde::Deserialize;
@@ -16,6 +17,7 @@ struct HostTable {
     client: Option<ClientFiles>,
     skip_verify: bool,
     override_path: bool,
+    dial_timeout: String,
     header: toml::map::Map<String, toml::Value>,
 }
 
@@ -60,11 +62,22 @@ pub(super) fn parse(text: &str, path: &Path, host: &str) -> Result<Vec<HostEntry
     let mut entries = Vec::new();
     for (url, table) in hosts {
         let table: HostTable = table.try_into().map_err(syntax)?;
-        entries.push(entry(&url, table, path)?);
+        entries.extend(with_tls_first(entry(&url, &table, path)?));
     }
     let table: HostTable = toml::Value::Table(root).try_into().map_err(syntax)?;
     match server {
-        Some(toml::Value::String(url)) => entries.push(entry(&url, table, path)?),
+        Some(toml::Value::String(url)) if !url.is_empty() => {
+            entries.extend(with_tls_first(entry(&url, &table, path)?));
+        }
+        Some(toml::Value::String(_)) | None => {
+            let common = Common::new(&table, path)?;
+            let default = default_entries(host, common.tls)?;
+            entries.extend(default.into_iter().map(|entry| HostEntry {
+                headers: common.headers.clone(),
+                dial_timeout: common.dial_timeout,
+                ..entry
+            }));
+        }
         Some(other) => {
             return Err(HostsError::Value {
                 path: path.to_owned(),
@@ -72,34 +85,108 @@ pub(super) fn parse(text: &str, path: &Path, host: &str) -> Result<Vec<HostEntry
                 problem: "is not a URL",
             });
         }
-        None => entries.extend(default_entries(host, tls(&table, path)?)?),
     }
     Ok(entries)
 }
 
-fn entry(text: &str, table: HostTable, path: &Path) -> Result<HostEntry, HostsError> {
-    let tls = tls(&table, path)?;
-    let mut headers = Vec::new();
-    for (name, value) in table.header {
-        let values = value.try_into::<OneOrMany>().map_err(|source| HostsError::Syntax {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?;
-        headers.extend(values.into_vec().into_iter().map(|value| (name.clone(), value)));
+/// What does not depend on the URL.
+struct Common {
+    tls: TlsSettings,
+    headers: Vec<(String, String)>,
+    dial_timeout: Option<Duration>,
+}
+
+impl Common {
+    fn new(table: &HostTable, path: &Path) -> Result<Self, HostsError> {
+        let mut headers = Vec::new();
+        for (name, value) in &table.header {
+            let values = value.clone().try_into::<OneOrMany>();
+            let values = values.map_err(|source| HostsError::Syntax {
+                path: path.to_owned(),
+                source: Box::new(source),
+            })?;
+            headers.extend(values.into_vec().into_iter().map(|value| (name.clone(), value)));
+        }
+        let dial_timeout = match table.dial_timeout.as_str() {
+            "" => None,
+            text => Some(duration(text).ok_or_else(|| HostsError::Value {
+                path: path.to_owned(),
+                value: text.to_owned(),
+                problem: "is no duration such as \"10s\" or \"1m30s\"",
+            })?),
+        };
+        Ok(Self { tls: tls(table, path)?, headers, dial_timeout })
     }
+}
+
+fn entry(text: &str, table: &HostTable, path: &Path) -> Result<HostEntry, HostsError> {
+    let Common { tls, headers, dial_timeout } = Common::new(table, path)?;
     Ok(HostEntry {
         base: base_url(text, table.override_path, path)?,
-        capabilities: capabilities(table.capabilities.as_deref()),
+        capabilities: capabilities(table.capabilities.as_deref(), path)?,
         headers,
         tls,
+        dial_timeout,
         guess: false,
     })
 }
 
-fn capabilities(names: Option<&[String]>) -> Capabilities {
-    let Some(names) = names else { return Capabilities::ALL };
-    let has = |name: &str| names.iter().any(|known| known == name);
-    Capabilities { pull: has("pull"), resolve: has("resolve") }
+/// Who writes `http://` and then how TLS is to be done is taken to mean: with TLS if it is there.
+fn with_tls_first(plain: HostEntry) -> Vec<HostEntry> {
+    let says_tls = plain.tls != TlsSettings::default();
+    if plain.base.scheme() != "http" || plain.base.port().is_none() || !says_tls {
+        return vec![plain];
+    }
+    let mut secure = HostEntry { guess: true, ..plain.clone() };
+    match secure.base.set_scheme("https") {
+        Ok(()) => vec![secure, plain],
+        Err(()) => vec![plain],
+    }
+}
+
+fn capabilities(names: Option<&[String]>, path: &Path) -> Result<Capabilities, HostsError> {
+    let Some(names) = names.filter(|names| !names.is_empty()) else {
+        return Ok(Capabilities::ALL);
+    };
+    let mut found = Capabilities { pull: false, resolve: false };
+    for name in names {
+        match name.to_ascii_lowercase().as_str() {
+            "pull" => found.pull = true,
+            "resolve" => found.resolve = true,
+            "push" => {}
+            _ => {
+                return Err(HostsError::Value {
+                    path: path.to_owned(),
+                    value: name.clone(),
+                    problem: "is no capability: there are pull, resolve and push",
+                });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// As Go writes them: numbers with units, one after the other.
+fn duration(text: &str) -> Option<Duration> {
+    let (mut rest, mut total) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        let behind = &rest[digits..];
+        let unit = behind.find(|c: char| c.is_ascii_digit()).unwrap_or(behind.len());
+        let seconds = match &behind[..unit] {
+            "ns" => 1e-9,
+            "us" | "µs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
+        rest = &behind[unit..];
+    }
+    (total > Duration::ZERO).then_some(total)
 }
 
 /// The URL below which the API lives: `/v2` is appended unless it is there or overridden.
@@ -223,6 +310,36 @@ mod tests {
     }
 
     #[test]
+    fn plain_hosts_with_tls_settings_are_asked_by_tls_first() {
+        let entries = check("[host.\"http://m.example:5000\"]\nskip_verify = true\n");
+        let bases: Vec<_> = entries.iter().map(|entry| entry.base.as_str()).collect();
+        let want =
+            ["https://m.example:5000/v2/", "http://m.example:5000/v2/", "https://quay.io/v2/"];
+        assert_eq!(bases, want);
+        assert!(entries[0].guess && !entries[1].guess);
+    }
+
+    #[test]
+    fn durations_are_gos() {
+        for (text, want) in [
+            ("10s", Some(10_000)),
+            ("1m30s", Some(90_000)),
+            ("1.5s", Some(1500)),
+            ("300ms", Some(300)),
+            ("10", None),
+            ("s", None),
+            ("-1s", None),
+            ("0s", None),
+            ("1x", None),
+        ] {
+            assert_eq!(duration(text), want.map(Duration::from_millis), "{text}");
+        }
+        let entries = check("dial_timeout = \"3s\"\n[header]\nx-a = \"1\"\n");
+        assert_eq!(entries[0].dial_timeout, Some(Duration::from_secs(3)));
+        assert_eq!(entries[0].headers.len(), 1);
+    }
+
+    #[test]
     fn settings_at_the_top_are_those_of_the_server() {
         let entries = check("ca = \"top.pem\"\n");
         assert_eq!(entries.len(), 1);
@@ -243,6 +360,8 @@ mod tests {
             "[host.\"https://a\"]\nskip_verify = \"yes\"",
             "[host.\"https://a\"]\nclient = [[\"a\", \"b\", \"c\"]]",
             "[host.\"http://[bad\"]",
+            "capabilities = [\"pul\"]\nserver = \"https://a\"",
+            "dial_timeout = \"soon\"",
             "not toml",
         ] {
             let refused = parse(text, Path::new("/d/hosts.toml"), "quay.io").unwrap_err();

@@ -247,15 +247,15 @@ impl Making {
     fn write(&self, dir: &Path, spec: &Spec) -> Result<(), CreateError> {
         let stored = |source| CreateError::Files { name: self.name(), source };
         files::make_dir(dir).map_err(stored)?;
-        let lower = self
+        let of_image = self
             .cx
             .parts
             .layers
-            .lower_dirs(&self.record.layers)
+            .root_dir(&self.record.layers)
             .map_err(|error| CreateError::Plan { name: self.name(), source: error.into() })?;
         // The container's `/` has the owner and mode the image gives it.
-        let root = match lower.first() {
-            Some(topmost) => snapshot::ContainerRoot::prepare_over(dir, topmost),
+        let root = match of_image {
+            Some(of_image) => snapshot::ContainerRoot::prepare_over(dir, &of_image),
             None => snapshot::ContainerRoot::prepare(dir),
         };
         root.map_err(|source| CreateError::Layer { name: self.name(), source })?;
