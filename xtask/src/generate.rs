@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 /// Messages that hold a secret: their `Debug` is written by hand in `cri-api`.
-const REDACTED: &[&str] = &[".runtime.v1.AuthConfig"];
+const REDACTED: &[&str] = &[".runtime.v1.AuthConfig", ".knarr.v1.Login"];
 
 pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
     let out = tempdir(root)?;

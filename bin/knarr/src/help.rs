@@ -7,13 +7,14 @@ const GROUPS: &[(&str, &[&str])] = &[
         "Pods and containers",
         &["run", "pods", "ps", "logs", "exec", "inspect", "stats", "stop", "rm"],
     ),
-    ("Images", &["pull", "images", "rmi"]),
+    ("Images", &["pull", "images", "rmi", "image", "df"]),
     ("The runtime", &["serve", "config", "net", "info", "version"]),
 ];
 
 const EXAMPLES: &str = "\
 Examples:
   knarr pull docker.io/library/nginx:1.29   pull an image, with a bar for each layer
+  knarr image verify                        compare all images' files with what was pulled
   knarr run web.yaml                        run a pod from a Kubernetes manifest
   knarr run --dry-run web.yaml              show what that would ask of the runtime
   knarr ps -a                               all containers, also those that have exited

@@ -22,6 +22,9 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// How long requests in progress may take to finish after SIGTERM.
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);
 
+/// How often unused layers are looked for.
+const COLLECT_EVERY: Duration = Duration::from_secs(600);
+
 /// Where this daemon keeps its things.
 #[derive(Debug)]
 pub(crate) struct Places {
@@ -60,12 +63,14 @@ async fn serve(config: &Config, places: &Places) -> Result<()> {
     );
     notify(&[sd_notify::NotifyState::Ready]);
     let sandboxes = server.sandboxes.clone();
+    let collecting = tokio::spawn(collect_garbage(server.images.clone()));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = tonic::transport::Server::builder()
         .add_service(server.runtime_service())
         .add_service(server.image_service())
         .add_service(server.progress_service())
         .add_service(server.networks_service())
+        .add_service(server.images_service())
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
             // The sender only ever goes away by being dropped.
             stopped.await.unwrap_or_default();
@@ -79,6 +84,8 @@ async fn serve(config: &Config, places: &Places) -> Result<()> {
     tracing::info!("draining: requests in progress finish, containers run on");
     notify(&[sd_notify::NotifyState::Stopping]);
     drop(stop);
+    // A collection that has begun ends by itself; each layer goes in one step.
+    collecting.abort();
     sandboxes.begin_drain();
     let drained = tokio::time::timeout(DRAIN_WITHIN, async {
         let served = serving.await;
@@ -132,6 +139,27 @@ async fn build(config: &Config, places: &Places) -> Result<Server> {
     .await
     .context("cannot take over the pods of an earlier daemon")?;
     Ok(Server { sandboxes, images, version: VERSION, cgroup_driver })
+}
+
+/// Frees what nothing uses, at the start and from then on now and again: removals free what they
+/// can at once, but a layer may be in use then.
+async fn collect_garbage(images: image::Images) {
+    let mut next = tokio::time::interval(COLLECT_EVERY);
+    next.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        next.tick().await;
+        match images.collect().await {
+            Ok(collected) if collected.layers > 0 => {
+                let image::Collected { layers, bytes } = collected;
+                tracing::info!(layers, bytes, "removed layers that nothing uses");
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, "some unused layers stay until the next collection");
+            }
+        }
+    }
 }
 
 fn cgroup_driver(config: &Config) -> Result<CgroupDriver> {

@@ -11,7 +11,10 @@ use std::{
 };
 
 use cri_api::{
-    knarr::{networks_client::NetworksClient, progress_client::ProgressClient},
+    knarr::{
+        images_client::ImagesClient, networks_client::NetworksClient,
+        progress_client::ProgressClient,
+    },
     v1::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient},
 };
 use hyper_util::rt::TokioIo;
@@ -188,6 +191,29 @@ impl Client {
     #[must_use]
     pub fn progress(&self) -> ProgressClient<Channel> {
         ProgressClient::new(self.channel.clone())
+    }
+
+    /// Knarr's own image service; other runtimes answer Unimplemented.
+    #[must_use]
+    pub fn knarr_images(&self) -> ImagesClient<Channel> {
+        ImagesClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    /// The next message of a stream; `None` at its end. `doing` completes "cannot …".
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn next<T>(
+        &self,
+        doing: &str,
+        stream: &mut tonic::Streaming<T>,
+    ) -> Result<Option<T>, RpcError> {
+        stream.message().await.map_err(|status| RpcError::Refused {
+            doing: doing.to_owned(),
+            status: Box::new(status),
+        })
     }
 
     /// Awaits one request's answer within its limit. `doing` completes "cannot …".

@@ -1,6 +1,8 @@
 //! One file per verb.
 
+mod df;
 mod exec;
+mod image;
 mod images;
 mod info;
 mod inspect;
@@ -16,7 +18,9 @@ mod stats;
 mod stop;
 mod version;
 
+pub use df::Df;
 pub use exec::Exec;
+pub use image::Image;
 pub use images::Images;
 pub use info::Info;
 pub use inspect::Inspect;
@@ -52,6 +56,8 @@ pub enum Verb {
     Rmi(Rmi),
     #[command(subcommand)]
     Net(Net),
+    Image(Image),
+    Df(Df),
     Info(Info),
     Version(Version),
 }
@@ -76,6 +82,8 @@ impl Verb {
             Self::Images(verb) => Box::pin(verb.run(client, io)).await,
             Self::Rmi(verb) => Box::pin(verb.run(client, io)).await,
             Self::Net(verb) => Box::pin(verb.run(client, io)).await,
+            Self::Image(verb) => Box::pin(verb.run(client, io)).await,
+            Self::Df(verb) => Box::pin(verb.run(client, io)).await,
             Self::Info(verb) => Box::pin(verb.run(client, io)).await,
             Self::Version(verb) => Box::pin(verb.run(client, io)).await,
         }

@@ -53,4 +53,11 @@ pub mod knarr {
     include!("generated_knarr.rs");
     #[cfg(feature = "json")]
     include!("generated_knarr_json.rs");
+
+    /// Credentials are never printed.
+    impl std::fmt::Debug for Login {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("Login(redacted)")
+        }
+    }
 }

@@ -15,6 +15,7 @@ mod status;
 
 pub use deadline::Deadlines;
 
+use cri_api::knarr::images_server::ImagesServer;
 use cri_api::knarr::networks_server::NetworksServer;
 use cri_api::knarr::progress_server::ProgressServer;
 use cri_api::v1::image_service_server::ImageServiceServer;
@@ -75,5 +76,12 @@ impl Server {
     /// knarr's own progress service.
     pub fn progress_service(&self) -> ProgressServer<Self> {
         ProgressServer::new(self.clone())
+    }
+
+    /// knarr's own image service.
+    pub fn images_service(&self) -> ImagesServer<Self> {
+        ImagesServer::new(self.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
     }
 }

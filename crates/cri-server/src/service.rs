@@ -385,3 +385,62 @@ impl knarr::networks_server::Networks for Server {
         rpc::collect_networks::collect_networks(self).await.map(Response::new)
     }
 }
+
+#[tonic::async_trait]
+impl knarr::images_server::Images for Server {
+    type VerifyImagesStream = Streamed<knarr::LayerVerdict>;
+    type SaveImagesStream = Streamed<knarr::ArchiveChunk>;
+
+    async fn pull_image_for(
+        &self,
+        request: Request<knarr::PullImageForRequest>,
+    ) -> Answer<knarr::PullImageForResponse> {
+        let request = request.into_inner();
+        rpc::pull_image_for::pull_image_for(self, request).await.map(Response::new)
+    }
+
+    async fn inspect_image(
+        &self,
+        request: Request<knarr::InspectImageRequest>,
+    ) -> Answer<knarr::InspectImageResponse> {
+        let request = request.into_inner();
+        rpc::inspect_image::inspect_image(self, request).await.map(Response::new)
+    }
+
+    async fn tag_image(
+        &self,
+        request: Request<knarr::TagImageRequest>,
+    ) -> Answer<knarr::TagImageResponse> {
+        let request = request.into_inner();
+        rpc::tag_image::tag_image(self, request).await.map(Response::new)
+    }
+
+    async fn verify_images(
+        &self,
+        request: Request<knarr::VerifyImagesRequest>,
+    ) -> Answer<Self::VerifyImagesStream> {
+        rpc::verify_images::verify_images(self, request.into_inner()).map(Response::new)
+    }
+
+    async fn load_images(
+        &self,
+        request: Request<knarr::LoadImagesRequest>,
+    ) -> Answer<knarr::LoadImagesResponse> {
+        let request = request.into_inner();
+        rpc::load_images::load_images(self, request).await.map(Response::new)
+    }
+
+    async fn save_images(
+        &self,
+        request: Request<knarr::SaveImagesRequest>,
+    ) -> Answer<Self::SaveImagesStream> {
+        rpc::save_images::save_images(self, request.into_inner()).map(Response::new)
+    }
+
+    async fn disk_usage(
+        &self,
+        _request: Request<knarr::DiskUsageRequest>,
+    ) -> Answer<knarr::DiskUsageResponse> {
+        Ok(Response::new(rpc::disk_usage::disk_usage(self).await))
+    }
+}

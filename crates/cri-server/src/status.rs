@@ -6,7 +6,7 @@
 )]
 
 use cni::{GcError, PodRangesError};
-use image::{PullError, RemoveError, ResolveError};
+use image::{LoadError, PullError, RemoveError, ResolveError, SaveError, TagError};
 use model::ReferenceError;
 use sandbox::{
     ContainerError, CreateError, ExecError, LookupError, RunError, StartError, StopPodError,
@@ -206,6 +206,54 @@ pub(crate) fn from_pull(error: &PullError) -> Status {
         | PullError::Record { .. } => Code::Unknown,
     };
     status(code, error)
+}
+
+pub(crate) fn from_tag(error: &TagError) -> Status {
+    let code = match error {
+        TagError::Resolve(_) | TagError::Digest { .. } => Code::InvalidArgument,
+        TagError::NotFound { .. } => Code::NotFound,
+        TagError::ShuttingDown => Code::Unavailable,
+        TagError::Record { .. } => Code::Unknown,
+    };
+    status(code, error)
+}
+
+pub(crate) fn from_load(error: &LoadError) -> Status {
+    let code = match error {
+        LoadError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Code::NotFound
+        }
+        LoadError::NotATar { .. }
+        | LoadError::NoImages { .. }
+        | LoadError::Missing { .. }
+        | LoadError::TooLarge { .. }
+        | LoadError::Json { .. }
+        | LoadError::Digest { .. }
+        | LoadError::Manifest(_)
+        | LoadError::Name { .. }
+        | LoadError::Config { .. } => Code::InvalidArgument,
+        LoadError::ShuttingDown => Code::Unavailable,
+        LoadError::Read { .. }
+        | LoadError::Layer { .. }
+        | LoadError::Fixup { .. }
+        | LoadError::Record { .. } => Code::Unknown,
+    };
+    status(code, error)
+}
+
+pub(crate) fn from_save(error: &SaveError) -> Status {
+    let code = match error {
+        SaveError::NoSource { .. } => Code::FailedPrecondition,
+        SaveError::Stored { .. } | SaveError::Fetch { .. } | SaveError::Digest { .. } => {
+            Code::Unknown
+        }
+    };
+    status(code, error)
+}
+
+/// What the caller can do nothing about.
+pub(crate) fn internal(error: &dyn std::error::Error) -> Status {
+    status(Code::Unknown, error)
 }
 
 pub(crate) fn from_remove_image(error: &RemoveError) -> Status {

@@ -91,6 +91,17 @@ pub(crate) fn add_names(image: &mut Image, reference: &Reference, root: &Digest)
     image.refresh_names();
 }
 
+/// Gives `image` names that no registry vouches for.
+pub(crate) fn add_given(image: &mut Image, names: &[Reference]) {
+    for name in names {
+        match names_of(name) {
+            Name::Tag(tag) => drop(image.tags.insert(tag)),
+            Name::Digest(digest) => drop(image.digests.insert(digest)),
+        }
+    }
+    image.refresh_names();
+}
+
 /// The images that lose a tag to `winner`, without it.
 pub(crate) fn losers(images: &List, winner: &Image) -> Vec<Image> {
     let loses =

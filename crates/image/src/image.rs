@@ -84,6 +84,13 @@ impl Image {
         self.repo_digests = self.digests.iter().map(Reference::to_string).collect();
     }
 
+    /// Whether it runs on this platform, as far as it says.
+    pub(crate) fn is_for(&self, platform: &Platform) -> bool {
+        let fits = |own: &str, wanted: &str| own.is_empty() || own == wanted;
+        fits(&self.platform.os, &platform.os)
+            && fits(&self.platform.architecture, &platform.architecture)
+    }
+
     /// Whether some name says that this manifest or index is this image.
     pub(crate) fn came_from(&self, digest: &Digest) -> bool {
         self.digests.iter().any(|name| name.digest() == Some(digest))

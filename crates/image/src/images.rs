@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use model::Reference;
+use model::{Platform, Reference};
 use registry::{Client, Credentials};
 use snapshot::Layers;
 use tokio::sync::{Semaphore, watch};
@@ -154,7 +154,20 @@ impl Images {
         reference: &Reference,
         credentials: Credentials,
     ) -> Result<Arc<Image>, PullError> {
-        Box::pin(pull::pull(&self.inner, reference, credentials)).await
+        Box::pin(pull::pull(&self.inner, reference, credentials, None)).await
+    }
+
+    /// As [`Images::pull`], of another platform's image.
+    ///
+    /// # Errors
+    /// As [`Images::pull`].
+    pub async fn pull_for(
+        &self,
+        reference: &Reference,
+        credentials: Credentials,
+        platform: Platform,
+    ) -> Result<Arc<Image>, PullError> {
+        Box::pin(pull::pull(&self.inner, reference, credentials, Some(platform))).await
     }
 
     /// Follows the running pull of `reference`, or the next one if none runs. The sender goes

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod accounts;
+mod archive;
 mod catalog;
 mod collect;
 mod config;
@@ -24,9 +25,12 @@ mod publish;
 mod pull;
 mod record;
 mod slots;
+mod tag;
+mod usage;
 mod verify;
 
 pub use accounts::{Accounts, AccountsError};
+pub use archive::{ArchiveStream, LoadError, Loaded, SaveError};
 pub use catalog::ResolveError;
 pub use collect::{CollectError, Collected, FsUsage, LayerUsers};
 pub use config::ConfigError;
@@ -36,5 +40,7 @@ pub use images::{Config, ImageLease, Images};
 pub use layer::Limits;
 pub use progress::{LayerProgress, PullProgress, Stage};
 pub use registry::Credentials;
-pub use snapshot::LayerVerdict;
+pub use snapshot::{LayerUsage, LayerVerdict};
+pub use tag::TagError;
+pub use usage::{ImageDetails, StoreUsage};
 pub use verify::{RepairError, VerifyError};

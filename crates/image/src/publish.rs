@@ -22,6 +22,16 @@ impl Inner {
         id: Digest,
         fresh: Option<(Image, Documents)>,
     ) -> Result<Option<Arc<Image>>, WriteError> {
+        self.publish_as(id, fresh, |image| add_names(image, reference, root))
+    }
+
+    /// As [`Inner::publish`], with the names that `name` gives.
+    pub(crate) fn publish_as(
+        &self,
+        id: Digest,
+        fresh: Option<(Image, Documents)>,
+        name: impl FnOnce(&mut Image),
+    ) -> Result<Option<Arc<Image>>, WriteError> {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let images = self.catalog.load_full();
         let known = images.iter().find(|image| image.id == id);
@@ -33,7 +43,7 @@ impl Inner {
             }
             (None, None) => return Ok(None),
         };
-        add_names(&mut winner, reference, root);
+        name(&mut winner);
         if let Some(known) = known
             && known.tags == winner.tags
             && known.digests == winner.digests

@@ -25,20 +25,21 @@ pub(crate) async fn pull(
     inner: &Arc<Inner>,
     reference: &Reference,
     credentials: Credentials,
+    platform: Option<Platform>,
 ) -> Result<Arc<Image>, PullError> {
+    let platform = platform.unwrap_or_else(Platform::host);
     let reporter = inner.board.start(reference);
     let fail = |error| PullError::registry(reference, error);
     let session = inner.registry.session(reference, credentials).await.map_err(fail)?;
     // Asked each time: it says what a tag means now, and that this caller may have it.
     let root = session.resolve().await.map_err(fail)?;
-    if let Some(image) = rename(inner, reference, &root.digest).await? {
+    if let Some(image) = rename(inner, reference, &root.digest, &platform).await? {
         return Ok(image);
     }
-    let host = Platform::host();
-    let found = session.image(&root, &host).await.map_err(fail)?;
+    let found = session.image(&root, &platform).await.map_err(fail)?;
     let config = session.config_blob(&found.manifest.config).await.map_err(fail)?;
     let parsed = config::parse(&config)
-        .and_then(|parsed| parsed.check(found.manifest.layers.len(), &host).map(|()| parsed))
+        .and_then(|parsed| parsed.check(found.manifest.layers.len(), &platform).map(|()| parsed))
         .map_err(|source| PullError::Config { reference: reference.clone(), source })?;
     let hold = Arc::new(inner.slots.hold(&parsed.diff_ids));
     fetch_layers(inner, reference, session, &found, &parsed, (&hold, &reporter)).await?;
@@ -54,9 +55,12 @@ async fn rename(
     inner: &Arc<Inner>,
     reference: &Reference,
     root: &Digest,
+    platform: &Platform,
 ) -> Result<Option<Arc<Image>>, PullError> {
     let images = inner.catalog.load_full();
-    let Some(known) = images.iter().find(|image| image.came_from(root)).cloned() else {
+    // One index leads to an image for each platform.
+    let is_it = |image: &&Arc<Image>| image.came_from(root) && image.is_for(platform);
+    let Some(known) = images.iter().find(is_it).cloned() else {
         return Ok(None);
     };
     let hold = Arc::new(inner.slots.hold(&known.diff_ids));
@@ -108,16 +112,10 @@ async fn fetch_layers(
 }
 
 fn new_record(found: &ImageManifest) -> ImageRecord {
-    let blobs: u64 = found.manifest.layers.iter().map(|layer| layer.size).sum();
-    let manifest = u64::try_from(found.bytes.len()).unwrap_or_default();
-    ImageRecord {
-        id: found.manifest.config.digest,
-        manifest_digest: found.digest,
-        size_bytes: blobs.saturating_add(found.manifest.config.size).saturating_add(manifest),
-        tags: std::collections::BTreeSet::new(),
-        digests: std::collections::BTreeSet::new(),
-        generation: 0,
-    }
+    let ImageManifest { digest, bytes, manifest, .. } = found;
+    let config = usize::try_from(manifest.config.size).unwrap_or(usize::MAX);
+    let other = config.saturating_add(bytes.len());
+    ImageRecord::new(manifest.config.digest, *digest, &manifest.layers, other)
 }
 
 /// Writes the record on a blocking thread, which keeps the layers held until it is done even if

@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use model::{Digest, Reference};
+use registry::Descriptor;
 use serde::{Deserialize, Serialize};
 use store::{Disk, Durability, ReadError, RealDisk, Record, RecordFile, WriteError};
 
@@ -26,6 +27,26 @@ pub(crate) struct ImageRecord {
     pub(crate) tags: BTreeSet<Reference>,
     pub(crate) digests: BTreeSet<Reference>,
     pub(crate) generation: u64,
+}
+
+impl ImageRecord {
+    /// A new image's, without names.
+    pub(crate) fn new(
+        id: Digest,
+        manifest_digest: Digest,
+        layers: &[Descriptor],
+        other_bytes: usize,
+    ) -> Self {
+        let blobs: u64 = layers.iter().map(|layer| layer.size).sum();
+        Self {
+            id,
+            manifest_digest,
+            size_bytes: blobs.saturating_add(u64::try_from(other_bytes).unwrap_or_default()),
+            tags: BTreeSet::new(),
+            digests: BTreeSet::new(),
+            generation: 0,
+        }
+    }
 }
 
 impl Record for ImageRecord {

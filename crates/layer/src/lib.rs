@@ -43,14 +43,16 @@ mod dirs;
 mod entry;
 mod error;
 mod inventory;
+mod members;
 mod path;
 mod remove;
 mod tar;
 mod unpack;
 mod verify;
 
-pub use blob::{Compression, LargeWindows};
+pub use blob::{Compression, LargeWindows, Sha256 as Hasher};
 pub use error::{LimitKind, UnpackError};
+pub use members::{Member, Place, members};
 pub use remove::{RemoveTreeError, remove_tree};
 pub use unpack::{Limits, UnpackOptions, Unpacked, unpack};
 pub use verify::{Difference, Finding, Verified, VerifyError, verify};

@@ -192,7 +192,7 @@ fn clamp(count: u64, max: usize) -> usize {
 }
 
 /// tar-core cuts a base-256 size to 64 bits; a reader that does not would see another archive.
-fn size_fits(header: &[u8; HEADER_SIZE], at: u64) -> Result<(), UnpackError> {
+pub(crate) fn size_fits(header: &[u8; HEADER_SIZE], at: u64) -> Result<(), UnpackError> {
     let size = &header[124..136];
     if size[0] & 0x80 != 0 && (size[0] != 0x80 || size[1..4] != [0; 3]) {
         return Err(UnpackError::Header { at, source: ParseError::InvalidSize(u64::MAX) });

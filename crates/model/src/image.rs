@@ -15,6 +15,15 @@ pub struct Platform {
 }
 
 impl Platform {
+    /// `os/architecture` or `os/architecture/variant`; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('/').map(str::to_owned);
+        let (os, architecture) = (parts.next()?, parts.next()?);
+        let variant = parts.next().unwrap_or_default();
+        let whole = parts.next().is_none() && !os.is_empty() && !architecture.is_empty();
+        whole.then_some(Self { os, architecture, variant })
+    }
+
     /// The platform this program was built for.
     pub fn host() -> Self {
         let (architecture, variant) = match std::env::consts::ARCH {

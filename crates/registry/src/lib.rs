@@ -34,7 +34,9 @@ pub use config::{Config, Retry};
 pub use credentials::Credentials;
 pub use error::{Malformed, RegistryError, Subject};
 pub use hosts::HostsError;
-pub use manifest::{Descriptor, ImageManifest, LayerFormat, Manifest, ManifestError, MediaType};
+pub use manifest::{
+    Descriptor, ImageManifest, LayerFormat, Manifest, ManifestError, MediaType, Picked, pick,
+};
 pub use session::{Client, Session};
 
 /// The SHA-256 digest of `bytes`.

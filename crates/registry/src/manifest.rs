@@ -103,6 +103,33 @@ pub enum ManifestError {
     Json(#[from] serde_json::Error),
 }
 
+/// What a document of an archive is.
+#[derive(Debug)]
+pub enum Picked {
+    /// The manifest of one image.
+    Image(Manifest),
+    /// An index, and its entry for the platform.
+    Follow(Descriptor),
+}
+
+/// Reads a manifest or index that lies in an archive; `what` names it in errors, `media_type`
+/// counts where it does not name its own.
+///
+/// # Errors
+/// Those that the same document would make in a registry.
+pub fn pick(
+    bytes: &[u8],
+    media_type: &str,
+    platform: &Platform,
+    what: &str,
+) -> Result<Picked, RegistryError> {
+    let subject = Subject::Manifest(what.to_owned());
+    match read(bytes, media_type, &subject, "the archive")? {
+        Document::Image(manifest) => Ok(Picked::Image(manifest)),
+        Document::Index(entries) => Ok(Picked::Follow(choose(entries, platform, &subject)?)),
+    }
+}
+
 impl Manifest {
     /// Reads a manifest that was accepted before and stored since.
     ///

@@ -1,6 +1,8 @@
 //! `knarr images`
 
-use cri_api::v1;
+use std::collections::HashMap;
+
+use cri_api::{knarr::DiskUsageRequest, v1};
 
 use crate::{
     Error, Io,
@@ -39,16 +41,35 @@ impl Images {
             answer.images.iter().try_for_each(|image| io.line(&image.id))?;
             return Ok(0);
         }
-        io.emit(self.output.format, &answer, table)?;
+        let on_disk = on_disk(client).await;
+        io.emit(self.output.format, &answer, |answer| table(answer, on_disk.as_ref()))?;
         Ok(0)
     }
 }
 
-fn table(answer: &v1::ListImagesResponse) -> Table {
-    let mut table = Table::new(&["IMAGE", "TAG", "ID", "SIZE"], &[1, 2, 3]);
+/// What the layers of each image take, by its id; `None` from a runtime that does not tell.
+async fn on_disk(client: &Client) -> Option<HashMap<String, u64>> {
+    let mut service = client.knarr_images();
+    let request = service.disk_usage(DiskUsageRequest {});
+    let usage = client.call("measure images", Limit::Standard, request).await.ok()?;
+    let mut images = HashMap::new();
+    for layer in usage.layers {
+        for image in layer.images {
+            *images.entry(image).or_default() += layer.disk_bytes;
+        }
+    }
+    Some(images)
+}
+
+fn table(answer: &v1::ListImagesResponse, on_disk: Option<&HashMap<String, u64>>) -> Table {
+    let mut header = vec!["IMAGE", "TAG", "ID", "SIZE"];
+    header.extend(on_disk.map(|_| "ON DISK"));
+    let mut table = Table::new(&header, &[1, 2, 3]);
     for image in &answer.images {
         for (name, tag) in names(image) {
-            table.row(vec![name, tag, short_id(&image.id).to_owned(), bytes(image.size)]);
+            let mut row = vec![name, tag, short_id(&image.id).to_owned(), bytes(image.size)];
+            row.extend(on_disk.map(|sizes| bytes(sizes.get(&image.id).copied().unwrap_or(0))));
+            table.row(row);
         }
     }
     table

@@ -1,6 +1,9 @@
 //! `knarr pull`
 
-use cri_api::v1;
+use cri_api::{
+    knarr::{Login, PullImageForRequest},
+    v1,
+};
 
 use crate::{
     Error, Io,
@@ -16,6 +19,9 @@ pub struct Pull {
     /// Credentials for the registry; a word without a colon names a file that holds them
     #[arg(long, value_name = "USER:PASSWORD|FILE")]
     creds: Option<String>,
+    /// Another platform than this machine's: OS/ARCHITECTURE[/VARIANT]
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
     /// Draw no progress
     #[arg(short, long)]
     quiet: bool,
@@ -29,7 +35,10 @@ impl Pull {
     pub async fn run(self, client: &Client, io: &mut Io<'_>) -> Result<u8, Error> {
         let auth = self.creds.as_deref().map(credentials).transpose()?;
         let draw = io.progress && !self.quiet;
-        let id = pull(client, &self.image, auth, draw).await?;
+        let id = match self.platform {
+            Some(platform) => pull_for(client, &self.image, platform, auth, draw).await?,
+            None => pull(client, &self.image, auth, draw).await?,
+        };
         io.line(id)?;
         Ok(0)
     }
@@ -58,6 +67,23 @@ pub(crate) async fn pull(
     Ok(answer.image_ref)
 }
 
+/// The same for a platform that is not this machine's, which only knarr knows how to do.
+async fn pull_for(
+    client: &Client,
+    image: &str,
+    platform: String,
+    auth: Option<v1::AuthConfig>,
+    draw: bool,
+) -> Result<String, Error> {
+    let login = auth.map(|auth| Login { user: auth.username, password: auth.password });
+    let request = PullImageForRequest { image: image.to_owned(), platform, login };
+    let mut service = client.knarr_images();
+    let doing = format!("pull {image}");
+    let pull = client.call(doing, Limit::None, service.pull_image_for(request));
+    let answer = if draw { progress::drawn(client, image, pull).await? } else { pull.await? };
+    Ok(answer.id)
+}
+
 /// The image, if the runtime has it.
 pub(crate) async fn image_status(client: &Client, image: &str) -> Result<Option<v1::Image>, Error> {
     let spec = v1::ImageSpec { image: image.to_owned(), ..Default::default() };
@@ -69,7 +95,7 @@ pub(crate) async fn image_status(client: &Client, image: &str) -> Result<Option<
 }
 
 /// Credentials as given, or from a file: an argument can be read by every user of the machine.
-fn credentials(given: &str) -> Result<v1::AuthConfig, Error> {
+pub(crate) fn credentials(given: &str) -> Result<v1::AuthConfig, Error> {
     let text = if given.contains(':') {
         given.to_owned()
     } else {

@@ -17,6 +17,11 @@ pub struct Rmi {
 }
 
 impl Rmi {
+    /// Of these images, perhaps none.
+    pub(crate) fn of(images: Vec<String>) -> Self {
+        Self { images }
+    }
+
     /// Removes each image; goes on after a failure.
     ///
     /// # Errors

@@ -180,6 +180,7 @@ pub(crate) fn gzip(data: &[u8]) -> Vec<u8> {
 /// A layer root inside a directory whose other content must not change.
 pub(crate) struct Scratch {
     dir: tempfile::TempDir,
+    used: std::cell::Cell<bool>,
 }
 
 impl Scratch {
@@ -187,7 +188,7 @@ impl Scratch {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("root")).unwrap();
         fs::write(dir.path().join("outside"), "untouched").unwrap();
-        Self { dir }
+        Self { dir, used: std::cell::Cell::new(false) }
     }
 
     pub(crate) fn root(&self) -> PathBuf {
@@ -230,7 +231,7 @@ impl Scratch {
         options: &UnpackOptions,
     ) -> Result<Unpacked, UnpackError> {
         let root = fs::File::open(self.root()).unwrap();
-        let fresh = fs::read_dir(self.root()).unwrap().next().is_none();
+        let fresh = !self.used.replace(true);
         let mut inventory = Vec::new();
         let unpacked = unpack(blob, root.as_fd(), compression, options, Some(&mut inventory));
         if let (Ok(unpacked), true) = (&unpacked, fresh) {

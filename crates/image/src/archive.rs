@@ -1,0 +1,169 @@
+//! Images as files: what `docker save` and tools that write OCI layouts make, as a tar or as a
+//! directory.
+
+mod contents;
+mod load;
+mod members;
+mod save;
+
+use std::io;
+use std::path::PathBuf;
+
+use model::{Digest, Reference, ReferenceError};
+use registry::{ManifestError, RegistryError};
+use snapshot::FixupError;
+use store::WriteError;
+
+use crate::config::ConfigError;
+use crate::error::{LayerError, PullError};
+
+pub use load::Loaded;
+pub use save::ArchiveStream;
+
+/// Why an archive was not stored, or not all of it.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// It cannot be opened or read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The archive.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not a tar.
+    #[error("{} is neither a directory nor a plain tar", path.display())]
+    NotATar {
+        /// The archive.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: layer::UnpackError,
+    },
+    /// Neither of the files that say what is in it.
+    #[error("{} has neither manifest.json nor index.json: it holds no image", path.display())]
+    NoImages {
+        /// The archive.
+        path: PathBuf,
+    },
+    /// Something it speaks of is not there.
+    #[error("the archive has no `{member}`")]
+    Missing {
+        /// What.
+        member: String,
+    },
+    /// A description that is too long to be one.
+    #[error("`{member}` of the archive is larger than {limit} bytes")]
+    TooLarge {
+        /// What.
+        member: String,
+        /// Bytes.
+        limit: u64,
+    },
+    /// A description that cannot be understood.
+    #[error("`{member}` of the archive cannot be understood")]
+    Json {
+        /// What.
+        member: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Content that is not what its name says.
+    #[error("`{member}` of the archive has digest {found}")]
+    Digest {
+        /// What.
+        member: String,
+        /// What was found.
+        found: Digest,
+    },
+    /// A manifest that is of no use here.
+    #[error("cannot use a manifest of the archive")]
+    Manifest(#[source] RegistryError),
+    /// A name that is none.
+    #[error("the archive calls an image `{name}`")]
+    Name {
+        /// As written.
+        name: String,
+        /// Why.
+        #[source]
+        source: ReferenceError,
+    },
+    /// The image is of no use here.
+    #[error("cannot use image {id} of the archive")]
+    Config {
+        /// The image.
+        id: Digest,
+        /// Why.
+        #[source]
+        source: ConfigError,
+    },
+    /// A layer could not be stored.
+    #[error("cannot store layer `{member}` of the archive")]
+    Layer {
+        /// Which.
+        member: String,
+        /// Why.
+        #[source]
+        source: LayerError,
+    },
+    /// The layers do not fit on each other.
+    #[error("cannot put the layers of image {id} together")]
+    Fixup {
+        /// The image.
+        id: Digest,
+        /// Why.
+        #[source]
+        source: Box<FixupError>,
+    },
+    /// The record could not be written.
+    #[error("cannot record image {id}")]
+    Record {
+        /// The image.
+        id: Digest,
+        /// Why.
+        #[source]
+        source: WriteError,
+    },
+    /// The program is shutting down.
+    #[error("interrupted by shutdown")]
+    ShuttingDown,
+}
+
+/// Why an image was not written to an archive.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// Its manifest or configuration cannot be read.
+    #[error("cannot read the stored description of image {id}")]
+    Stored {
+        /// The image.
+        id: Digest,
+        /// Why.
+        #[source]
+        source: ManifestError,
+    },
+    /// Layers are stored unpacked, and nobody has them packed.
+    #[error("image {id} came from no registry that could give its layers again")]
+    NoSource {
+        /// The image.
+        id: Digest,
+    },
+    /// A layer could not be fetched.
+    #[error("cannot fetch the layers of {reference} for the archive")]
+    Fetch {
+        /// Where they are.
+        reference: Reference,
+        /// Why.
+        #[source]
+        source: Box<PullError>,
+    },
+    /// What came is not the layer.
+    #[error("layer {wanted} came with digest {found}")]
+    Digest {
+        /// What the manifest says.
+        wanted: Digest,
+        /// What came.
+        found: Digest,
+    },
+}

@@ -1,0 +1,174 @@
+//! Images as files: out of one store and into another.
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use image::{Images, LoadError, SaveError};
+    use model::{Digest, Reference};
+    use registry::testing::{FakeRegistry, ImageSpec, LayerSpec};
+    use registry::{Config, Credentials};
+    use snapshot::Layers;
+
+    struct Store {
+        root: tempfile::TempDir,
+        layers: Arc<Layers>,
+        images: Images,
+    }
+
+    impl Store {
+        fn new() -> Option<Self> {
+            let own = std::fs::metadata("/proc/self").unwrap();
+            if std::os::unix::fs::MetadataExt::uid(&own) != 0 {
+                eprintln!("skipped: unpacking layers needs root");
+                return None;
+            }
+            let root = tempfile::tempdir().unwrap();
+            let layers = Arc::new(Layers::open(root.path()).unwrap());
+            let config = Config { hosts_dirs: Vec::new(), ..Config::default() };
+            let images = Images::open(root.path(), config, Arc::clone(&layers)).unwrap();
+            Some(Self { root, layers, images })
+        }
+
+        fn file(&self, name: &str) -> std::path::PathBuf {
+            self.root.path().join(name)
+        }
+    }
+
+    fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (path, content) in files {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(content.len().try_into().unwrap());
+            header.set_mode(0o644);
+            builder.append_data(&mut header, path, *content).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    fn layer(text: &str) -> LayerSpec {
+        let tar = tar(&[("etc/file", text.as_bytes())]);
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(&tar).unwrap();
+        LayerSpec {
+            media_type: "application/vnd.oci.image.layer.v1.tar+gzip".into(),
+            diff_id: registry::digest_of(&tar),
+            blob: encoder.finish().unwrap(),
+        }
+    }
+
+    async fn save(store: &Store, names: &[&str], to: &Path) -> Result<(), SaveError> {
+        let images = names.iter().map(|name| store.images.resolve(name).unwrap().unwrap());
+        let mut stream = store.images.save(images.collect(), Credentials::Anonymous);
+        let mut file = std::fs::File::create(to).unwrap();
+        while let Some(piece) = stream.recv().await {
+            file.write_all(&piece?).unwrap();
+        }
+        Ok(())
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_saved_can_be_loaded_where_no_registry_is() {
+        let (Some(from), Some(to)) = (Store::new(), Store::new()) else { return };
+        let registry = FakeRegistry::start().await;
+        let spec = |layers| ImageSpec {
+            layers,
+            config: serde_json::json!({"Cmd": ["/bin/app"]}),
+            ..ImageSpec::default()
+        };
+        registry.put_image("a/b", "1", &spec(vec![layer("one"), layer("two")]));
+        registry.put_image("c", "2", &spec(vec![layer("one")]));
+        let names = ["a/b:1", "c:2"].map(|rest| format!("{}/{rest}", registry.host()));
+        let mut ids = Vec::new();
+        for name in &names {
+            let reference = Reference::parse(name).unwrap();
+            let image = from.images.pull(&reference, Credentials::Anonymous).await.unwrap();
+            ids.push(image.id);
+        }
+        let archive = from.file("archive.tar");
+        save(&from, &[&names[0], &names[1]], &archive).await.unwrap();
+        drop(registry);
+
+        let loaded = to.images.load(&archive).await.unwrap();
+        let got: Vec<Digest> = loaded.iter().map(|loaded| loaded.image.id).collect();
+        assert_eq!(got, ids);
+        for (name, id) in names.iter().zip(&ids) {
+            let image = to.images.resolve(name).unwrap().unwrap();
+            assert_eq!(image.id, *id);
+            for diff_id in &image.diff_ids {
+                assert!(to.images.verify(diff_id).await.unwrap().is_sound());
+            }
+        }
+        // Again is no harm; and what came from an archive cannot be packed again.
+        to.images.load(&archive).await.unwrap();
+        let again = to.file("again.tar");
+        let refused = save(&to, &[&names[1]], &again).await.unwrap_err();
+        assert!(matches!(refused, SaveError::NoSource { .. }), "{refused}");
+    }
+
+    /// An archive in a directory, as `docker save` laid them out for years.
+    fn docker_directory(dir: &Path, layer: &[u8], diff_id: Digest) -> Digest {
+        let config = serde_json::json!({
+            "os": "linux",
+            "config": {"User": "app"},
+            "rootfs": {"type": "layers", "diff_ids": [diff_id.to_string()]},
+        })
+        .to_string();
+        let list = serde_json::json!([
+            {"Config": "config.json", "RepoTags": ["x.example/app:3"], "Layers": ["0/layer.tar"]}
+        ]);
+        std::fs::create_dir_all(dir.join("0")).unwrap();
+        std::fs::write(dir.join("0/layer.tar"), layer).unwrap();
+        std::fs::write(dir.join("config.json"), &config).unwrap();
+        std::fs::write(dir.join("manifest.json"), list.to_string()).unwrap();
+        registry::digest_of(config.as_bytes())
+    }
+
+    #[tokio::test]
+    async fn the_older_form_of_docker_is_understood_as_a_directory() {
+        let Some(store) = Store::new() else { return };
+        let layer = tar(&[("bin/app", b"#!")]);
+        let diff_id = registry::digest_of(&layer);
+        let dir = store.file("saved");
+        let id = docker_directory(&dir, &layer, diff_id);
+        let loaded = store.images.load(&dir).await.unwrap();
+        assert_eq!(loaded.len(), 1);
+        let image = store.images.resolve("x.example/app:3").unwrap().unwrap();
+        assert_eq!((image.id, image.config.user.as_str()), (id, "app"));
+        let dirs = store.layers.lower_dirs(&[diff_id]).unwrap();
+        assert_eq!(std::fs::read(dirs[0].join("bin/app")).unwrap(), b"#!");
+        let details = store.images.details(&image).await.unwrap();
+        assert_eq!(details.blobs[0].digest, diff_id);
+        let tagged = store.images.tag("x.example/app:3", Reference::parse("y:1").unwrap()).await;
+        assert_eq!(tagged.unwrap().repo_tags.len(), 2);
+        assert!(store.images.store_usage().await.total.used_bytes > 0);
+    }
+
+    #[tokio::test]
+    async fn archives_that_lie_or_lack_something_are_refused_by_name() {
+        let Some(store) = Store::new() else { return };
+        let layer = tar(&[("bin/app", b"#!")]);
+        let dir = store.file("saved");
+        docker_directory(&dir, &layer, Digest::from_sha256([1; 32]));
+        let refused = store.images.load(&dir).await.unwrap_err();
+        assert!(matches!(refused, LoadError::Layer { .. }), "{refused}");
+        std::fs::remove_file(dir.join("0/layer.tar")).unwrap();
+        let refused = store.images.load(&dir).await.unwrap_err();
+        assert_eq!(refused.to_string(), "the archive has no `0/layer.tar`");
+        std::os::unix::fs::symlink("/etc/passwd", dir.join("0/layer.tar")).unwrap();
+        assert!(matches!(store.images.load(&dir).await, Err(LoadError::Missing { .. })));
+        std::fs::write(dir.join("manifest.json"), "[{").unwrap();
+        assert!(matches!(store.images.load(&dir).await, Err(LoadError::Json { .. })));
+        std::fs::remove_file(dir.join("manifest.json")).unwrap();
+        assert!(matches!(store.images.load(&dir).await, Err(LoadError::NoImages { .. })));
+        let noise = store.file("noise");
+        std::fs::write(&noise, vec![7; 4096]).unwrap();
+        assert!(matches!(store.images.load(&noise).await, Err(LoadError::NotATar { .. })));
+        assert!(matches!(store.images.load(&store.file("no")).await, Err(LoadError::Read { .. })));
+        assert!(store.images.list().is_empty());
+        assert!(store.layers.list().is_empty());
+    }
+}
