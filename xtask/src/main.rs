@@ -1,6 +1,6 @@
 //! Build, test and demonstrate knarr.
 //!
-//! `cargo xtask build|test|demo|vm|generate`. CI calls `test` and nothing else.
+//! `cargo xtask build|test|demo|vm|bench|generate`. CI calls `test` and nothing else.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks")]
 
@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod demo;
 mod dist;
 mod elf;
@@ -38,6 +39,8 @@ enum Task {
         #[arg(value_parser = vm::PARTS.to_vec())]
         parts: Vec<String>,
     },
+    /// Measure, alone or against another runtime.
+    Bench(bench::Options),
     /// Regenerate the committed protobuf code from the .proto file.
     Generate {
         /// Fail when the committed code differs instead of writing it.
@@ -53,6 +56,7 @@ fn main() -> Result<()> {
         Task::Build => dist::run(&root),
         Task::Test => test::run(&root),
         Task::Demo => demo::run(&root),
+        Task::Bench(options) => bench::run(&root, &options),
         Task::Vm { parts } => vm::run(&root, &parts),
         Task::Generate { check } => generate::run(&root, check),
     }

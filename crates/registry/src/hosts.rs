@@ -7,7 +7,7 @@
 //! Without any directory: https at the registry itself, and on the loopback interface plain http
 //! where https does not answer.
 
-mod file;
+pub(crate) mod file;
 
 use std::fs;
 use std::io;

@@ -19,6 +19,8 @@ mod credentials;
 mod docker_config;
 mod endpoint;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod hosts;
 mod manifest;
 mod platform;

@@ -287,6 +287,18 @@ mod tests {
         ));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_document_makes_the_reader_panic(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+            json in "\\{(\"(schemaVersion|config|layers|manifests|mediaType)\":[ -~]{0,20},?){0,4}\\}",
+        ) {
+            let refused = |bytes: &[u8]| pick(bytes, OCI_INDEX, &Platform::host(), "m").is_err();
+            proptest::prop_assert!(refused(&bytes));
+            refused(json.as_bytes());
+        }
+    }
+
     #[test]
     fn schema_1_and_artifacts_are_refused_by_name() {
         let old = check(r#"{"schemaVersion":1,"fsLayers":[]}"#, "application/json").unwrap_err();

@@ -51,7 +51,7 @@ enum ClientFiles {
     Many(Vec<OneOrMany>),
 }
 
-pub(super) fn parse(text: &str, path: &Path, host: &str) -> Result<Vec<HostEntry>, HostsError> {
+pub(crate) fn parse(text: &str, path: &Path, host: &str) -> Result<Vec<HostEntry>, HostsError> {
     let syntax = |source| HostsError::Syntax { path: path.to_owned(), source: Box::new(source) };
     let mut root: toml::Table = toml::from_str(text).map_err(syntax)?;
     let server = root.remove("server");
@@ -317,6 +317,21 @@ mod tests {
             ["https://m.example:5000/v2/", "http://m.example:5000/v2/", "https://quay.io/v2/"];
         assert_eq!(bases, want);
         assert!(entries[0].guess && !entries[1].guess);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_the_reader_panic(
+            keys in proptest::collection::vec(
+                "(server|host|ca|client|header|dial_timeout|capabilities|skip_verify)( = |\\.)[ -~]{0,30}",
+                0..5,
+            ),
+        ) {
+            let text = keys.join("\n");
+            if let Ok(entries) = parse(&text, Path::new("/d/hosts.toml"), "quay.io") {
+                proptest::prop_assert!(entries.iter().all(|entry| entry.base.path().ends_with('/')));
+            }
+        }
     }
 
     #[test]

@@ -1,0 +1,124 @@
+//! Pulling and unpacking an image of many layers from one local registry.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::Result;
+use test_support::packages;
+use test_support::registry::DebianRegistry;
+
+use super::process::Used;
+use super::pull_image::{Packing, build};
+use super::runtimes::Runtime;
+use super::{Options, Series};
+use crate::dist;
+use crate::steps::{execute, step};
+
+const PACKAGES: &[&str] = &["containerd", "docker-registry", "gzip", "tar", "zstd"];
+
+/// One pull.
+struct Measured {
+    seconds: f64,
+    cpu_seconds: f64,
+    peak_mib: f64,
+    growth_mib: f64,
+    written_mib: f64,
+}
+
+pub(super) fn run(root: &Path, options: &Options) -> Result<Vec<Series>> {
+    step("packages", || packages::ensure(PACKAGES))?;
+    let dist = match std::env::var_os("KNARR_DIST") {
+        Some(dist) => dist.into(),
+        None => {
+            dist::run(root)?;
+            dist::dist_dir(root)
+        }
+    };
+    let cache = root.join("target/bench");
+    let store = cache.join("store");
+    std::fs::create_dir_all(&store)?;
+    let registry = DebianRegistry::start(&store)?;
+    let mut series = Vec::new();
+    for packing in [Packing::Gzip, Packing::Zstd] {
+        let name = format!("image, {}", packing.name());
+        let image = step(&name, || build(&cache, options.megabytes, packing))?;
+        let bytes: usize = image.blobs.iter().map(|blob| blob.bytes.len()).sum();
+        println!("    {} layers, {} MiB packed", image.blobs.len() - 1, bytes >> 20);
+        step("push", || registry.push(&image))?;
+        let reference = registry.reference(&image);
+        drop(image);
+        series.extend(measure(options, &dist, &registry.host(), &reference, packing)?);
+    }
+    Ok(series)
+}
+
+fn measure(
+    options: &Options,
+    dist: &Path,
+    registry: &str,
+    reference: &str,
+    packing: Packing,
+) -> Result<Vec<Series>> {
+    let (mut knarr, mut other) = (Vec::new(), Vec::new());
+    for run in 1..=options.runs {
+        let name = format!("pull {run}, knarr, {}", packing.name());
+        knarr.push(step(&name, || pull(&Runtime::knarr(dist, registry)?, dist, reference))?);
+        if options.against.is_some() {
+            let name = format!("pull {run}, containerd, {}", packing.name());
+            let pulled = step(&name, || pull(&Runtime::containerd(registry)?, dist, reference))?;
+            other.push(pulled);
+        }
+    }
+    let mut series = Vec::new();
+    for (who, measured) in [("knarr", &knarr), ("containerd", &other)] {
+        if !measured.is_empty() {
+            series.extend(of(&format!("{who}, {}", packing.name()), packing, measured));
+        }
+    }
+    Ok(series)
+}
+
+fn of(subject: &str, packing: Packing, measured: &[Measured]) -> Vec<Series> {
+    let names = match packing {
+        Packing::Gzip => {
+            ["gzip: s", "gzip: CPU s", "gzip: peak MiB", "gzip: growth MiB", "gzip: written MiB"]
+        }
+        Packing::Zstd => {
+            ["zstd: s", "zstd: CPU s", "zstd: peak MiB", "zstd: growth MiB", "zstd: written MiB"]
+        }
+    };
+    let columns: [fn(&Measured) -> f64; 5] = [
+        |one| one.seconds,
+        |one| one.cpu_seconds,
+        |one| one.peak_mib,
+        |one| one.growth_mib,
+        |one| one.written_mib,
+    ];
+    let series = names.into_iter().zip(columns).map(|(quantity, column)| Series {
+        subject: subject.to_owned(),
+        quantity,
+        values: measured.iter().map(column).collect(),
+    });
+    series.collect()
+}
+
+fn pull(runtime: &Runtime, dist: &Path, reference: &str) -> Result<Measured> {
+    let before = Used::of(runtime.pid()?)?;
+    let begun = Instant::now();
+    execute(
+        Command::new(dist.join("knarr"))
+            .arg("--address")
+            .arg(runtime.socket())
+            .args(["pull", "--quiet", reference]),
+    )?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let after = Used::of(runtime.pid()?)?;
+    Ok(Measured {
+        seconds,
+        cpu_seconds: after.cpu_seconds - before.cpu_seconds,
+        peak_mib: after.peak_mib,
+        growth_mib: after.peak_mib - before.resident_mib,
+        written_mib: after.written_mib - before.written_mib,
+    })
+}
