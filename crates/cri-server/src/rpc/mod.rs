@@ -35,6 +35,7 @@ pub(crate) mod start_container;
 pub(crate) mod status;
 pub(crate) mod stop_container;
 pub(crate) mod stop_pod_sandbox;
+mod streamed;
 pub(crate) mod tag_image;
 pub(crate) mod update_container_resources;
 pub(crate) mod update_pod_sandbox_resources;
