@@ -5,7 +5,19 @@ use clap::Command;
 const GROUPS: &[(&str, &[&str])] = &[
     (
         "Pods and containers",
-        &["run", "pods", "ps", "logs", "exec", "inspect", "stats", "stop", "rm"],
+        &[
+            "run",
+            "pods",
+            "ps",
+            "logs",
+            "exec",
+            "attach",
+            "port-forward",
+            "inspect",
+            "stats",
+            "stop",
+            "rm",
+        ],
     ),
     ("Images", &["pull", "images", "rmi", "image", "df"]),
     ("The runtime", &["serve", "config", "net", "info", "version"]),
@@ -20,6 +32,8 @@ Examples:
   knarr ps -a                               all containers, also those that have exited
   knarr logs -f --tail 20 web/nginx         follow container nginx of pod web
   knarr exec web/nginx -- cat /etc/hosts    run a command; its exit code is ours
+  knarr exec -it web/nginx sh               a shell in a container
+  knarr port-forward web 8080:80            reach port 80 of pod web at 127.0.0.1:8080
   knarr rm -f default/web                   stop and remove a pod and its volumes
   knarr -a /run/containerd/containerd.sock ps
                                             the same verbs against another runtime

@@ -43,6 +43,36 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// No streaming session.
+    #[error(transparent)]
+    Stream(#[from] streaming::client::ConnectError),
+    /// A session's end is not known.
+    #[error(transparent)]
+    Verdict(#[from] streaming::client::VerdictError),
+    /// Streams that do not go together.
+    #[error(transparent)]
+    Streams(#[from] streaming::StreamsError),
+    /// Keys that are none.
+    #[error(transparent)]
+    Keys(#[from] crate::stream::keys::KeysError),
+    /// A session failed, in the runtime's words.
+    #[error("{0}")]
+    Session(String),
+    /// Our terminal does not do as told.
+    #[error("cannot make the terminal raw")]
+    Terminal(#[source] io::Error),
+    /// Our standard input cannot be read.
+    #[error("cannot read standard input")]
+    Input(#[source] io::Error),
+    /// A local address cannot be listened at.
+    #[error("cannot listen at {address}")]
+    Listen {
+        /// Which.
+        address: std::net::SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Some of several objects could not be treated; each was reported.
     #[error("{failed} of {of} could not be {done}")]
     Some {

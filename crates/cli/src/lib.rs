@@ -17,6 +17,7 @@ pub mod pod;
 mod progress;
 pub mod resolve;
 pub mod run;
+pub mod stream;
 pub mod suggest;
 pub mod table;
 pub mod verbs;

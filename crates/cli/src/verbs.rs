@@ -1,5 +1,6 @@
 //! One file per verb.
 
+mod attach;
 mod df;
 mod exec;
 mod image;
@@ -9,6 +10,7 @@ mod inspect;
 pub(crate) mod logs;
 mod net;
 mod pods;
+mod port_forward;
 mod ps;
 pub(crate) mod pull;
 mod remove;
@@ -18,6 +20,7 @@ mod stats;
 mod stop;
 mod version;
 
+pub use attach::Attach;
 pub use df::Df;
 pub use exec::Exec;
 pub use image::Image;
@@ -27,6 +30,7 @@ pub use inspect::Inspect;
 pub use logs::Logs;
 pub use net::Net;
 pub use pods::Pods;
+pub use port_forward::PortForward;
 pub use ps::Ps;
 pub use pull::Pull;
 pub use remove::Rm;
@@ -47,6 +51,8 @@ pub enum Verb {
     Ps(Ps),
     Logs(Logs),
     Exec(Exec),
+    Attach(Attach),
+    PortForward(PortForward),
     Inspect(Inspect),
     Stats(Stats),
     Stop(Stop),
@@ -74,6 +80,8 @@ impl Verb {
             Self::Ps(verb) => Box::pin(verb.run(client, io)).await,
             Self::Logs(verb) => Box::pin(verb.run(client, io)).await,
             Self::Exec(verb) => Box::pin(verb.run(client, io)).await,
+            Self::Attach(verb) => Box::pin(verb.run(client, io)).await,
+            Self::PortForward(verb) => Box::pin(verb.run(client, io)).await,
             Self::Inspect(verb) => Box::pin(verb.run(client, io)).await,
             Self::Stats(verb) => Box::pin(verb.run(client, io)).await,
             Self::Stop(verb) => Box::pin(verb.run(client, io)).await,

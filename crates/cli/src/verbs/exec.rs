@@ -3,20 +3,40 @@
 use std::time::Duration;
 
 use cri_api::v1;
+use streaming::{
+    Streams,
+    client::{ClientProcess, Verdict},
+};
+use tonic::Code;
 
 use crate::{
     Error, Io,
     client::{Client, Limit},
     human::parse_duration,
-    resolve::Inventory,
+    resolve::{Inventory, Object},
+    stream::{
+        TransportArg,
+        keys::DetachKeys,
+        session::{self, Ended},
+    },
 };
 
 /// Run a command in a running container; its exit code becomes that of `knarr exec`
 #[derive(Debug, clap::Args)]
 pub struct Exec {
-    /// Kill the command after this time
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    /// Pass our standard input to the command
+    #[arg(short = 'i', long)]
+    interactive: bool,
+    /// Give the command a terminal
+    #[arg(short = 't', long)]
+    tty: bool,
+    /// Kill the command after this time; its output comes when it has ended
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration,
+          conflicts_with_all = ["interactive", "tty"])]
     timeout: Option<Duration>,
+    /// How to speak with the runtime's streaming server
+    #[arg(long, value_enum, default_value_t, value_name = "TRANSPORT")]
+    transport: TransportArg,
     /// Container: id, beginning of an id, NAME, POD/NAME or NAMESPACE/POD/NAME
     container: String,
     /// Command and arguments
@@ -25,16 +45,61 @@ pub struct Exec {
 }
 
 impl Exec {
-    /// Runs the command to its end and passes on what it wrote.
+    /// Runs the command to its end and passes on what it writes, as it writes it.
     ///
     /// # Errors
     /// [`Error`].
     pub async fn run(self, client: &Client, io: &mut Io<'_>) -> Result<u8, Error> {
         let container = Inventory::fetch(client).await?.container(&self.container)?;
+        if self.timeout.is_some() {
+            return self.at_once(client, io, &container).await;
+        }
+        let request = v1::ExecRequest {
+            container_id: container.id.clone(),
+            cmd: self.command.clone(),
+            tty: self.tty,
+            stdin: self.interactive,
+            stdout: true,
+            stderr: !self.tty,
+        };
+        let doing = doing(&self.command, &container);
+        let answer = client.call(doing, Limit::Standard, client.runtime().exec(request)).await;
+        let url = match answer {
+            Ok(answer) => answer.url,
+            // A runtime without a streaming server still runs commands.
+            Err(error)
+                if error.code() == Some(Code::Unimplemented) && !self.interactive && !self.tty =>
+            {
+                return self.at_once(client, io, &container).await;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if url.is_empty() {
+            return Err(Error::Incomplete { rpc: "Exec", field: "url" });
+        }
+        let streams = Streams::new(self.interactive, true, !self.tty, self.tty)?;
+        let process = ClientProcess::connect(&url, self.transport.into(), streams).await?;
+        // Leaving a command ends it, so there are no keys for it.
+        let nothing = DetachKeys::parse("")?;
+        match session::run(process, io, self.tty, nothing).await? {
+            Ended::Told(Verdict::Success) | Ended::Detached => Ok(0),
+            Ended::Told(Verdict::ExitCode(code)) => Ok(exit_code(code)),
+            Ended::Told(Verdict::Failure(why)) => Err(Error::Session(why)),
+            Ended::Signaled(number) => Ok(number.saturating_add(128)),
+        }
+    }
+
+    /// By ExecSync: everything it wrote comes with its end.
+    async fn at_once(
+        self,
+        client: &Client,
+        io: &mut Io<'_>,
+        container: &Object,
+    ) -> Result<u8, Error> {
         // The CRI counts in whole seconds, and 0 means forever.
         let seconds = self.timeout.map_or(0, |timeout| timeout.as_secs().max(1));
         let limit = self.timeout.map_or(Limit::None, Limit::After);
-        let doing = format!("run `{}` in container {}", self.command[0], container.full_name());
+        let doing = doing(&self.command, container);
         let request = v1::ExecSyncRequest {
             container_id: container.id.clone(),
             cmd: self.command,
@@ -46,6 +111,10 @@ impl Exec {
         io.out.flush().map_err(Error::Output)?;
         Ok(exit_code(answer.exit_code))
     }
+}
+
+fn doing(command: &[String], container: &Object) -> String {
+    format!("run `{}` in container {}", command[0], container.full_name())
 }
 
 /// A code no process can have must not look like success.
