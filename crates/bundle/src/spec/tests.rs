@@ -1,5 +1,3 @@
-mod golden;
-
 use model::{
     Capabilities, CgroupHierarchy, CgroupLayout, ContainerConfig, ContainerId, ContainerName,
     ContainerSecurity, EnvVar, ImageConfig, ImageSpec, MountPropagation, MountRequest, MountSource,

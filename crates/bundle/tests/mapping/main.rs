@@ -5,6 +5,8 @@
 #![cfg(test)]
 
 mod case;
+mod devices;
 mod isolation;
 mod limits;
+mod mounts;
 mod process;
