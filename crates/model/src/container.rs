@@ -64,6 +64,14 @@ pub struct IdMapping {
     pub length: u32,
 }
 
+impl IdMapping {
+    /// The host's number of an id in the container, if this range has it.
+    pub fn host_id_of(&self, container_id: u32) -> Option<u32> {
+        let offset = container_id.checked_sub(self.container_id)?;
+        if offset < self.length { self.host_id.checked_add(offset) } else { None }
+    }
+}
+
 /// What a requested mount shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

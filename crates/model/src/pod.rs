@@ -43,6 +43,25 @@ pub struct UserNamespace {
     pub gids: Vec<IdMapping>,
 }
 
+impl UserNamespace {
+    /// A user as the host numbers it; `None` when it is not mapped.
+    pub fn host_uid(&self, uid: u32) -> Option<u32> {
+        self.uids.iter().find_map(|range| range.host_id_of(uid))
+    }
+
+    /// A group as the host numbers it; `None` when it is not mapped.
+    pub fn host_gid(&self, gid: u32) -> Option<u32> {
+        self.gids.iter().find_map(|range| range.host_id_of(gid))
+    }
+}
+
+impl NamespaceOptions {
+    /// The user namespace of the pod's own, if it has one.
+    pub fn own_users(&self) -> Option<&UserNamespace> {
+        self.userns.as_ref().filter(|users| users.mode == NamespaceMode::Pod)
+    }
+}
+
 /// The requested namespaces, echoed back in status. CRI: `NamespaceOption`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

@@ -26,3 +26,4 @@ pub mod process;
 pub mod seccomp;
 pub mod signal;
 pub mod supervise;
+pub mod userns;

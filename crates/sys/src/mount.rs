@@ -67,6 +67,10 @@ fn set_attr(at: c_int, path: &CStr, recursive: bool, change: Change) -> io::Resu
         propagation: change.propagation.map_or(0, |p| p as u64),
         userns: 0,
     };
+    mount_setattr(at, path, recursive, &attr)
+}
+
+fn mount_setattr(at: c_int, path: &CStr, recursive: bool, attr: &MountAttr) -> io::Result<()> {
     let recursive = if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: `path` is NUL-terminated and `attr` is a `mount_attr` of the size given; both
     // outlive the call.
@@ -76,7 +80,7 @@ fn set_attr(at: c_int, path: &CStr, recursive: bool, change: Change) -> io::Resu
             at,
             path.as_ptr(),
             libc::AT_EMPTY_PATH | recursive,
-            std::ptr::from_ref(&attr),
+            std::ptr::from_ref(attr),
             size_of::<MountAttr>(),
         )
     })
@@ -99,6 +103,19 @@ pub fn change(mount: impl AsFd, recursive: bool, change: Change) -> io::Result<(
 /// What `mount_setattr(2)` refuses with.
 pub fn change_at(path: &CStr, recursive: bool, change: Change) -> io::Result<()> {
     set_attr(libc::AT_FDCWD, path, recursive, change)
+}
+
+/// Makes a detached mount show the ids of its files as `userns` maps them, and take ids the other
+/// way round: what belongs to user 0 on disk belongs to the namespace's root here. With
+/// `recursive`, those below it too.
+///
+/// # Errors
+/// What `mount_setattr(2)` refuses with: `EINVAL` for a file system that cannot do it.
+pub fn map_ids(mount: impl AsFd, recursive: bool, userns: BorrowedFd<'_>) -> io::Result<()> {
+    const ATTR_IDMAP: u64 = 0x0010_0000;
+    let userns = u64::from(userns.as_raw_fd().unsigned_abs());
+    let attr = MountAttr { set: ATTR_IDMAP, clear: 0, propagation: 0, userns };
+    mount_setattr(mount.as_fd().as_raw_fd(), c"", recursive, &attr)
 }
 
 /// A file system being configured.
@@ -128,6 +145,14 @@ impl FsContext {
     /// What `fsconfig(2)` refuses with.
     pub fn set(&self, key: &str, value: &str) -> io::Result<()> {
         Ok(rustix::mount::fsconfig_set_string(self.0.as_fd(), key, value)?)
+    }
+
+    /// Sets an option whose value is an open file.
+    ///
+    /// # Errors
+    /// What `fsconfig(2)` refuses with.
+    pub fn set_file(&self, key: &str, file: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(rustix::mount::fsconfig_set_fd(self.0.as_fd(), key, file)?)
     }
 
     /// Makes the file system and one detached mount of it.

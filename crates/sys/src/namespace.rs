@@ -22,6 +22,9 @@ pub enum Kind {
     Uts,
     /// Cgroup root.
     Cgroup,
+    /// Users and capabilities. The caller gets every capability in one it enters, and loses those
+    /// it had: there is no way back.
+    User,
 }
 
 impl Kind {
@@ -33,6 +36,7 @@ impl Kind {
             Self::Ipc => LinkNameSpaceType::InterProcessCommunication,
             Self::Uts => LinkNameSpaceType::HostNameAndNISDomainName,
             Self::Cgroup => LinkNameSpaceType::ControlGroup,
+            Self::User => LinkNameSpaceType::User,
         }
     }
 
@@ -45,6 +49,7 @@ impl Kind {
             Self::Ipc => ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION.bits(),
             Self::Uts => ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME.bits(),
             Self::Cgroup => ThreadNameSpaceType::CONTROL_GROUP.bits(),
+            Self::User => ThreadNameSpaceType::USER.bits(),
         }
     }
 
@@ -57,6 +62,7 @@ impl Kind {
             Self::Ipc => "ipc",
             Self::Uts => "uts",
             Self::Cgroup => "cgroup",
+            Self::User => "user",
         }
     }
 }

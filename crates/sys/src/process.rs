@@ -24,6 +24,7 @@ struct CloneArgs {
 }
 
 const CLONE_PIDFD: u64 = 0x1000;
+const CLONE_PARENT: u64 = 0x8000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// A child made by [`clone_child`].
@@ -50,6 +51,8 @@ impl NewNamespaces {
     pub const IPC: Self = Self(0x0800_0000);
     /// PID namespace.
     pub const PID: Self = Self(0x2000_0000);
+    /// User namespace; the others made in the same call belong to it.
+    pub const USER: Self = Self(0x1000_0000);
     /// Network namespace.
     pub const NET: Self = Self(0x4000_0000);
 
@@ -88,20 +91,50 @@ pub unsafe fn clone_child(
     cgroup: Option<BorrowedFd<'_>>,
     body: impl FnOnce() -> i32,
 ) -> io::Result<Child> {
-    let mut pidfd: RawFd = -1;
-    let mut args = CloneArgs {
-        flags: namespaces.0 | CLONE_PIDFD,
-        pidfd: std::ptr::from_mut(&mut pidfd) as u64,
+    let args = CloneArgs {
+        flags: namespaces.0,
         exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
         ..CloneArgs::default()
     };
+    // SAFETY: the caller vouches that no other thread exists.
+    unsafe { clone(args, cgroup, body) }
+}
+
+/// As [`clone_child`], but the new process is a child of the caller's parent, which is to reap it.
+///
+/// # Errors
+/// What `clone3(2)` refuses with; no process exists then.
+///
+/// # Safety
+/// As for [`clone_child`].
+pub unsafe fn clone_sibling(
+    namespaces: NewNamespaces,
+    cgroup: Option<BorrowedFd<'_>>,
+    body: impl FnOnce() -> i32,
+) -> io::Result<Child> {
+    // With CLONE_PARENT the caller's own exit signal is inherited, and none may be given.
+    let args = CloneArgs { flags: namespaces.0 | CLONE_PARENT, ..CloneArgs::default() };
+    // SAFETY: the caller vouches that no other thread exists.
+    unsafe { clone(args, cgroup, body) }
+}
+
+/// # Safety
+/// Unless `body` does nothing but system calls, the calling process has one thread.
+unsafe fn clone(
+    mut args: CloneArgs,
+    cgroup: Option<BorrowedFd<'_>>,
+    body: impl FnOnce() -> i32,
+) -> io::Result<Child> {
+    let mut pidfd: RawFd = -1;
+    args.flags |= CLONE_PIDFD;
+    args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
     }
     // SAFETY: `args` is a valid `clone_args` of the size given and `pidfd` outlives the call; no
     // stack is given and no memory is shared, so the child continues on its own copy of this
-    // stack. The caller vouches that no other thread exists.
+    // stack. The caller vouches for what `body` may rely on.
     let returned = unsafe {
         libc::syscall(libc::SYS_clone3, std::ptr::from_mut(&mut args), size_of::<CloneArgs>())
     };
@@ -118,6 +151,31 @@ pub unsafe fn clone_child(
                 .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
             Ok(Child { pid, pidfd })
         }
+    }
+}
+
+/// Makes a child that only waits to be killed, in new namespaces: what it is in can be opened, and
+/// lives on by that. It ends with its parent. Unlike [`clone_child`] it may be made by a process
+/// with several threads.
+///
+/// # Errors
+/// What `clone3(2)` refuses with; no child exists then.
+pub(crate) fn clone_holder(namespaces: NewNamespaces) -> io::Result<Child> {
+    let args = CloneArgs {
+        flags: namespaces.0,
+        exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
+        ..CloneArgs::default()
+    };
+    // SAFETY: the body does nothing but two system calls: no lock of another thread matters to it.
+    unsafe { clone(args, None, hold) }
+}
+
+fn hold() -> i32 {
+    // SAFETY: numbers only.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+    loop {
+        // SAFETY: no arguments.
+        unsafe { libc::pause() };
     }
 }
 

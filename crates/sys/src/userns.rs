@@ -1,0 +1,123 @@
+//! User namespaces, made and mapped from outside: the caller never enters one.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use model::IdMapping;
+use rustix::process::Pid;
+
+use crate::namespace::{self, Kind};
+use crate::process::{Child, NewNamespaces, clone_holder};
+
+/// Which ids of a user namespace are which outside it.
+#[derive(Debug, Clone, Copy)]
+pub struct Maps<'a> {
+    /// Users.
+    pub uids: &'a [IdMapping],
+    /// Groups.
+    pub gids: &'a [IdMapping],
+}
+
+/// A new user namespace.
+#[derive(Debug)]
+pub struct Made {
+    /// It.
+    pub user: OwnedFd,
+    /// Namespaces made with it, which belong to it, in the order they were asked for.
+    pub owned: Vec<(Kind, OwnedFd)>,
+}
+
+/// Makes a user namespace with these maps, and namespaces of the kinds `owned` that belong to it.
+/// They live as long as they are held. Uses `/proc`, and a process that is gone at the return.
+///
+/// # Errors
+/// What `clone3(2)` refuses with (`ENOSPC`: `user.max_user_namespaces` is reached), or the kernel's
+/// refusal of a map: `EINVAL` for ranges that overlap or are empty.
+pub fn make(maps: Maps<'_>, owned: &[Kind]) -> io::Result<Made> {
+    let flags = owned.iter().fold(NewNamespaces::USER, |flags, kind| flags.with(flag(*kind)));
+    let holder = clone_holder(flags)?;
+    let made = set_up(holder.pid, maps, owned);
+    end(&holder)?;
+    made
+}
+
+fn flag(kind: Kind) -> NewNamespaces {
+    match kind {
+        Kind::Mount => NewNamespaces::MOUNT,
+        Kind::Pid => NewNamespaces::PID,
+        Kind::Net => NewNamespaces::NET,
+        Kind::Ipc => NewNamespaces::IPC,
+        Kind::Uts => NewNamespaces::UTS,
+        Kind::Cgroup => NewNamespaces::CGROUP,
+        Kind::User => NewNamespaces::USER,
+    }
+}
+
+fn set_up(holder: Pid, maps: Maps<'_>, owned: &[Kind]) -> io::Result<Made> {
+    let file = |name: &str| format!("/proc/{}/{name}", holder.as_raw_nonzero());
+    std::fs::write(file("uid_map"), lines(maps.uids))?;
+    std::fs::write(file("gid_map"), lines(maps.gids))?;
+    let open = |kind: &Kind| Ok((*kind, namespace::of_process(holder, *kind)?));
+    Ok(Made {
+        user: namespace::of_process(holder, Kind::User)?,
+        owned: owned.iter().map(open).collect::<io::Result<_>>()?,
+    })
+}
+
+/// user_namespaces(7): first id inside, first id outside, how many. All lines in one write.
+fn lines(map: &[IdMapping]) -> String {
+    map.iter().map(|m| format!("{} {} {}\n", m.container_id, m.host_id, m.length)).collect()
+}
+
+fn end(holder: &Child) -> io::Result<()> {
+    crate::pidfd::kill(holder.pidfd.as_fd())?;
+    crate::pidfd::wait(holder.pidfd.as_fd()).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(container_id: u32, host_id: u32, length: u32) -> [IdMapping; 1] {
+        [IdMapping { host_id, container_id, length }]
+    }
+
+    #[test]
+    fn namespaces_made_together_outlive_their_maker() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let maps = Maps { uids: &map(0, 70_000, 10), gids: &map(0, 80_000, 10) };
+        let made = make(maps, &[Kind::Net, Kind::Ipc]).unwrap();
+        let owned: Vec<Kind> = made.owned.iter().map(|(kind, _)| *kind).collect();
+        assert_eq!(owned, [Kind::Net, Kind::Ipc]);
+        assert_eq!(inode(&owner_of(&made.owned[0].1)), inode(&made.user));
+    }
+
+    #[test]
+    fn an_empty_range_is_refused_and_leaves_no_process() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let maps = Maps { uids: &map(0, 70_000, 0), gids: &map(0, 80_000, 10) };
+        let error = make(maps, &[]).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+    }
+
+    fn owner_of(namespace: &OwnedFd) -> OwnedFd {
+        use std::os::fd::{AsRawFd, FromRawFd};
+        const NS_GET_USERNS: libc::c_ulong = 0xb701;
+        // SAFETY: the request takes no argument, and what it returns is a new descriptor.
+        unsafe {
+            let owner = libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS);
+            assert!(owner >= 0, "{}", io::Error::last_os_error());
+            OwnedFd::from_raw_fd(owner)
+        }
+    }
+
+    fn inode(file: &OwnedFd) -> u64 {
+        rustix::fs::fstat(file).unwrap().st_ino
+    }
+}
