@@ -37,6 +37,32 @@ pub enum SpecError {
         /// As given.
         name: String,
     },
+    /// A container cannot have this PID namespace in this pod.
+    #[error(
+        "`namespace_options.pid` of the container is {container:?}, but that of its pod is {pod:?}"
+    )]
+    PidMode {
+        /// The container's.
+        container: model::NamespaceMode,
+        /// The pod's.
+        pod: model::NamespaceMode,
+    },
+    /// A container's user namespace must be its pod's.
+    #[error("`userns_options` of the container ({container}) differ from those of its pod ({pod})")]
+    UserNamespace {
+        /// Mode and mappings.
+        container: String,
+        /// Mode and mappings.
+        pod: String,
+    },
+    /// A user of the container is nobody in the pod's user namespace.
+    #[error("`{field}` is {id}: want an id that `userns_options` map")]
+    Unmapped {
+        /// Which id.
+        field: &'static str,
+        /// As requested or found in the image.
+        id: u32,
+    },
     /// Recursive read-only mounts were asked for where they cannot be had.
     #[error("RROUnsupported: mount on `{destination}` asks for recursive read-only: {reason}")]
     RecursiveReadOnly {

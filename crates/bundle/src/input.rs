@@ -2,7 +2,7 @@
 
 use model::{
     CgroupLayout, ContainerConfig, ContainerId, ImageConfig, PodConfig, ResolvedUser, SandboxId,
-    StringMap,
+    StringMap, UserNamespace,
 };
 
 /// What the host is and offers; the same for every container.
@@ -116,6 +116,8 @@ pub struct NamespacePaths {
     pub uts: Option<String>,
     /// The pod's shared PID namespace or that of the target container, if the request needs one.
     pub pid: Option<String>,
+    /// The pod's user namespace, unless it has the host's.
+    pub user: Option<String>,
 }
 
 /// Everything one container's spec depends on.
@@ -163,5 +165,10 @@ impl ContainerInput<'_> {
     /// Asked to be privileged.
     pub(crate) fn privileged(&self) -> bool {
         self.config.security.privileged
+    }
+
+    /// The pod's user namespace, if it has one of its own.
+    pub(crate) fn users(&self) -> Option<&UserNamespace> {
+        self.pod.security.namespaces.own_users()
     }
 }

@@ -15,6 +15,7 @@ mod canonical;
 mod capability;
 mod error;
 mod input;
+mod namespaces;
 mod path;
 mod pod;
 mod spec;
@@ -26,6 +27,7 @@ pub use input::{
     AnonymousVolume, AppArmorFacts, ContainerInput, DeviceKind, HostDevice, HostFacts,
     NamespacePaths, PodFiles, ResolvedDevice, ResolvedMount,
 };
+pub use namespaces::{PidSource, pid_source};
 pub use spec::{
     container_spec, environment, image_volumes, limits, process_args, seccomp::default_profile,
 };

@@ -106,6 +106,10 @@ fn linux(input: &PauseInput<'_>) -> Result<Linux, SpecError> {
     let mut namespaces = vec![namespace(Kind::Mount, None), namespace(Kind::Pid, None)];
     let joined = kinds.iter().filter(|(_, path)| path.is_some());
     namespaces.extend(joined.map(|(kind, path)| namespace(*kind, path.as_ref())));
+    let users = input.pod.security.namespaces.own_users();
+    if users.is_some() {
+        namespaces.push(crate::namespaces::user(paths.user.as_ref())?);
+    }
 
     let mut cpu = LinuxCpu::default();
     cpu.set_shares(Some(PAUSE_SHARES));
@@ -122,6 +126,11 @@ fn linux(input: &PauseInput<'_>) -> Result<Linux, SpecError> {
         .set_seccomp(filter(input)?)
         .set_masked_paths(None)
         .set_readonly_paths(None);
+    if let Some(users) = users {
+        linux
+            .set_uid_mappings(Some(crate::namespaces::mappings(&users.uids)?))
+            .set_gid_mappings(Some(crate::namespaces::mappings(&users.gids)?));
+    }
     Ok(linux)
 }
 
@@ -159,7 +168,7 @@ const IPC: &[&str] = &[
 ];
 
 /// The kernel parameters of a pod: those asked for, and with a network of its own two that let
-/// ordinary users bind low ports and send pings.
+/// ordinary users bind low ports and, outside user namespaces, send pings.
 ///
 /// # Errors
 /// [`SpecError::Invalid`] for a parameter that is the host's, or belongs to a namespace the pod
@@ -185,10 +194,12 @@ pub fn pod_sysctls(pod: &PodConfig) -> Result<StringMap, SpecError> {
         sysctls.insert(name.clone(), value.clone());
     }
     if own_net {
-        for (name, value) in [
-            ("net.ipv4.ip_unprivileged_port_start", "0"),
-            ("net.ipv4.ping_group_range", "0 2147483647"),
-        ] {
+        let mut defaults = vec![("net.ipv4.ip_unprivileged_port_start", "0")];
+        // The kernel takes no groups that do not exist in the user namespace.
+        if namespaces.own_users().is_none() {
+            defaults.push(("net.ipv4.ping_group_range", "0 2147483647"));
+        }
+        for (name, value) in defaults {
             if !sysctls.keys().any(|given| given.replace('/', ".") == name) {
                 sysctls.insert(name.to_owned(), value.to_owned());
             }
@@ -268,6 +279,19 @@ mod tests {
         pod.sysctls.clear();
         pod.security.namespaces.network = NamespaceMode::Node;
         assert!(pod_sysctls(&pod).unwrap().is_empty());
+    }
+
+    #[test]
+    fn in_a_user_namespace_no_groups_are_given_pings() {
+        let mut pod = pod();
+        let map = vec![model::IdMapping { host_id: 65_536, container_id: 0, length: 10 }];
+        let users = model::UserNamespace { mode: NamespaceMode::Pod, uids: map.clone(), gids: map };
+        pod.security.namespaces.userns = Some(users.clone());
+        let names: Vec<String> = pod_sysctls(&pod).unwrap().into_keys().collect();
+        assert_eq!(names, ["net.ipv4.ip_unprivileged_port_start"]);
+        let users = model::UserNamespace { mode: NamespaceMode::Node, ..users };
+        pod.security.namespaces.userns = Some(users);
+        assert_eq!(pod_sysctls(&pod).unwrap().len(), 2);
     }
 
     #[test]

@@ -55,5 +55,7 @@ fn version(input: &ContainerInput<'_>, mounts: &[Mount]) -> &'static str {
         .iter()
         .flat_map(|mount| mount.options().iter().flatten())
         .any(|option| option == "rro");
-    if recursive || !input.config.resources.unified.is_empty() { "1.1.0" } else { "1.0.2" }
+    let mapped = mounts.iter().any(|mount| mount.uid_mappings().is_some());
+    let unified = !input.config.resources.unified.is_empty();
+    if recursive || mapped || unified { "1.1.0" } else { "1.0.2" }
 }

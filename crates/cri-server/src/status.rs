@@ -76,6 +76,7 @@ pub(crate) fn from_run(error: RunError) -> Status {
         | RunError::ExternalHandler { .. } => Code::InvalidArgument,
         RunError::NameTaken { .. } => Code::AlreadyExists,
         RunError::ShuttingDown => Code::Unavailable,
+        RunError::UserNamespaces { .. } => Code::FailedPrecondition,
         RunError::Random(_)
         | RunError::Record { .. }
         | RunError::Files { .. }

@@ -3,6 +3,9 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use sys::pidfd::Ended;
 
 /// What a failed launch means to the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,6 +149,10 @@ steps! {
     ResctrlJoin = 41, Cgroup, "join resctrl group {}";
     /// A program of the plan's.
     Hook = 42, Internal, "run hook {}";
+    /// Making or entering a user namespace.
+    UserNamespace = 43, Internal, "set up the user namespace{}";
+    /// An id-mapped mount.
+    MapIds = 44, Mount, "map the ids of {}";
 }
 
 /// Why a launch failed. Nothing of it is left.
@@ -175,6 +182,16 @@ impl LaunchError {
 
     pub(crate) fn bad_plan(what: impl Into<String>) -> Self {
         Self { step: Step::Plan, subject: what.into(), cause: None }
+    }
+
+    /// A child ended without having said why; reaps it.
+    pub(crate) fn child_died(child: Option<OwnedFd>) -> Self {
+        let how = match child.map(|child| sys::pidfd::wait(child.as_fd())) {
+            Some(Ok(Ended::Signaled(signal))) => format!("signal {signal}"),
+            Some(Ok(Ended::Exited(status))) => format!("status {status}"),
+            Some(Err(_)) | None => "unknown status".to_owned(),
+        };
+        Self { step: Step::ChildDied, subject: how, cause: None }
     }
 
     /// What it means.

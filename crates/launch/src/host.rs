@@ -5,12 +5,14 @@
 pub(crate) mod image;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use sys::mount::{Change, FsContext, Propagation};
 
 use crate::error::{At, LaunchError, Step};
+use crate::ids::{self, Own};
 use crate::launcher::Launcher;
+use crate::nodes::Nodes;
 use crate::plan::{self, CgroupPlan, Hierarchy, LaunchPlan, MountPlan, MountSource, RootSource};
 
 /// Every mount made before the clone.
@@ -21,6 +23,8 @@ pub(crate) struct Tree {
     pub(crate) mounts: Vec<Detached>,
     /// The host's `/dev/null`, when the plan masks something.
     pub(crate) null: Option<OwnedFd>,
+    /// The host's device nodes, when the child cannot make any.
+    pub(crate) nodes: Option<Nodes>,
 }
 
 /// One mount of the plan.
@@ -48,25 +52,37 @@ pub(crate) struct HierarchyView {
 }
 
 impl Tree {
-    /// Makes what needs the host's mount namespace; call it there, after the cgroups exist.
-    pub(crate) fn assemble(plan: &LaunchPlan) -> Result<Self, LaunchError> {
-        let root = root(&plan.root)?;
+    /// Makes what needs the host's mount namespace; call it there, after the cgroups exist. `user`
+    /// is the plan's user namespace.
+    pub(crate) fn assemble(
+        plan: &LaunchPlan,
+        user: Option<BorrowedFd<'_>>,
+    ) -> Result<Self, LaunchError> {
+        let own = own(plan, user);
+        let root = root(&plan.root, own)?;
         let cgroupns = plan.namespaces.cgroup == plan::Namespace::New;
         let mounts = plan
             .mounts
             .iter()
-            .map(|mount| detached(mount, &plan.cgroup, cgroupns))
+            .map(|mount| detached(mount, &plan.cgroup, cgroupns, own))
             .collect::<Result<_, _>>()?;
         let null = if plan.masked_paths.is_empty() { None } else { Some(null()?) };
-        Ok(Self { root, mounts, null })
+        let empty = plan.root.source == RootSource::Empty;
+        let nodes = if own.is_some() && !empty { Some(Nodes::take(plan)?) } else { None };
+        Ok(Self { root, mounts, null, nodes })
     }
 
     /// Makes what lies in the launcher's own mount namespace; call it there.
-    pub(crate) fn add_own(&mut self, plan: &LaunchPlan) -> Result<(), LaunchError> {
+    pub(crate) fn add_own(
+        &mut self,
+        plan: &LaunchPlan,
+        user: Option<BorrowedFd<'_>>,
+    ) -> Result<(), LaunchError> {
         for (mount, slot) in plan.mounts.iter().zip(&mut self.mounts) {
             if let MountSource::Launcher { path } = &mount.source {
                 let copy =
                     sys::mount::clone_path(path.as_str(), false).at(Step::BindSource, path)?;
+                ids::map(&copy, mount, path, own(plan, user))?;
                 apply(&copy, mount).at(Step::MountAttributes, &mount.target)?;
                 *slot = Detached::Ready(copy);
             }
@@ -75,19 +91,27 @@ impl Tree {
     }
 }
 
+fn own<'a>(plan: &'a LaunchPlan, user: Option<BorrowedFd<'a>>) -> Option<Own<'a>> {
+    let ids = plan.process.user_ids.as_ref();
+    user.zip(ids).map(|(user, ids)| Own { user, ids })
+}
+
 fn detached(
     mount: &MountPlan,
     cgroup: &CgroupPlan,
     cgroupns: bool,
+    own: Option<Own<'_>>,
 ) -> Result<Detached, LaunchError> {
     match &mount.source {
         MountSource::Bind { path, recursive } => {
             let copy =
                 sys::mount::clone_path(path.as_str(), *recursive).at(Step::BindSource, path)?;
+            // Only what has never been in a mount table can be mapped.
+            ids::map(&copy, mount, path, own)?;
             apply(&copy, mount).at(Step::MountAttributes, &mount.target)?;
             Ok(Detached::Ready(copy))
         }
-        MountSource::Image { lower, sub_path } => image::detached(lower, sub_path, mount),
+        MountSource::Image { lower, sub_path } => image::detached(lower, sub_path, mount, own),
         MountSource::Cgroup => cgroup_view(mount, cgroup, cgroupns),
         // `Launcher` follows in `add_own`.
         MountSource::New { .. } | MountSource::Launcher { .. } => Ok(Detached::InChild),
@@ -150,11 +174,17 @@ pub(crate) fn propagation(propagation: plan::Propagation) -> Propagation {
     }
 }
 
-fn root(plan: &plan::RootPlan) -> Result<OwnedFd, LaunchError> {
+fn root(plan: &plan::RootPlan, own: Option<Own<'_>>) -> Result<OwnedFd, LaunchError> {
     match &plan.source {
         RootSource::Overlay { lower, upper, .. } if lower.is_empty() => directory(upper, plan),
-        RootSource::Overlay { lower, upper, work } => overlay(lower, Some((upper, work)))
-            .map_err(|(subject, error)| LaunchError::new(Step::Root, subject, error)),
+        RootSource::Overlay { lower, upper, work } => {
+            let writable = Some((upper, work));
+            match own {
+                None => overlay(lower, writable),
+                Some(own) => ids::overlay(lower, writable, own.user),
+            }
+            .map_err(|(subject, error)| LaunchError::new(Step::Root, subject, error))
+        }
         RootSource::Directory(path) => directory(path, plan),
         RootSource::Empty => {
             let make = || {
@@ -206,6 +236,7 @@ pub(crate) fn overlay(
     })
 }
 
+/// The file system's context, for its complaint, and its mount.
 type Attempt = io::Result<(FsContext, io::Result<OwnedFd>)>;
 
 fn overlay_by_layer(lower: &[String], writable: Option<(&String, &String)>) -> Attempt {
@@ -244,7 +275,7 @@ fn overlay_by_string(lower: &[String], writable: Option<(&String, &String)>) -> 
     result
 }
 
-fn finish_overlay(context: FsContext, writable: Option<(&String, &String)>) -> Attempt {
+pub(crate) fn finish_overlay(context: FsContext, writable: Option<(&String, &String)>) -> Attempt {
     if let Some((upper, work)) = writable {
         context.set("upperdir", upper)?;
         context.set("workdir", work)?;

@@ -14,7 +14,7 @@ use sys::namespace::{self, Kind};
 
 use crate::cgroup;
 use crate::error::{At, LaunchError, Step};
-use crate::plan::CgroupPlan;
+use crate::plan::{CgroupPlan, IdMaps};
 
 /// Where new roots are put together in a private namespace.
 const STAGING: &str = "/root";
@@ -48,12 +48,13 @@ pub struct Launcher {
     left: Option<Left>,
     own_pidns: OwnedFd,
     pub(crate) pod_pidns: Option<OwnedFd>,
+    pub(crate) pod_user: Option<OwnedFd>,
     pub(crate) staging: PathBuf,
 }
 
 impl Launcher {
     /// Leaves the host's mount namespace for a private one: an empty read-only tmpfs with `/proc`
-    /// (the host's), an empty directory for putting roots together, and `/shm`, made to be mounted
+    /// and `/sys` (the host's), an empty directory for putting roots together, and `/shm`, made to be mounted
     /// on by [`Self::mount_tmpfs`]. Mounting in it costs the same however many mounts the host has,
     /// and nothing of it is ever in the host's table.
     ///
@@ -92,7 +93,7 @@ impl Launcher {
 
     fn new(left: Option<Left>, staging: PathBuf) -> Result<Self, LaunchError> {
         let own_pidns = namespace::own(Kind::Pid).at(Step::NamespaceOpen, "pid")?;
-        Ok(Self { left, own_pidns, pod_pidns: None, staging })
+        Ok(Self { left, own_pidns, pod_pidns: None, pod_user: None, staging })
     }
 
     /// Runs `f` with the host's mount namespace, whose root is the working directory meanwhile.
@@ -140,15 +141,25 @@ impl Launcher {
 
     /// Mounts a tmpfs of `bytes` (mode 1777, as for `/dev/shm`) at an absolute path in the private
     /// namespace, for plans to name as [`crate::plan::MountSource::Launcher`]. It lives as long as
-    /// the namespace.
+    /// the namespace, and belongs to the root of a pod with these ids.
     ///
     /// # Errors
     /// [`Step::MountNew`].
-    pub fn mount_tmpfs(&self, path: &str, bytes: u64) -> Result<(), LaunchError> {
+    pub fn mount_tmpfs(
+        &self,
+        path: &str,
+        bytes: u64,
+        ids: Option<&IdMaps>,
+    ) -> Result<(), LaunchError> {
         let mount = || {
             let context = FsContext::open("tmpfs")?;
             context.set("mode", "1777")?;
             context.set("size", &bytes.to_string())?;
+            let root = ids.map(|ids| (ids.outside_uid(0), ids.outside_gid(0)));
+            if let Some((Some(uid), Some(gid))) = root {
+                context.set("uid", &uid.to_string())?;
+                context.set("gid", &gid.to_string())?;
+            }
             context.set("source", "shm")?;
             let mount = context.mount(ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC)?;
             let root = sys::fs::open_dir(c"/")?;
@@ -224,9 +235,10 @@ impl Launcher {
 /// [`Step::PrivateNamespace`]; the thread may then be in a half-made namespace and should end.
 pub fn make_template() -> Result<OwnedFd, LaunchError> {
     let proc = sys::mount::clone_path(c"/proc", false).at(Step::PrivateNamespace, "/proc")?;
+    let sys = sysfs().at(Step::PrivateNamespace, "/sys")?;
     let root = private_root().at(Step::PrivateNamespace, "tmpfs")?;
     namespace::unshare(&[Kind::Mount]).at(Step::PrivateNamespace, "unshare")?;
-    enter_private(&root, &proc).at(Step::PrivateNamespace, "set up")?;
+    enter_private(&root, &proc, sys.as_ref()).at(Step::PrivateNamespace, "set up")?;
     namespace::own(Kind::Mount).at(Step::PrivateNamespace, "open the new one")
 }
 
@@ -244,7 +256,7 @@ fn within<T>(
 
 /// A launcher in the wrong namespace would mount and kill in the wrong place from then on: there is
 /// no safe way to go on.
-fn return_to(namespace: BorrowedFd<'_>, kind: Kind) {
+pub(crate) fn return_to(namespace: BorrowedFd<'_>, kind: Kind) {
     if namespace::enter(namespace, kind).is_err() {
         std::process::abort();
     }
@@ -257,19 +269,35 @@ fn private_root() -> io::Result<OwnedFd> {
     context.set("size", "64k")?;
     context.set("source", "knarr")?;
     let root = context.mount(ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC)?;
-    for dir in ["proc", STAGING.trim_start_matches('/'), "shm"] {
+    for dir in ["proc", "sys", STAGING.trim_start_matches('/'), "shm"] {
         rustix::fs::mkdirat(&root, dir, Mode::from_raw_mode(0o755))?;
     }
     Ok(root)
 }
 
-fn enter_private(root: &OwnedFd, proc: &OwnedFd) -> io::Result<()> {
+/// The host's `/sys`, where it is one. The kernel lets a user namespace mount a `sysfs` of its own
+/// only where one is in view already, as it does with `/proc`.
+fn sysfs() -> io::Result<Option<OwnedFd>> {
+    /// `SYSFS_MAGIC`.
+    const MAGIC: i64 = 0x6265_6572;
+    match sys::mount::clone_path(c"/sys", false) {
+        Ok(sys) => Ok((rustix::fs::fstatfs(&sys)?.f_type == MAGIC).then_some(sys)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn enter_private(root: &OwnedFd, proc: &OwnedFd, sys: Option<&OwnedFd>) -> io::Result<()> {
     let private = Change { propagation: Some(Propagation::Private), ..Change::default() };
     sys::mount::change_at(c"/", true, private)?;
     sys::mount::attach(root.as_fd(), sys::fs::open_dir(c"/")?.as_fd())?;
     rustix::process::fchdir(root)?;
     let proc_dir = sys::fs::find_in_root(root.as_fd(), c"proc")?;
     sys::mount::attach(proc.as_fd(), proc_dir.as_fd())?;
+    if let Some(sys) = sys {
+        let dir = sys::fs::find_in_root(root.as_fd(), c"sys")?;
+        sys::mount::attach(sys.as_fd(), dir.as_fd())?;
+    }
     sys::mount::change(root, false, Change { set: ATTR_RDONLY, ..Change::default() })?;
     sys::mount::pivot_to_current_dir()
 }

@@ -15,20 +15,25 @@
 //! mounts together, pivots, takes on its identity and executes. They talk over a socket pair whose
 //! child end closes at exec (`report`).
 
+mod birth;
 mod cgroup;
 mod child;
 mod error;
 mod hooks;
 mod host;
+mod ids;
 mod launcher;
+mod nodes;
 mod pause;
 pub mod plan;
 mod prepared;
+mod probe;
 mod report;
 mod resctrl;
 mod sysctl;
+mod user;
 
 pub use error::{FailureKind, LaunchError, Step, Warning};
 pub use launcher::{Io, Launcher, make_template};
 pub use prepared::{Prepared, Running};
-pub use sysctl::write_sysctl;
+pub use probe::probe_user_namespaces;

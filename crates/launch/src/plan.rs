@@ -3,7 +3,11 @@
 //! Compatibility rule: an index is never reused and a new field is an `Option` or has a default,
 //! because a shim executes plans of daemons older and newer than itself.
 
+mod user;
+
 use minicbor::{Decode, Encode};
+
+pub use user::{IdMapping, IdMaps, MountIds, UserNamespace};
 
 /// Everything needed to start one container's first process.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
@@ -92,6 +96,9 @@ pub struct ProcessPlan {
     /// SELinux label to enter at exec.
     #[n(14)]
     pub selinux_label: Option<String>,
+    /// The process is in a user namespace with these maps, and its ids are those in there.
+    #[n(15)]
+    pub user_ids: Option<IdMaps>,
 }
 
 /// One environment entry as bytes (`KEY=value`).
@@ -162,6 +169,10 @@ pub struct Namespaces {
     /// Cgroup namespace.
     #[n(4)]
     pub cgroup: Namespace,
+    /// User namespace.
+    #[n(5)]
+    #[cbor(default)]
+    pub user: UserNamespace,
 }
 
 /// Where one namespace comes from. Inside a shim `Inherit` is the pod's.
@@ -277,6 +288,9 @@ pub struct MountPlan {
     /// Propagation, applied recursively.
     #[n(5)]
     pub propagation: Propagation,
+    /// Map the ids of what is bound.
+    #[n(6)]
+    pub ids: Option<MountIds>,
 }
 
 /// What a mount shows.
@@ -345,7 +359,8 @@ pub struct FsOption {
     pub value: Option<String>,
 }
 
-/// One device node below the container's root.
+/// One device node below the container's root. In a user namespace no device can be made: the
+/// host's own node is bound there, with the owner and mode it has.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct DeviceNode {
     /// Absolute path inside the container.

@@ -1,22 +1,19 @@
 //! The parent half: from plan to a child that is ready, and from there to one that runs.
 
 use std::ffi::CString;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
-use sys::namespace::Kind;
-use sys::pidfd::Ended;
 use sys::process::{Child, NewNamespaces};
 
+use crate::birth::{Joins, hidden, spawn};
 use crate::cgroup::{Groups, Made};
 use crate::child::{Inside, Job, New, Place, Program, Start};
 use crate::error::{At, LaunchError, Step, Warning};
 use crate::hooks::{self, Deadline};
 use crate::host::Tree;
 use crate::launcher::{Io, Launcher};
-use crate::plan::{ExecPlan, HooksPlan, LaunchPlan, Namespace, PidNamespace, ProcessPlan};
+use crate::plan::{ExecPlan, HooksPlan, LaunchPlan, ProcessPlan};
 use crate::report::{self, Message, Reporter};
 
 /// A process whose program runs.
@@ -101,6 +98,7 @@ impl Attempt {
                 }
                 Message::Ready => return Ok(Heard::Ready),
                 Message::End => return Ok(Heard::Runs),
+                Message::Born(_) => return Err(LaunchError::bad_plan("a child of a child")),
             }
         }
     }
@@ -119,12 +117,7 @@ impl Attempt {
 
     /// The child said nothing more although it had not been told to go on.
     fn died(&mut self) -> LaunchError {
-        let how = match self.child.take().map(|child| sys::pidfd::wait(child.pidfd.as_fd())) {
-            Some(Ok(Ended::Signaled(signal))) => format!("signal {signal}"),
-            Some(Ok(Ended::Exited(status))) => format!("status {status}"),
-            Some(Err(_)) | None => "unknown status".to_owned(),
-        };
-        LaunchError { step: Step::ChildDied, subject: how, cause: None }
+        LaunchError::child_died(self.child.take().map(|child| child.pidfd))
     }
 }
 
@@ -254,9 +247,10 @@ impl Launcher {
             start: Start::AtOnce,
             place: Place::Inside(Inside { target }),
         };
+        let cgroup = groups.unified.as_ref().map(AsFd::as_fd);
         let child = self
             .with_children_beside(target, || {
-                hidden(|| spawn(NewNamespaces::default(), groups, &job))
+                hidden(|| spawn(NewNamespaces::default(), cgroup, || job.run()))
             })
             .at(Step::Namespace, "the container's pid")?
             .at(Step::Clone, "")?;
@@ -284,17 +278,19 @@ impl Launcher {
         let (channel, childs) = sys::fdpass::packet_pair().at(Step::Channel, "")?;
         let mut warnings = Vec::new();
         let mut groups = Groups::default();
+        let user = self.user_namespace(plan)?;
+        let user = user.as_ref().map(AsFd::as_fd);
         let prepared = self.on_host(|| {
             let namespaces = Joins::open(plan)?;
             groups = Groups::make(&plan.cgroup, &mut warnings)?;
-            Ok((namespaces, Tree::assemble(plan)))
+            Ok((namespaces, Tree::assemble(plan, user)))
         });
         let (joins, tree) = prepared?;
         let made = groups.take_made();
         let hooks_until = Deadline::of_launch();
         let mut attempt = Attempt { child: None, made, channel, hooks_until };
         let mut tree = tree?;
-        tree.add_own(plan)?;
+        tree.add_own(plan, user)?;
         let job = Job {
             launcher: self,
             process: &plan.process,
@@ -306,49 +302,8 @@ impl Launcher {
             start,
             place: Place::New(New { plan, tree: &tree, joins: &joins.ours, hooks_until }),
         };
-        attempt.child = Some(self.clone_new(plan, &joins, &groups, &job)?);
+        attempt.child = Some(self.clone_new(plan, &joins, &groups, &job, user)?);
         Ok((attempt, warnings))
-    }
-
-    fn clone_new(
-        &self,
-        plan: &LaunchPlan,
-        joins: &Joins,
-        groups: &Groups,
-        job: &Job<'_>,
-    ) -> Result<Child, LaunchError> {
-        // Hooks in the container's mount namespace expect the host's files around its root.
-        let shown = plan.hooks.as_ref().is_some_and(|hooks| !hooks.create_container.is_empty());
-        if shown {
-            return self.on_host(|| self.clone_here(plan, joins, groups, job));
-        }
-        self.clone_here(plan, joins, groups, job)
-    }
-
-    fn clone_here(
-        &self,
-        plan: &LaunchPlan,
-        joins: &Joins,
-        groups: &Groups,
-        job: &Job<'_>,
-    ) -> Result<Child, LaunchError> {
-        let namespaces = new_namespaces(plan);
-        let clone = || hidden(|| spawn(namespaces, groups, job));
-        let pidns = match &plan.namespaces.pid {
-            PidNamespace::New | PidNamespace::Inherit => None,
-            PidNamespace::Pod => match &self.pod_pidns {
-                Some(pidns) => Some(pidns),
-                None => return Err(LaunchError::bad_plan("the pod shares no PID namespace")),
-            },
-            PidNamespace::Join(_) => joins.pid.as_ref(),
-        };
-        match pidns {
-            None => clone(),
-            Some(pidns) => {
-                self.with_children_in(pidns.as_fd(), clone).at(Step::Namespace, "pid")?
-            }
-        }
-        .at(Step::Clone, "")
     }
 }
 
@@ -362,78 +317,6 @@ fn hook_warnings(failed: Result<Vec<LaunchError>, LaunchError>) -> Vec<Warning> 
     let warning =
         |error: &LaunchError| Warning { what: error.subject.clone(), why: error.sentence() };
     failed.iter().map(warning).collect()
-}
-
-/// Between clone and exec a child may be visible to processes of the container, in whose PID
-/// namespace it is born; it still holds the launcher's memory and files, which they must not reach.
-fn hidden<T>(f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let before = sys::credentials::dumpable()?;
-    sys::credentials::set_dumpable(false)?;
-    let result = f();
-    sys::credentials::set_dumpable(before)?;
-    result
-}
-
-fn spawn(namespaces: NewNamespaces, groups: &Groups, job: &Job<'_>) -> io::Result<Child> {
-    if sys::process::thread_count()? != 1 {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, "the launcher has other threads"));
-    }
-    let cgroup = groups.unified.as_ref().map(AsFd::as_fd);
-    // SAFETY: this is the only thread, as was just seen, and only it could make another.
-    unsafe { sys::process::clone_child(namespaces, cgroup, || job.run()) }
-}
-
-fn new_namespaces(plan: &LaunchPlan) -> NewNamespaces {
-    let namespaces = &plan.namespaces;
-    let mut new = NewNamespaces::MOUNT;
-    if namespaces.pid == PidNamespace::New {
-        new = new.with(NewNamespaces::PID);
-    }
-    // The cgroup namespace is made by the child, after it has joined its cgroups.
-    for (wanted, flag) in [
-        (&namespaces.net, NewNamespaces::NET),
-        (&namespaces.ipc, NewNamespaces::IPC),
-        (&namespaces.uts, NewNamespaces::UTS),
-    ] {
-        if *wanted == Namespace::New {
-            new = new.with(flag);
-        }
-    }
-    new
-}
-
-/// Namespace files on the host, opened.
-#[derive(Debug, Default)]
-struct Joins {
-    pid: Option<OwnedFd>,
-    /// Those the child enters.
-    ours: Vec<(Kind, OwnedFd)>,
-}
-
-impl Joins {
-    fn open(plan: &LaunchPlan) -> Result<Self, LaunchError> {
-        let open = |path: &str| {
-            rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-                .at(Step::NamespaceOpen, path)
-        };
-        let namespaces = &plan.namespaces;
-        let pid = match &namespaces.pid {
-            PidNamespace::Join(path) => Some(open(path)?),
-            PidNamespace::New | PidNamespace::Inherit | PidNamespace::Pod => None,
-        };
-        let mut ours = Vec::new();
-        for (wanted, kind) in [
-            (&namespaces.net, Kind::Net),
-            (&namespaces.ipc, Kind::Ipc),
-            (&namespaces.uts, Kind::Uts),
-            (&namespaces.cgroup, Kind::Cgroup),
-        ] {
-            if let Namespace::Join(path) = wanted {
-                ours.push((kind, open(path)?));
-            }
-        }
-        Ok(Self { pid, ours })
-    }
 }
 
 /// Arguments and environment as exec takes them, made before the clone so that a NUL in them is the

@@ -7,6 +7,9 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::process::Pid;
+use sys::process::Child;
+
 use crate::error::{LaunchError, Step, Warning};
 
 const WARNING: u8 = 0;
@@ -15,6 +18,7 @@ const READY: u8 = 2;
 const CONSOLE: u8 = 3;
 const GO: u8 = 4;
 const HOOKS: u8 = 5;
+const BORN: u8 = 6;
 
 /// Subjects are paths: a longer one is cut.
 const MAX_TEXT: usize = 8192;
@@ -33,6 +37,8 @@ pub(crate) enum Message {
     Hooks,
     /// The master of the new terminal.
     Console(OwnedFd),
+    /// A process that makes another one in its place has made it.
+    Born(Child),
     /// The stream has ended.
     End,
 }
@@ -66,6 +72,13 @@ impl Reporter<'_> {
 
     pub(crate) fn console(self, master: BorrowedFd<'_>) -> io::Result<()> {
         sys::fdpass::send(self.0, &[CONSOLE], Some(master))
+    }
+
+    /// Hands over a process that was made for the parent.
+    pub(crate) fn born(self, child: &Child) -> io::Result<()> {
+        let mut packet = vec![BORN];
+        packet.extend(child.pid.as_raw_nonzero().get().to_ne_bytes());
+        sys::fdpass::send(self.0, &packet, Some(child.pidfd.as_fd()))
     }
 
     /// Says that all is set up and waits for the word to go on.
@@ -104,6 +117,10 @@ pub(crate) fn receive(channel: impl AsFd) -> io::Result<Message> {
         ([READY], _) => Ok(Message::Ready),
         ([HOOKS], _) => Ok(Message::Hooks),
         ([CONSOLE], Some(master)) => Ok(Message::Console(master)),
+        ([BORN, a, b, c, d], Some(pidfd)) => {
+            let pid = Pid::from_raw(i32::from_ne_bytes([*a, *b, *c, *d])).ok_or_else(malformed)?;
+            Ok(Message::Born(Child { pid, pidfd }))
+        }
         ([WARNING, text @ ..], _) => {
             let text = String::from_utf8_lossy(text);
             let (what, why) = text.split_once('\0').ok_or_else(malformed)?;

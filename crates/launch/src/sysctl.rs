@@ -1,16 +1,14 @@
 //! Kernel parameters.
 
+use std::os::fd::AsFd;
+
 use sys::fs::Symlinks;
 
 use crate::error::{At, LaunchError, Step};
 
 /// Writes a kernel parameter of the calling thread's network, IPC and UTS namespaces, through the
-/// `/proc` it sees. Names are dotted; a `/` stands for a dot inside a component, and where the first
-/// separator is `/` the two swap roles, as `sysctl(8)` has it.
-///
-/// # Errors
-/// [`LaunchError`] of step [`Step::Sysctl`].
-pub fn write_sysctl(name: &str, value: &str) -> Result<(), LaunchError> {
+/// `/proc` it sees.
+pub(crate) fn write(name: &str, value: &str) -> Result<(), LaunchError> {
     let subject = || format!("{name}={value}");
     let path = path_of(name).ok_or_else(|| {
         LaunchError::bad_plan(format!("{name} is not the name of a kernel parameter"))
@@ -18,13 +16,8 @@ pub fn write_sysctl(name: &str, value: &str) -> Result<(), LaunchError> {
     let write = || {
         let root = sys::fs::open_dir(c"/proc/sys")?;
         let flags = rustix::fs::OFlags::WRONLY;
-        let file = sys::fs::open_in_root(
-            std::os::fd::AsFd::as_fd(&root),
-            path.as_str(),
-            flags,
-            Symlinks::Refuse,
-        )?;
-        sys::fs::write_once(std::os::fd::AsFd::as_fd(&file), value.as_bytes())
+        let file = sys::fs::open_in_root(root.as_fd(), path.as_str(), flags, Symlinks::Refuse)?;
+        sys::fs::write_once(file.as_fd(), value.as_bytes())
     };
     write().at(Step::Sysctl, &subject())
 }

@@ -20,6 +20,7 @@ mod namespaces;
 mod process;
 pub mod seccomp;
 mod unsupported;
+mod users;
 
 use launch::plan::{ExecPlan, LaunchPlan, Propagation, RootPlan, RootSource};
 use model::CgroupLayout;
@@ -48,6 +49,8 @@ pub struct PlanContext<'a> {
     pub in_pod: bool,
     /// The namespace path by which specs name the pod's shared PID namespace.
     pub pod_pid: Option<&'a str>,
+    /// The namespace path by which specs name the pod's user namespace.
+    pub pod_user: Option<&'a str>,
 }
 
 /// An image that specs name by a path, to be mounted as a volume.
@@ -89,24 +92,31 @@ pub fn plan(spec: &Spec, context: &PlanContext<'_>) -> Result<Planned<LaunchPlan
     unsupported::check(spec)?;
     let (process, linux) = parts(spec)?;
     let root = spec.root().as_ref().ok_or(PlanError::Missing { field: "root" })?;
-    let (namespaces, access) = namespaces::namespaces(linux, context)?;
+    let (user, ids) = users::user_namespace(linux, context)?;
+    let own_users = ids.is_some();
+    let hooks = hooks::hooks(spec, context)?;
+    // These look for the container's root on the host, where its users may not go.
+    if own_users && hooks.as_ref().is_some_and(|hooks| !hooks.create_container.is_empty()) {
+        return Err(PlanError::unsupported("hooks.createContainer with a user namespace"));
+    }
+    let (namespaces, access) = namespaces::namespaces(linux, user, context)?;
     let (cgroup, notes) = cgroup::create_plan(linux, context)?;
     let plan = LaunchPlan {
-        process: process::process(process, linux)?,
+        process: process::process(process, linux, ids)?,
         namespaces,
         root: RootPlan {
             source: context.root.clone(),
             readonly: root.readonly().unwrap_or(false),
             propagation: rootfs_propagation(linux)?,
         },
-        mounts: mounts::mounts(spec, context)?,
+        mounts: mounts::mounts(spec, own_users, context)?,
         devices: devices::nodes(linux)?,
         masked_paths: absolute("linux.maskedPaths", linux.masked_paths())?,
         readonly_paths: absolute("linux.readonlyPaths", linux.readonly_paths())?,
         sysctls: namespaces::sysctls(spec, linux, access)?,
         hostname: namespaces::hostname(spec, access)?,
         cgroup,
-        hooks: hooks::hooks(spec, context)?,
+        hooks,
     };
     Ok(Planned { plan, notes })
 }
@@ -123,8 +133,9 @@ pub fn exec_plan(
 ) -> Result<ExecPlan, PlanError> {
     unsupported::check(spec)?;
     let (process, linux) = parts(spec)?;
+    let (_, ids) = users::user_namespace(linux, context)?;
     Ok(ExecPlan {
-        process: process::exec_process(process, linux, request)?,
+        process: process::exec_process(process, linux, ids, request)?,
         cgroup: cgroup::join_plan(linux, context)?,
     })
 }

@@ -3,6 +3,7 @@
 use launch::plan::{FsOption, MountPlan, MountSource, Propagation};
 use oci_spec::runtime::{Mount, Spec};
 
+use crate::users::{self, Recursion};
 use crate::{PlanContext, PlanError};
 
 /// `MOUNT_ATTR_*` of `mount_setattr(2)`.
@@ -67,29 +68,42 @@ struct Options {
     bind: Option<bool>,
     propagation: Propagation,
     copy_up: bool,
+    idmap: Option<Recursion>,
     filesystem: Vec<FsOption>,
 }
 
 /// The mounts of a spec, in its order.
-pub(crate) fn mounts(spec: &Spec, context: &PlanContext<'_>) -> Result<Vec<MountPlan>, PlanError> {
-    spec.mounts().iter().flatten().map(|mount| one(mount, context)).collect()
+/// `own_users`: the container is in a user namespace.
+pub(crate) fn mounts(
+    spec: &Spec,
+    own_users: bool,
+    context: &PlanContext<'_>,
+) -> Result<Vec<MountPlan>, PlanError> {
+    spec.mounts().iter().flatten().map(|mount| one(mount, own_users, context)).collect()
 }
 
-fn one(mount: &Mount, context: &PlanContext<'_>) -> Result<MountPlan, PlanError> {
+fn one(mount: &Mount, own_users: bool, context: &PlanContext<'_>) -> Result<MountPlan, PlanError> {
     let field = format!("mounts[{}]", mount.destination().display());
-    let mapped = |mappings: &Option<Vec<_>>| mappings.as_ref().is_some_and(|m| !m.is_empty());
-    if mapped(mount.uid_mappings()) || mapped(mount.gid_mappings()) {
-        return Err(PlanError::unsupported(format!("{field}.uidMappings")));
-    }
     let options = parse(mount.options().iter().flatten(), &field)?;
     let (attr_set, attr_clear, attr_recursive) = attributes(&options, &field)?;
+    let ids = users::mount_ids(mount, &field, options.idmap, own_users)?;
+    let propagation = options.propagation;
+    let source = source(mount, options, context, &field)?;
+    let bound = match source {
+        MountSource::Bind { .. } | MountSource::Launcher { .. } | MountSource::Image { .. } => true,
+        MountSource::New { .. } | MountSource::Cgroup => false,
+    };
+    if ids.is_some() && !bound {
+        return Err(PlanError::unsupported(format!("{field}: mapped ids without a bind mount")));
+    }
     Ok(MountPlan {
         target: target(mount, &field)?,
-        propagation: options.propagation,
-        source: source(mount, options, context, &field)?,
+        propagation,
+        source,
         attr_set,
         attr_clear,
         attr_recursive,
+        ids,
     })
 }
 
@@ -121,7 +135,9 @@ fn parse<'a>(texts: impl Iterator<Item = &'a String>, field: &str) -> Result<Opt
                 "bind" => options.bind = Some(options.bind.unwrap_or(false)),
                 "rbind" => options.bind = Some(true),
                 "tmpcopyup" => options.copy_up = true,
-                "remount" | "idmap" | "ridmap" | "" => {
+                "idmap" => options.idmap = Some(options.idmap.unwrap_or(Recursion::Top)),
+                "ridmap" => options.idmap = Some(Recursion::Submounts),
+                "remount" | "" => {
                     return Err(PlanError::unsupported(format!("{field}.options: `{text}`")));
                 }
                 _ => options.filesystem.push(filesystem_option(text)),

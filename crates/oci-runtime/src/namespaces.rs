@@ -1,6 +1,6 @@
 //! `linux.namespaces`, and what may only be set in a namespace of one's own: host name, sysctls.
 
-use launch::plan::{Namespace, Namespaces, PidNamespace, Sysctl};
+use launch::plan::{Namespace, Namespaces, PidNamespace, Sysctl, UserNamespace};
 use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind, Spec};
 
 use crate::{PlanContext, PlanError};
@@ -17,7 +17,7 @@ pub(crate) struct Access {
 
 /// Where one namespace of the spec comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Origin {
+pub(crate) enum Origin {
     Host,
     New,
     Path(String),
@@ -25,6 +25,7 @@ enum Origin {
 
 pub(crate) fn namespaces(
     linux: &Linux,
+    user: UserNamespace,
     context: &PlanContext<'_>,
 ) -> Result<(Namespaces, Access), PlanError> {
     if origin(linux, Kind::Mount)? != Origin::New {
@@ -61,11 +62,12 @@ pub(crate) fn namespaces(
         ipc: pods_or_joined(ipc),
         uts: pods_or_joined(uts),
         cgroup,
+        user,
     };
     Ok((namespaces, access))
 }
 
-fn origin(linux: &Linux, kind: Kind) -> Result<Origin, PlanError> {
+pub(crate) fn origin(linux: &Linux, kind: Kind) -> Result<Origin, PlanError> {
     let mut found = linux.namespaces().iter().flatten().filter(|one| one.typ() == kind);
     let Some(namespace) = found.next() else { return Ok(Origin::Host) };
     if found.next().is_some() {

@@ -1,24 +1,30 @@
 //! `process`: identity, environment, limits, capabilities, seccomp.
 
-use launch::plan::{CapabilitySets, EnvEntry, ProcessPlan, Rlimit, SeccompPlan};
+use launch::plan::{CapabilitySets, EnvEntry, IdMaps, ProcessPlan, Rlimit, SeccompPlan};
 use oci_spec::runtime::{Linux, PosixRlimitType, Process};
 
 use crate::{
     ExecRequest, PlanError, capability,
     seccomp::{self, Architecture, SeccompError},
+    users,
 };
 
 /// The container's first process.
-pub(crate) fn process(process: &Process, linux: &Linux) -> Result<ProcessPlan, PlanError> {
+pub(crate) fn process(
+    process: &Process,
+    linux: &Linux,
+    ids: Option<IdMaps>,
+) -> Result<ProcessPlan, PlanError> {
     let args = process.args().clone().unwrap_or_default();
     let env = process.env().clone().unwrap_or_default();
-    build(process, linux, args, &env)
+    build(process, linux, ids, args, &env)
 }
 
 /// A further process with the identity of the first.
 pub(crate) fn exec_process(
     process: &Process,
     linux: &Linux,
+    ids: Option<IdMaps>,
     request: &ExecRequest,
 ) -> Result<ProcessPlan, PlanError> {
     let mut env = process.env().clone().unwrap_or_default();
@@ -31,7 +37,7 @@ pub(crate) fn exec_process(
     if request.terminal && !env.iter().any(|entry| key(entry) == "TERM") {
         env.push("TERM=xterm".into());
     }
-    let mut plan = build(process, linux, request.args.clone(), &env)?;
+    let mut plan = build(process, linux, ids, request.args.clone(), &env)?;
     plan.terminal = request.terminal;
     if let Some(cwd) = &request.cwd {
         plan.cwd = checked_cwd(cwd)?;
@@ -46,6 +52,7 @@ fn key(entry: &str) -> &str {
 fn build(
     process: &Process,
     linux: &Linux,
+    ids: Option<IdMaps>,
     args: Vec<String>,
     env: &[String],
 ) -> Result<ProcessPlan, PlanError> {
@@ -56,6 +63,7 @@ fn build(
     no_nul("process.env", env)?;
     let cwd = process.cwd().to_string_lossy();
     let user = process.user();
+    users::check_user(user, ids.as_ref())?;
     Ok(ProcessPlan {
         args,
         env: env.iter().map(|entry| EnvEntry(entry.clone().into_bytes())).collect(),
@@ -72,6 +80,7 @@ fn build(
         seccomp: filter(linux)?,
         apparmor_profile: process.apparmor_profile().clone().filter(|name| !name.is_empty()),
         selinux_label: process.selinux_label().clone().filter(|label| !label.is_empty()),
+        user_ids: ids,
     })
 }
 

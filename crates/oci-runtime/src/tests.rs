@@ -1,4 +1,6 @@
-use launch::plan::{FsOption, MountPlan, MountSource, Namespace, PidNamespace};
+use launch::plan::{
+    FsOption, MountIds, MountPlan, MountSource, Namespace, PidNamespace, UserNamespace,
+};
 use model::CgroupHierarchy;
 use serde_json::{Value, json};
 
@@ -60,6 +62,7 @@ fn planned(spec: &Value, in_pod: bool) -> Result<LaunchPlan, PlanError> {
         image_trees: &images,
         in_pod,
         pod_pid: Some("/proc/7/ns/pid"),
+        pod_user: Some("/run/pod/userns"),
     };
     plan(&spec, &context).map(|planned| planned.plan)
 }
@@ -113,13 +116,7 @@ fn what_is_not_executed_is_refused_by_name() {
         ("/linux/intelRdt", json!({"enableMonitoring": true}), "linux.intelRdt.enableMonitoring"),
         ("/linux/personality", json!({"domain": "LINUX32"}), "linux.personality"),
         ("/linux/memoryPolicy", json!({"mode": "MPOL_DEFAULT"}), "linux.memoryPolicy"),
-        ("/linux/namespaces", namespaces("user"), "linux.namespaces[user]"),
         ("/linux/namespaces", namespaces("time"), "linux.namespaces[time]"),
-        (
-            "/linux/uidMappings",
-            json!([{"hostID": 1, "containerID": 0, "size": 1}]),
-            "linux.uidMappings",
-        ),
         ("/linux/mountLabel", json!("system_u:object_r:x_t:s0"), "linux.mountLabel"),
         ("/process/scheduler", json!({"policy": "SCHED_OTHER"}), "process.scheduler"),
         ("/process/ioPriority", json!({"class": "IOPRIO_CLASS_BE"}), "process.ioPriority"),
@@ -271,6 +268,7 @@ fn a_class_of_service_is_joined_and_an_exec_makes_none() {
         image_trees: &[],
         in_pod: true,
         pod_pid: None,
+        pod_user: None,
     };
     let request = ExecRequest { args: vec!["ps".into()], ..ExecRequest::default() };
     let joined = exec_plan(&spec, &request, &context).unwrap().cgroup.resctrl.unwrap();
@@ -302,6 +300,94 @@ fn mounts_that_make_no_sense_are_refused() {
     }
 }
 
+/// The sample in a user namespace of 2000 ids.
+fn sample_with_users(namespace: &Value) -> Value {
+    let mut spec = sample();
+    spec["linux"]["namespaces"].as_array_mut().unwrap().push(namespace.clone());
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 2000}]);
+    spec["linux"]["uidMappings"] = map.clone();
+    spec["linux"]["gidMappings"] = map;
+    spec
+}
+
+#[test]
+fn user_namespaces_are_new_the_pods_or_anothers() {
+    for (namespace, want) in [
+        (json!({"type": "user"}), UserNamespace::New),
+        (json!({"type": "user", "path": "/run/pod/userns"}), UserNamespace::Pod),
+        (
+            json!({"type": "user", "path": "/proc/9/ns/user"}),
+            UserNamespace::Join("/proc/9/ns/user".into()),
+        ),
+    ] {
+        let plan = planned(&sample_with_users(&namespace), true).unwrap();
+        assert_eq!(plan.namespaces.user, want);
+        assert_eq!(plan.process.outside_uid(), 101_000);
+    }
+    let plan = planned(&sample(), true).unwrap();
+    assert_eq!((plan.namespaces.user, plan.process.user_ids), (UserNamespace::Inherit, None));
+}
+
+#[test]
+fn ids_that_are_not_mapped_are_refused_by_field() {
+    let refused = |edit: &dyn Fn(&mut Value), field: &str| {
+        let mut spec = sample_with_users(&json!({"type": "user"}));
+        edit(&mut spec);
+        let error = planned(&spec, true).unwrap_err().to_string();
+        assert!(error.contains(field), "{field}: {error}");
+    };
+    refused(&|spec| spec["process"]["user"]["uid"] = json!(2000), "process.user.uid");
+    refused(&|spec| spec["process"]["user"]["gid"] = json!(2000), "process.user.gid");
+    refused(
+        &|spec| spec["process"]["user"]["additionalGids"] = json!([5, 2000]),
+        "process.user.additionalGids",
+    );
+    refused(
+        &|spec| spec["linux"]["uidMappings"][0]["containerID"] = json!(1),
+        "linux.uidMappings of container id 0",
+    );
+    refused(&|spec| spec["linux"]["gidMappings"] = json!([]), "linux.gidMappings");
+    refused(&|spec| spec["linux"]["uidMappings"][0]["size"] = json!(0), "linux.uidMappings");
+    // Its root lies where nobody in the namespace may look.
+    let hook = json!({"createContainer": [{"path": "/bin/true"}]});
+    refused(&|spec| spec["hooks"] = hook.clone(), "hooks.createContainer");
+    refused(
+        &|spec| {
+            let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.pop();
+        },
+        "none without a user namespace",
+    );
+}
+
+#[test]
+fn mounts_are_mapped_as_their_options_and_mappings_say() {
+    let map = json!([{"containerID": 0, "hostID": 70_000, "size": 10}]);
+    let ids = |edit: Value, own_users: bool| {
+        let mut mount = json!({"destination": "/x", "source": "/a", "options": ["rbind"]});
+        mount.as_object_mut().unwrap().extend(edit.as_object().unwrap().clone());
+        let mut spec =
+            if own_users { sample_with_users(&json!({"type": "user"})) } else { sample() };
+        spec["mounts"] = json!([mount]);
+        planned(&spec, true).map(|mut plan| plan.mounts.remove(0).ids)
+    };
+    let mapped = json!({"uidMappings": map, "gidMappings": map});
+    let own = ids(mapped.clone(), false).unwrap().unwrap();
+    assert_eq!((own.maps.unwrap().outside_uid(9), own.recursive), (Some(70_009), false));
+    assert_eq!(ids(json!({}), true).unwrap(), None);
+    let containers = ids(json!({"options": ["bind", "idmap"]}), true).unwrap();
+    assert_eq!(containers, Some(MountIds { maps: None, recursive: false }));
+    let recursive = ids(json!({"options": ["rbind", "idmap", "ridmap"]}), true).unwrap();
+    assert_eq!(recursive, Some(MountIds { maps: None, recursive: true }));
+    for (edit, own_users) in [
+        (json!({"options": ["bind", "idmap"]}), false),
+        (json!({"uidMappings": map}), true),
+        (json!({"type": "tmpfs", "options": [], "uidMappings": map, "gidMappings": map}), true),
+    ] {
+        assert!(ids(edit.clone(), own_users).is_err(), "{edit}");
+    }
+}
+
 #[test]
 fn an_exec_has_the_containers_identity_and_joins_its_cgroup() {
     let spec: Spec = serde_json::from_value(sample()).unwrap();
@@ -316,6 +402,7 @@ fn an_exec_has_the_containers_identity_and_joins_its_cgroup() {
         image_trees: &[],
         in_pod: true,
         pod_pid: None,
+        pod_user: None,
     };
     let request = ExecRequest {
         args: vec!["ps".into()],

@@ -36,10 +36,7 @@ fn linux(linux: &Linux) -> Result<(), PlanError> {
     };
     let filled = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     refuse(&[
-        ("linux.namespaces[user]", namespace(LinuxNamespaceType::User)),
         ("linux.namespaces[time]", namespace(LinuxNamespaceType::Time)),
-        ("linux.uidMappings", linux.uid_mappings().as_ref().is_some_and(|m| !m.is_empty())),
-        ("linux.gidMappings", linux.gid_mappings().as_ref().is_some_and(|m| !m.is_empty())),
         ("linux.timeOffsets", linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty())),
         ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
         ("linux.mountLabel", filled(linux.mount_label())),

@@ -67,6 +67,8 @@ pub(crate) struct Context {
     pub(crate) events: crate::events::Events,
     /// Pods whose records were set aside; they may still run. Known once the start is over.
     pub(crate) aside: OnceLock<HashSet<SandboxId>>,
+    /// Why pods cannot have user namespaces here, if they cannot; found out at start.
+    pub(crate) user_namespaces: Result<(), String>,
 }
 
 impl Context {

@@ -102,6 +102,12 @@ pub enum RunError {
         /// Why it failed in the first place.
         source: Box<RunError>,
     },
+    /// The pod asks for a user namespace, and this node can give none.
+    #[error("user namespaces are not available on this node: {reason}")]
+    UserNamespaces {
+        /// What was tried at start, and the kernel's answer.
+        reason: String,
+    },
     /// The daemon is shutting down.
     #[error("the daemon is shutting down")]
     ShuttingDown,

@@ -59,8 +59,11 @@ pub(crate) fn make_log_dir(config: &PodConfig) -> Result<(), FileError> {
         .map_err(FileError::at("create log directory", path))
 }
 
-/// Writes the pod's files.
+/// Writes the pod's files. They belong to the pod's root.
 pub(crate) fn write_pod_files(dir: &Path, config: &PodConfig) -> Result<(), FileError> {
+    let users = config.security.namespaces.own_users();
+    let owner = users.and_then(|users| users.host_uid(0).zip(users.host_gid(0)));
+    let write = |path: &Path, text: &str| write(path, text, owner);
     write(&dir.join("hostname"), &format!("{}\n", hostname(config)))?;
     write(&dir.join("hosts"), &read_host_file("/etc/hosts")?)?;
     let resolver = match &config.dns {
@@ -79,8 +82,12 @@ pub(crate) fn hostname(config: &PodConfig) -> String {
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<(), FileError> {
+fn write(path: &Path, text: &str, owner: Option<(u32, u32)>) -> Result<(), FileError> {
     std::fs::write(path, text).map_err(FileError::at("write", path))?;
+    if let Some((uid, gid)) = owner {
+        std::os::unix::fs::chown(path, Some(uid), Some(gid))
+            .map_err(FileError::at("change the owner of", path))?;
+    }
     // The umask of a service manager must not hide these from a non-root container.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
         .map_err(FileError::at("change the mode of", path))

@@ -52,6 +52,23 @@ pub fn host_facts() -> Result<HostFacts, HostError> {
     })
 }
 
+/// Tries whether pods can have user namespaces; why not, if not. `dir` is made for it and removed
+/// again.
+pub(crate) fn user_namespaces(dir: &Path) -> Result<(), String> {
+    // On older kernels the thread changes mount namespaces: it is not one that others use again.
+    let tried =
+        std::thread::scope(|scope| scope.spawn(|| launch::probe_user_namespaces(dir)).join());
+    match tried {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            let reason = error.sentence();
+            tracing::warn!(reason, "pods cannot have user namespaces on this node");
+            Err(reason)
+        }
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
 fn kernel_version() -> Result<(u32, u32), HostError> {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();

@@ -32,7 +32,8 @@ impl Sandboxes {
             net: own_net.then(|| self.netns_path(&pod.record.id)),
             ipc: of_shim("ipc").filter(|_| options.ipc != NamespaceMode::Node),
             uts: of_shim("uts").filter(|_| own_net),
-            ..NamespacePaths::default()
+            pid: None,
+            user: options.own_users().map(|_| plan::user_path(self.cx.paths(), &pod.record.id)),
         };
         let (cx, record) = (std::sync::Arc::clone(&self.cx), std::sync::Arc::clone(&pod.record));
         let parent = std::sync::Arc::clone(&pod.cgroup_parent);

@@ -46,6 +46,9 @@ impl Sandboxes {
     /// [`OpenError`]: what there is cannot even be listed. Serving nothing is better than
     /// taking a full node for an empty one.
     pub async fn open(parts: Parts) -> Result<Self, OpenError> {
+        let dir = parts.paths.root().join("probe");
+        let user_namespaces =
+            crate::blocking::run(move || crate::host::user_namespaces(&dir)).await;
         let cx = Arc::new(Context {
             parts,
             index: Index::default(),
@@ -54,6 +57,7 @@ impl Sandboxes {
             sampler: crate::sampler::Sampler::default(),
             events: crate::events::Events::default(),
             aside: OnceLock::new(),
+            user_namespaces,
         });
         let this = Self { cx, tasks: TaskTracker::new(), draining: CancellationToken::new() };
         let Recovered { owners, aside } = recover_all(&this.cx).await?;
@@ -107,6 +111,11 @@ impl Sandboxes {
         &self.cx.parts.host
     }
 
+    /// Whether pods can have user namespaces, with mounts that are mapped into them.
+    pub fn has_user_namespaces(&self) -> bool {
+        self.cx.user_namespaces.is_ok()
+    }
+
     /// Directory of volatile state.
     pub fn state_dir(&self) -> &std::path::Path {
         self.cx.paths().state()
@@ -133,6 +142,11 @@ impl Sandboxes {
     pub async fn run_pod(&self, config: PodConfig, handler: String) -> Result<SandboxId, RunError> {
         validate::pod(&config)?;
         self.check_handler(&handler)?;
+        if let (Some(_), Err(reason)) =
+            (config.security.namespaces.own_users(), &self.cx.user_namespaces)
+        {
+            return Err(RunError::UserNamespaces { reason: reason.clone() });
+        }
         let config = Arc::new(config);
         loop {
             let id = SandboxId::from_random(random_id().map_err(RunError::Random)?);

@@ -61,6 +61,16 @@ pub(crate) fn pid_path(paths: &Paths, sandbox: &SandboxId) -> String {
     paths.pod_state(sandbox).join("pidns").to_string_lossy().into_owned()
 }
 
+/// The PID namespace of another container, whose first process has this number.
+pub(crate) fn pid_path_of(pid: i32) -> String {
+    format!("/proc/{pid}/ns/pid")
+}
+
+/// The pod's user namespace as specs name it; the shim holds it.
+pub(crate) fn user_path(paths: &Paths, sandbox: &SandboxId) -> String {
+    paths.pod_state(sandbox).join("userns").to_string_lossy().into_owned()
+}
+
 /// Reads a container's spec and compiles its launch plan. The spec is the one of its creation:
 /// limits changed since are those of the record.
 pub(crate) fn container(cx: &Context, record: &ContainerRecord) -> Result<LaunchPlan, PlanFailure> {
@@ -116,6 +126,7 @@ fn with_context<T>(
 ) -> Result<T, PlanFailure> {
     let (shm, pid) = (shm_path(cx.paths(), sandbox), pid_path(cx.paths(), sandbox));
     let bundle = cx.paths().container(sandbox, id).to_string_lossy().into_owned();
+    let user = user_path(cx.paths(), sandbox);
     Ok(compile(&PlanContext {
         root,
         id: id.as_str(),
@@ -126,6 +137,7 @@ fn with_context<T>(
         image_trees,
         in_pod: true,
         pod_pid: Some(&pid),
+        pod_user: Some(&user),
     })?)
 }
 
@@ -221,11 +233,14 @@ pub(crate) fn sandbox_spec(
 /// The plan of a pod's PID 1: an empty root, no capability, nothing to gain.
 pub(crate) fn pause(
     host: &HostFacts,
+    paths: &Paths,
     pod: &PodRecord,
     cgroup_parent: &str,
 ) -> Result<LaunchPlan, PlanFailure> {
-    // The shim has unshared them itself: pause inherits.
-    let spec = sandbox_spec(host, pod, cgroup_parent, &NamespacePaths::default())?;
+    let user = user_path(paths, &pod.id);
+    // The shim has unshared the others itself: pause inherits.
+    let namespaces = NamespacePaths { user: Some(user.clone()), ..NamespacePaths::default() };
+    let spec = sandbox_spec(host, pod, cgroup_parent, &namespaces)?;
     let context = PlanContext {
         root: RootSource::Empty,
         id: pod.id.as_str(),
@@ -236,6 +251,7 @@ pub(crate) fn pause(
         image_trees: &[],
         in_pod: true,
         pod_pid: None,
+        pod_user: Some(&user),
     };
     let Planned { plan, notes } = oci_runtime::plan(&spec, &context)?;
     for note in notes {

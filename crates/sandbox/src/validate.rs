@@ -1,6 +1,6 @@
 //! What a pod may not ask for, said before anything is made.
 
-use model::{NamespaceMode, PodConfig};
+use model::{IdMapping, NamespaceMode, PodConfig};
 
 /// A pod configuration that cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -16,9 +16,16 @@ pub enum InvalidPod {
         /// As requested.
         mode: NamespaceMode,
     },
-    /// User namespaces are not served yet.
-    #[error("pod user namespaces are not supported by this version of knarr")]
-    UserNamespace,
+    /// CRI: one range of users and one of groups, both beginning with root.
+    #[error("userns_options.{field} of the pod is {value}: want {want}")]
+    IdMapping {
+        /// `uids` or `gids`.
+        field: &'static str,
+        /// As requested: `container:host:length`, …
+        value: String,
+        /// What would be right.
+        want: &'static str,
+    },
     /// The host's UTS namespace has its own name.
     #[error("hostname `{0}` cannot be set: the pod uses the host's network and UTS namespaces")]
     HostnameOfHost(String),
@@ -74,13 +81,46 @@ fn namespaces(config: &PodConfig) -> Result<(), InvalidPod> {
         NamespaceMode::Pod | NamespaceMode::Container | NamespaceMode::Node => {}
         mode @ NamespaceMode::Target => return Err(InvalidPod::Mode { namespace: "pid", mode }),
     }
-    match options.userns.as_ref().map(|userns| userns.mode) {
-        None | Some(NamespaceMode::Node) => Ok(()),
-        Some(NamespaceMode::Pod) => Err(InvalidPod::UserNamespace),
-        Some(mode @ (NamespaceMode::Container | NamespaceMode::Target)) => {
+    let Some(users) = &options.userns else { return Ok(()) };
+    match users.mode {
+        NamespaceMode::Node => {
+            let want = "none in mode NODE";
+            none("uids", &users.uids, want).and_then(|()| none("gids", &users.gids, want))
+        }
+        NamespaceMode::Pod => mapping("uids", &users.uids).and(mapping("gids", &users.gids)),
+        mode @ (NamespaceMode::Container | NamespaceMode::Target) => {
             Err(InvalidPod::Mode { namespace: "user", mode })
         }
     }
+}
+
+fn none(field: &'static str, map: &[IdMapping], want: &'static str) -> Result<(), InvalidPod> {
+    if map.is_empty() { Ok(()) } else { Err(bad_mapping(field, map, want)) }
+}
+
+/// The last id is no id: it stands for "none".
+fn mapping(field: &'static str, map: &[IdMapping]) -> Result<(), InvalidPod> {
+    let [range] = map else {
+        return Err(bad_mapping(field, map, "exactly one range"));
+    };
+    if range.container_id != 0 {
+        Err(bad_mapping(field, map, "a range that begins with id 0 of the container"))
+    } else if range.length == 0 {
+        Err(bad_mapping(field, map, "a length of at least 1"))
+    } else if range.host_id > u32::MAX - range.length {
+        Err(bad_mapping(field, map, "ids of the host below 4294967295"))
+    } else {
+        Ok(())
+    }
+}
+
+fn bad_mapping(field: &'static str, map: &[IdMapping], want: &'static str) -> InvalidPod {
+    let range = |m: &IdMapping| format!("{}:{}:{}", m.container_id, m.host_id, m.length);
+    let value = match map {
+        [] => "empty".to_owned(),
+        ranges => ranges.iter().map(range).collect::<Vec<_>>().join(", "),
+    };
+    InvalidPod::IdMapping { field, value, want }
 }
 
 fn hostname(config: &PodConfig) -> Result<(), InvalidPod> {
@@ -141,16 +181,47 @@ mod tests {
             pod_of(|c| c.log_directory = "logs".into()),
             pod_of(|c| c.log_directory = "/var/log/../../etc".into()),
             pod_of(|c| c.hostname = "h".repeat(65)),
-            pod_of(|c| {
-                c.security.namespaces.userns = Some(UserNamespace {
-                    mode: NamespaceMode::Pod,
-                    uids: Vec::new(),
-                    gids: Vec::new(),
-                });
-            }),
         ];
         for config in cases {
             assert!(pod(&config).is_err(), "{config:?}");
+        }
+    }
+
+    fn with_users(mode: NamespaceMode, uids: &[IdMapping], gids: &[IdMapping]) -> PodConfig {
+        pod_of(|c| {
+            let users = UserNamespace { mode, uids: uids.to_vec(), gids: gids.to_vec() };
+            c.security.namespaces.userns = Some(users);
+        })
+    }
+
+    #[test]
+    fn a_user_namespace_needs_one_range_each_that_begins_with_root() {
+        let range = |container_id, host_id, length| IdMapping { host_id, container_id, length };
+        let fine = range(0, 100_000, 65_536);
+        let bad = [
+            (&[][..], "uids of the pod is empty: want exactly one range"),
+            (
+                &[fine, range(65_536, 200_000, 1)],
+                "0:100000:65536, 65536:200000:1: want exactly one",
+            ),
+            (&[range(1, 100_000, 10)], "is 1:100000:10: want a range that begins with id 0"),
+            (&[range(0, 100_000, 0)], "is 0:100000:0: want a length"),
+            (&[range(0, u32::MAX, 1)], "is 0:4294967295:1: want ids of the host below"),
+            (&[range(0, u32::MAX - 9, 10)], "is 0:4294967286:10: want ids of the host below"),
+        ];
+        for (map, text) in bad {
+            let error = pod(&with_users(NamespaceMode::Pod, map, &[fine])).unwrap_err().to_string();
+            assert!(error.contains(text), "{error}");
+            let error = pod(&with_users(NamespaceMode::Pod, &[fine], map)).unwrap_err().to_string();
+            assert!(error.contains("gids"), "{error}");
+        }
+        pod(&with_users(NamespaceMode::Pod, &[fine], &[range(0, u32::MAX - 10, 10)])).unwrap();
+        pod(&with_users(NamespaceMode::Node, &[], &[])).unwrap();
+        let error = pod(&with_users(NamespaceMode::Node, &[fine], &[])).unwrap_err().to_string();
+        assert!(error.contains("none in mode NODE"), "{error}");
+        for mode in [NamespaceMode::Container, NamespaceMode::Target] {
+            let error = pod(&with_users(mode, &[fine], &[fine])).unwrap_err().to_string();
+            assert!(error.contains("user namespace of a pod"), "{error}");
         }
     }
 

@@ -224,6 +224,35 @@ pub struct PodSetup {
     /// adjustment are used. Opaque here.
     #[cbor(n(10), with = "minicbor::bytes")]
     pub pause_plan: Option<Vec<u8>>,
+    /// Make a user namespace with these maps; the others made here belong to it, and plans may
+    /// name it as the pod's.
+    #[n(11)]
+    pub users: Option<IdMaps>,
+}
+
+/// Which ids of a user namespace are which of the host's.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct IdMaps {
+    /// Users.
+    #[n(0)]
+    pub uids: Vec<IdRange>,
+    /// Groups.
+    #[n(1)]
+    pub gids: Vec<IdRange>,
+}
+
+/// One range of ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
+pub struct IdRange {
+    /// First id in the namespace.
+    #[n(0)]
+    pub inside: u32,
+    /// First id on the host.
+    #[n(1)]
+    pub outside: u32,
+    /// How many.
+    #[n(2)]
+    pub length: u32,
 }
 
 /// One kernel parameter.
@@ -258,6 +287,10 @@ pub struct StartContainer {
     /// The container shares its PID namespace: when its first process ends, kill the rest.
     #[n(5)]
     pub kill_rest: bool,
+    /// The container whose PID namespace the plan joins by the path `/proc/<pid>/ns/pid`. Refused
+    /// unless it runs, as that process: numbers are used again.
+    #[n(6)]
+    pub pid_target: Option<String>,
 }
 
 /// Run one process inside a container.

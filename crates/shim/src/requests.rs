@@ -115,6 +115,9 @@ impl Supervisor {
         }
         let plan = LaunchPlan::decode(&request.plan)
             .map_err(|error| bad_request(format!("container {}: {}", id.short(), chain(&error))))?;
+        if let Some(target) = &request.pid_target {
+            self.check_pid_target(target, &plan)?;
+        }
         let log = self.open_log(request.log_path.as_deref())?;
         let cgroup = directories_only(plan.cgroup.clone());
         let own_pidns = plan.namespaces.pid == PidNamespace::New;
@@ -157,6 +160,23 @@ impl Supervisor {
         Oom::new(watch.map(|watch| (watch, number)), before)
     }
 
+    /// Whoever reaps decides what a number means: until the target is reaped, and that is done here,
+    /// its number is its own.
+    fn check_pid_target(&self, target: &str, plan: &LaunchPlan) -> Result<(), Failure> {
+        let found = self.containers.get(target).ok_or_else(|| unknown(target))?;
+        let Some(running) = found.running() else {
+            let short = found.id.short();
+            return Err(wrong_state(format!("PID namespace target {short} is not running")));
+        };
+        let path = format!("/proc/{}/ns/pid", running.pid.as_raw_nonzero());
+        match &plan.namespaces.pid {
+            PidNamespace::Join(joined) if *joined == path => Ok(()),
+            other => Err(wrong_state(format!(
+                "the plan does not join the PID namespace of {target}, {path}, but {other:?}"
+            ))),
+        }
+    }
+
     fn open_log(&mut self, path: Option<&str>) -> Result<Option<ContainerLog>, Failure> {
         let Some(path) = path else { return Ok(None) };
         if !path.starts_with('/') {
@@ -180,7 +200,8 @@ impl Supervisor {
         };
         if !plan.process.terminal {
             let (ours, theirs) =
-                stdio::pipes(&self.parts.null, keep_stdin, plan.process.uid).map_err(failed)?;
+                stdio::pipes(&self.parts.null, keep_stdin, plan.process.outside_uid())
+                    .map_err(failed)?;
             sink.attach(Stream::Stdout, ours.stdout, &mut self.tools).map_err(failed)?;
             sink.attach(Stream::Stderr, ours.stderr, &mut self.tools).map_err(failed)?;
             return Ok((self.parts.runtime.start(plan, &theirs)?, ours.stdin));

@@ -4,11 +4,14 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use launch::plan::{CgroupDir, CgroupPlan, ExecPlan, Hierarchy, HooksPlan, LaunchPlan};
+use launch::plan::{
+    CgroupDir, CgroupPlan, ExecPlan, Hierarchy, HooksPlan, IdMapping, IdMaps, LaunchPlan,
+};
 use launch::{LaunchError, Launcher, Running};
 use rustix::process::Pid;
 use shim_protocol::{Failure, FailureKind, Warning};
 use sys::cgroup::OomWatch;
+use sys::namespace::Kind;
 
 use crate::failure::io_failure;
 use crate::stdio::Stdio;
@@ -120,12 +123,37 @@ impl Runtime {
         removed
     }
 
+    /// Makes the pod's user namespace, and namespaces of these kinds that belong to it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn make_user_namespace(
+        &mut self,
+        users: &shim_protocol::IdMaps,
+        owned: &[Kind],
+    ) -> Result<Vec<(Kind, OwnedFd)>, Failure> {
+        let made = self.launcher.make_pod_user_namespace(&id_maps(users), owned);
+        made.map_err(|error| launch_failed(&error))
+    }
+
+    /// Forgets the pod's user namespace.
+    pub(crate) fn drop_user_namespace(&mut self) {
+        self.launcher.drop_pod_user_namespace();
+    }
+
     /// Mounts the pod's `/dev/shm` in the shim's own mount namespace: the host never sees it.
     ///
     /// # Errors
     /// The kernel's.
-    pub(crate) fn mount_shm(&self, path: &str, bytes: u64) -> Result<(), Failure> {
-        self.launcher.mount_tmpfs(path, bytes).map_err(|error| launch_failed(&error))
+    pub(crate) fn mount_shm(
+        &self,
+        path: &str,
+        bytes: u64,
+        users: Option<&shim_protocol::IdMaps>,
+    ) -> Result<(), Failure> {
+        let ids = users.map(id_maps);
+        let mounted = self.launcher.mount_tmpfs(path, bytes, ids.as_ref());
+        mounted.map_err(|error| launch_failed(&error))
     }
 
     /// Sets a kernel parameter of the shim's namespaces.
@@ -133,7 +161,7 @@ impl Runtime {
     /// # Errors
     /// Names the parameter.
     pub(crate) fn write_sysctl(&self, name: &str, value: &str) -> Result<(), Failure> {
-        launch::write_sysctl(name, value).map_err(|error| launch_failed(&error))
+        self.launcher.write_sysctl(name, value).map_err(|error| launch_failed(&error))
     }
 
     /// SIGKILLs everything in a container's cgroups, thawing them. On v1 blocks until all are dead,
@@ -220,6 +248,18 @@ impl Runtime {
     pub(crate) fn members(&self, cgroup: &CgroupPlan) -> Result<Vec<Pid>, Failure> {
         self.launcher.pids(cgroup).map_err(|error| launch_failed(&error))
     }
+}
+
+fn id_maps(users: &shim_protocol::IdMaps) -> IdMaps {
+    let ranges = |map: &[shim_protocol::IdRange]| {
+        let range = |range: &shim_protocol::IdRange| IdMapping {
+            inside: range.inside,
+            outside: range.outside,
+            length: range.length,
+        };
+        map.iter().map(range).collect()
+    };
+    IdMaps { uids: ranges(&users.uids), gids: ranges(&users.gids) }
 }
 
 fn launch_failed(error: &LaunchError) -> Failure {

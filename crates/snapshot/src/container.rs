@@ -35,29 +35,36 @@ const WORK: &CStr = c"work";
 
 impl ContainerRoot {
     /// Makes both directories below `dir`, which is made too if need be. Existing ones stay as
-    /// they are. The container's `/` has mode 0755 and belongs to root.
+    /// they are. The container's `/` has mode 0755 and belongs to `owner`, a user and a group.
     ///
     /// # Errors
     /// [`RootError::Directory`].
-    pub fn prepare(dir: &Path) -> Result<Self, RootError> {
+    pub fn prepare(dir: &Path, owner: Option<(u32, u32)>) -> Result<Self, RootError> {
         let root = Self { upper: dir.join("upper"), work: dir.join("work") };
         std::fs::create_dir_all(dir).map_err(fault("make", dir))?;
-        make(&root.upper, Mode::from_raw_mode(0o755), None)?;
+        make(&root.upper, Mode::from_raw_mode(0o755), owner)?;
         make(&root.work, Mode::RWXU, None)?;
         Ok(root)
     }
 
     /// As [`ContainerRoot::prepare`], with the owner and mode of `/` taken from the topmost layer
-    /// of the image: overlayfs shows those of the upper directory.
+    /// of the image: overlayfs shows those of the upper directory. `on_host` maps the owner, user and
+    /// group, as the container's user namespace does; an owner that does not exist there stays as
+    /// it is, and is nobody in the container.
     ///
     /// # Errors
     /// [`RootError::Directory`].
-    pub fn prepare_over(dir: &Path, topmost: &Path) -> Result<Self, RootError> {
+    pub fn prepare_over(
+        dir: &Path,
+        topmost: &Path,
+        on_host: impl FnOnce((u32, u32)) -> Option<(u32, u32)>,
+    ) -> Result<Self, RootError> {
         let look = |errno: Errno| fault("look at", topmost)(errno.into());
         let stat = rustix::fs::lstat(topmost).map_err(look)?;
         let root = Self { upper: dir.join("upper"), work: dir.join("work") };
         std::fs::create_dir_all(dir).map_err(fault("make", dir))?;
-        let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+        let owner = (stat.st_uid, stat.st_gid);
+        let owner = on_host(owner).unwrap_or(owner);
         make(&root.upper, Mode::from_raw_mode(stat.st_mode), Some(owner))?;
         make(&root.work, Mode::RWXU, None)?;
         Ok(root)
@@ -101,7 +108,7 @@ impl ContainerRoot {
 }
 
 /// Makes one directory with exactly this mode, whatever the umask.
-fn make(path: &Path, mode: Mode, owner: Option<(Uid, Gid)>) -> Result<(), RootError> {
+fn make(path: &Path, mode: Mode, owner: Option<(u32, u32)>) -> Result<(), RootError> {
     let fault = |errno: Errno| fault("make", path)(errno.into());
     match rustix::fs::mkdir(path, Mode::RWXU) {
         Ok(()) => {}
@@ -109,6 +116,7 @@ fn make(path: &Path, mode: Mode, owner: Option<(Uid, Gid)>) -> Result<(), RootEr
         Err(errno) => return Err(fault(errno)),
     }
     if let Some((uid, gid)) = owner {
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
         rustix::fs::chown(path, Some(uid), Some(gid)).map_err(fault)?;
     }
     rustix::fs::chmod(path, mode).map_err(fault)

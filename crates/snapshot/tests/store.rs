@@ -245,8 +245,8 @@ mod tests {
         let dir = scratch.path().join("pod/container");
         ContainerRoot::remove(&dir).unwrap();
         assert_eq!(ContainerRoot::usage(&dir).unwrap(), (0, 0));
-        let root = ContainerRoot::prepare(&dir).unwrap();
-        assert_eq!(ContainerRoot::prepare(&dir).unwrap(), root);
+        let root = ContainerRoot::prepare(&dir, None).unwrap();
+        assert_eq!(ContainerRoot::prepare(&dir, None).unwrap(), root);
         assert_eq!(fs::metadata(&root.upper).unwrap().mode() & 0o7777, 0o755);
         fs::write(dir.join("container.json"), "{}").unwrap();
         fs::write(root.upper.join("f"), vec![1; 50_000]).unwrap();
@@ -280,7 +280,7 @@ mod tests {
         fs::create_dir(&top).unwrap();
         std::os::unix::fs::chown(&top, Some(7), Some(8)).unwrap();
         fs::set_permissions(&top, fs::Permissions::from_mode(0o1711)).unwrap();
-        let root = ContainerRoot::prepare_over(&scratch.path().join("c"), &top).unwrap();
+        let root = ContainerRoot::prepare_over(&scratch.path().join("c"), &top, Some).unwrap();
         let stat = fs::metadata(&root.upper).unwrap();
         assert_eq!((stat.uid(), stat.gid(), stat.mode() & 0o7777), (7, 8, 0o1711));
     }

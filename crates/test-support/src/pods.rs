@@ -69,6 +69,19 @@ impl PodBuilder {
         self.security(|security| change(security.namespace_options.get_or_insert_default()))
     }
 
+    /// A user namespace of `length` ids of users and groups of its own.
+    #[must_use]
+    pub fn users(self, first: u32, length: u32) -> Self {
+        let map = vec![v1::IdMapping { host_id: first, container_id: 0, length }];
+        self.namespaces(|namespaces| {
+            namespaces.userns_options = Some(v1::UserNamespace {
+                mode: v1::NamespaceMode::Pod.into(),
+                uids: map.clone(),
+                gids: map,
+            });
+        })
+    }
+
     /// A container of this pod, with the pod's namespace options.
     pub fn container(&self, name: &str, image: &str) -> ContainerBuilder {
         let namespaces = self

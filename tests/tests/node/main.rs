@@ -30,3 +30,4 @@ mod restart;
 mod security;
 mod stats;
 mod streamed;
+mod users;

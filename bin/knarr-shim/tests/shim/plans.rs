@@ -75,6 +75,7 @@ fn file_system(target: &str, fstype: &str, options: &[(&str, &str)]) -> MountPla
         attr_clear: 0,
         attr_recursive: false,
         propagation: Propagation::Private,
+        ids: None,
     }
 }
 

@@ -4,7 +4,7 @@ use model::NamespaceMode;
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType as Kind};
 
 use super::{devices, mounts, resources, security};
-use crate::{ContainerInput, SpecError, capability::CapabilityMasks};
+use crate::{ContainerInput, PidSource, SpecError, capability::CapabilityMasks, pid_source};
 
 pub(super) fn linux(
     input: &ContainerInput<'_>,
@@ -25,6 +25,11 @@ pub(super) fn linux(
         .set_rootfs_propagation(mounts::rootfs_propagation(&input.config.mounts))
         .set_masked_paths(paths(&security.masked_paths))
         .set_readonly_paths(paths(&security.readonly_paths));
+    if let Some(users) = input.users() {
+        linux
+            .set_uid_mappings(Some(crate::namespaces::mappings(&users.uids)?))
+            .set_gid_mappings(Some(crate::namespaces::mappings(&users.gids)?));
+    }
     Ok(linux)
 }
 
@@ -36,10 +41,13 @@ fn namespaces(input: &ContainerInput<'_>) -> Result<Vec<LinuxNamespace>, SpecErr
     namespaces.extend(pods(Kind::Ipc, pod.ipc, paths.ipc.as_ref())?);
     // The host name belongs to the network identity.
     namespaces.extend(pods(Kind::Uts, pod.network, paths.uts.as_ref())?);
-    match input.config.security.namespaces.pid {
-        NamespaceMode::Container => namespaces.push(namespace(Kind::Pid, None)),
-        NamespaceMode::Node => {}
-        NamespaceMode::Pod | NamespaceMode::Target => {
+    if input.users().is_some() {
+        namespaces.push(crate::namespaces::user(paths.user.as_ref())?);
+    }
+    match pid_source(pod, &input.config.security.namespaces)? {
+        PidSource::Container => namespaces.push(namespace(Kind::Pid, None)),
+        PidSource::Host => {}
+        PidSource::Pod | PidSource::Target => {
             let what = "PID namespace to join";
             let path = paths.pid.as_ref().ok_or(SpecError::Missing { what })?;
             namespaces.push(namespace(Kind::Pid, Some(path)));

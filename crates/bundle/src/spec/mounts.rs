@@ -1,18 +1,29 @@
 //! `mounts`: the default set, the pod's files, the image's volumes, the requested ones.
 
 use model::{
-    CgroupLayout, ContainerConfig, ImageConfig, MountPropagation, MountRequest, MountSource,
+    CgroupLayout, ContainerConfig, IdMapping, ImageConfig, MountPropagation, MountRequest,
+    MountSource, NamespaceMode,
 };
 use oci_spec::runtime::Mount;
 
-use crate::{ContainerInput, ResolvedMount, SpecError, path};
+use crate::namespaces::mappings;
+use crate::{ContainerInput, PidSource, ResolvedMount, SpecError, path, pid_source};
+
+/// The group that terminals belong to, where it exists.
+const TTY: u32 = 5;
 
 /// All mounts, parents before what is mounted below them.
 pub(super) fn mounts(input: &ContainerInput<'_>) -> Result<Vec<Mount>, SpecError> {
     let mut mounts = defaults(input);
     mounts.extend(pod_files(input));
     for volume in input.volumes {
-        mounts.push(bind(&volume.container_path, &volume.host_path, &["rbind", "rprivate", "rw"]));
+        let mut mount =
+            bind(&volume.container_path, &volume.host_path, &["rbind", "rprivate", "rw"]);
+        // What was copied from the image belongs to whom it belongs to there.
+        if let Some(users) = input.users() {
+            map_ids(&mut mount, &users.uids, &users.gids)?;
+        }
+        mounts.push(mount);
     }
     mounts.retain(|mount| !is_replaced(&mount.destination().to_string_lossy(), input.config));
     if input.mounts.len() != input.config.mounts.len() {
@@ -56,21 +67,48 @@ fn bind(destination: &str, source: &str, options: &[&str]) -> Mount {
     mount(&path::clean(destination), "bind", source, options)
 }
 
+fn map_ids(mount: &mut Mount, uids: &[IdMapping], gids: &[IdMapping]) -> Result<(), SpecError> {
+    mount.set_uid_mappings(Some(mappings(uids)?)).set_gid_mappings(Some(mappings(gids)?));
+    Ok(())
+}
+
 fn defaults(input: &ContainerInput<'_>) -> Vec<Mount> {
     let access = if input.privileged() { "rw" } else { "ro" };
-    vec![
-        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+    let terminals = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
+    let tty_exists = input.users().is_none_or(|users| users.host_gid(TTY).is_some());
+    let terminals = if tty_exists { &terminals[..] } else { &terminals[..5] };
+    let mut mounts = vec![
+        own_or_hosts(input, "/proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        ),
-        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
+        mount("/dev/pts", "devpts", "devpts", terminals),
+        own_or_hosts(input, "/sys", "sysfs", &["nosuid", "noexec", "nodev", access]),
         cgroup(input, access),
-    ]
+    ];
+    // Nobody needs it for using queues, and hosts need not have it mounted.
+    if input.users().is_none() || input.pod.security.namespaces.ipc != NamespaceMode::Node {
+        let options = ["nosuid", "noexec", "nodev"];
+        mounts.insert(3, mount("/dev/mqueue", "mqueue", "mqueue", &options));
+    }
+    mounts
+}
+
+/// A kernel file system that shows a namespace can only be mounted by who owns that: where a pod
+/// with a user namespace of its own shares the host's, the host's mount is bound, and no more can be
+/// changed there than anybody on the host can.
+fn own_or_hosts(input: &ContainerInput<'_>, place: &str, fstype: &str, options: &[&str]) -> Mount {
+    let pod = &input.pod.security.namespaces;
+    let hosts = if fstype == "sysfs" {
+        pod.network == NamespaceMode::Node
+    } else {
+        let source = pid_source(pod, &input.config.security.namespaces);
+        matches!(source, Ok(PidSource::Host))
+    };
+    if input.users().is_none() || !hosts {
+        return mount(place, fstype, fstype, options);
+    }
+    // CRI: `/sys` is read-only with all that is mounted below it.
+    let access = if fstype == "sysfs" { "rro" } else { "rw" };
+    bind(place, place, &["rbind", "rprivate", access, "nosuid", "noexec", "nodev"])
 }
 
 /// Without a cgroup namespace a new cgroup2 mount would put its own options (none) onto the one
@@ -111,8 +149,10 @@ fn requested(
         return Err(SpecError::invalid("mounts.container_path", &request.container_path, want));
     }
     for (present, what) in [
-        (!request.uid_mappings.is_empty(), "an id-mapped mount"),
-        (!request.gid_mappings.is_empty(), "an id-mapped mount"),
+        (
+            request.propagation == MountPropagation::Bidirectional && input.users().is_some(),
+            "a mount that propagates to the host out of a user namespace",
+        ),
         (
             request.selinux_relabel && input.host.selinux,
             "an SELinux relabel on a host with SELinux enabled",
@@ -141,7 +181,16 @@ fn requested(
             }
         }
     }
-    Ok(bind(&destination, &facts.host_path, &options))
+    let mut mount = bind(&destination, &facts.host_path, &options);
+    let (uids, gids) = (&request.uid_mappings, &request.gid_mappings);
+    if uids.is_empty() != gids.is_empty() {
+        let field = if uids.is_empty() { "mounts.uidMappings" } else { "mounts.gidMappings" };
+        return Err(SpecError::invalid(field, "empty", "both mappings, or neither"));
+    }
+    if !uids.is_empty() {
+        map_ids(&mut mount, uids, gids)?;
+    }
+    Ok(mount)
 }
 
 fn propagation(

@@ -1,10 +1,10 @@
 //! Who may ask for what, and the profiles of the security modules.
 
-use model::{NamespaceMode, SecurityProfile};
+use model::SecurityProfile;
 use oci_spec::runtime::LinuxSeccomp;
 
 use super::seccomp;
-use crate::{ContainerInput, SpecError};
+use crate::{ContainerInput, SpecError, namespaces};
 
 /// Refuses what knarr cannot honour, before anything is built.
 pub(super) fn admit(input: &ContainerInput<'_>) -> Result<(), SpecError> {
@@ -12,20 +12,30 @@ pub(super) fn admit(input: &ContainerInput<'_>) -> Result<(), SpecError> {
     if security.privileged && !input.pod.security.privileged {
         return Err(SpecError::PrivilegedContainer);
     }
-    let both = [&security.namespaces, &input.pod.security.namespaces];
-    let own_users =
-        both.iter().filter_map(|n| n.userns.as_ref()).any(|u| u.mode != NamespaceMode::Node);
+    namespaces::check(&input.pod.security.namespaces, &security.namespaces)?;
+    mapped(input)?;
     // SELinux would have to label the process and everything mounted for it.
     let labels = input.host.selinux && !security.privileged;
-    for (present, what) in [
-        (own_users, "a user namespace"),
-        (labels, "an SELinux label on a host with SELinux enabled"),
-    ] {
+    for (present, what) in [(labels, "an SELinux label on a host with SELinux enabled")] {
         if present {
             return Err(SpecError::Unsupported { what });
         }
     }
     Ok(())
+}
+
+/// Refuses a user that does not exist in the pod's user namespace.
+fn mapped(input: &ContainerInput<'_>) -> Result<(), SpecError> {
+    let Some(users) = input.users() else { return Ok(()) };
+    let user = input.user;
+    if users.host_uid(user.uid).is_none() {
+        return Err(SpecError::Unmapped { field: "user", id: user.uid });
+    }
+    let mut groups = std::iter::once(&user.gid).chain(&user.groups);
+    match groups.find(|gid| users.host_gid(**gid).is_none()) {
+        Some(gid) => Err(SpecError::Unmapped { field: "group", id: *gid }),
+        None => Ok(()),
+    }
 }
 
 /// The AppArmor profile to run in; `None` is unconfined.

@@ -12,6 +12,8 @@ use crate::{
     ResolvedDevice, ResolvedMount,
 };
 
+mod users;
+
 /// Owns what an input borrows; tests change a field and build.
 struct Case {
     pod: PodConfig,
@@ -123,6 +125,7 @@ impl Case {
                 ipc: Some("/ns/ipc".into()),
                 uts: Some("/ns/uts".into()),
                 pid: None,
+                user: Some("/ns/user".into()),
             },
             mounts: &self.mounts,
             volumes: &self.volumes,
@@ -324,9 +327,11 @@ fn the_pods_namespaces_are_joined_and_the_hosts_left_out() {
         [(Mount, false), (Network, true), (Ipc, true), (Uts, true), (Pid, false), (Cgroup, false)];
     assert_eq!(kinds(&case), all);
     case.pod.security.namespaces.network = NamespaceMode::Node;
+    case.pod.security.namespaces.pid = NamespaceMode::Node;
     case.config.security.namespaces.pid = NamespaceMode::Node;
     case.host.cgroup = CgroupLayout::V1 { hierarchies: vec![], unified: None };
     assert_eq!(kinds(&case), [(Mount, false), (Ipc, true)]);
+    case.pod.security.namespaces.pid = NamespaceMode::Pod;
     case.config.security.namespaces.pid = NamespaceMode::Pod;
     assert!(matches!(case.build(), Err(SpecError::Missing { .. })));
 }
@@ -494,14 +499,10 @@ fn what_is_not_supported_is_named() {
         change(&mut case);
         matches!(case.build(), Err(SpecError::Unsupported { .. }))
     };
-    let id = model::IdMapping { host_id: 1, container_id: 0, length: 1 };
-    assert!(refused(&|case| {
-        case.mount("/a").uid_mappings = vec![id];
-    }));
     assert!(refused(&|case| case.host.selinux = true));
     assert!(refused(&|case| {
-        case.pod.security.namespaces.userns =
-            Some(model::UserNamespace { mode: NamespaceMode::Pod, uids: vec![id], gids: vec![id] });
+        case.mount("/a").selinux_relabel = true;
+        case.host.selinux = true;
     }));
 }
 

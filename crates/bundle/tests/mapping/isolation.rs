@@ -1,7 +1,7 @@
 //! Rows of namespaces, paths, filters and privilege.
 
 use bundle::{DeviceKind, HostDevice};
-use model::{CgroupLayout, NamespaceMode, SecurityProfile};
+use model::{CgroupLayout, IdMapping, NamespaceMode, SecurityProfile, UserNamespace};
 use serde_json::json;
 
 use crate::case::{Case, refused, row};
@@ -39,13 +39,45 @@ fn pid() {
     let joined = json!({
         "/linux/namespaces -": own, "/linux/namespaces +": [{ "type": "pid", "path": "/ns/pid" }],
     });
-    row(mode(NamespaceMode::Node), json!({ "/linux/namespaces -": own }));
+    let hosts = |case: &mut Case| {
+        mode(NamespaceMode::Node)(case);
+        case.pod.security.namespaces.pid = NamespaceMode::Node;
+    };
+    row(hosts, json!({ "/linux/namespaces -": own }));
+    refused(mode(NamespaceMode::Node), "of the container is Node, but that of its pod is Pod");
     row(mode(NamespaceMode::Pod), joined.clone());
     row(mode(NamespaceMode::Target), joined);
     row(mode(NamespaceMode::Container), json!({}));
     refused(
         |case| case.config.security.namespaces.pid = NamespaceMode::Target,
         "the PID namespace to join is not known",
+    );
+}
+
+#[test]
+fn users() {
+    let map = || vec![IdMapping { host_id: 100_000, container_id: 0, length: 65_536 }];
+    let users = || UserNamespace { mode: NamespaceMode::Pod, uids: map(), gids: map() };
+    let ask = move |case: &mut Case| {
+        case.pod.security.namespaces.userns = Some(users());
+        case.config.security.namespaces.userns = Some(users());
+        case.namespaces.user = Some("/ns/user".into());
+    };
+    let mappings = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
+    row(
+        ask,
+        json!({
+            "/linux/namespaces +": [{ "type": "user", "path": "/ns/user" }],
+            "/linux/uidMappings": mappings,
+            "/linux/gidMappings": mappings,
+        }),
+    );
+    refused(
+        move |case| {
+            ask(case);
+            case.config.security.namespaces.userns = None;
+        },
+        "`userns_options` of the container (none) differ",
     );
 }
 

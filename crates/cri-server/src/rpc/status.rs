@@ -32,6 +32,7 @@ pub(crate) async fn status(server: &Server, request: &v1::StatusRequest) -> v1::
         features: Some(v1::RuntimeFeatures {
             supplemental_groups_policy: true,
             mount_options: true,
+            user_namespaces_host_network: server.sandboxes.has_user_namespaces(),
             ..Default::default()
         }),
     }
@@ -47,7 +48,7 @@ fn condition(kind: &str, problem: Option<(&str, String)>) -> v1::RuntimeConditio
 fn handlers(server: &Server) -> Vec<v1::RuntimeHandler> {
     let features = v1::RuntimeHandlerFeatures {
         recursive_read_only_mounts: server.sandboxes.host().recursive_read_only,
-        user_namespaces: false,
+        user_namespaces: server.sandboxes.has_user_namespaces(),
     };
     std::iter::once(String::new())
         .chain(server.sandboxes.handlers())

@@ -8,17 +8,8 @@ use rustix::io::Errno;
 
 use crate::error::{At, LaunchError, Step};
 use crate::launcher::Launcher;
+use crate::nodes::{Nodes, STANDARD};
 use crate::plan::{DeviceKind, DeviceNode};
-
-/// Name, minor number; all are character devices. `tty` has major 5, the rest 1.
-const STANDARD: [(&str, u32, u32); 6] = [
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-];
 
 const LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
@@ -28,17 +19,25 @@ const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
-/// Fills `/dev`.
-pub(super) fn standard(launcher: &Launcher, dev: BorrowedFd<'_>) -> Result<(), LaunchError> {
-    for (name, major, minor) in STANDARD {
+/// Fills `/dev`, with the host's nodes if there are any given.
+pub(super) fn standard(
+    launcher: &Launcher,
+    nodes: Option<&Nodes>,
+    dev: BorrowedFd<'_>,
+) -> Result<(), LaunchError> {
+    for (index, (name, major, minor)) in STANDARD.into_iter().enumerate() {
+        let path = format!("/dev/{name}");
         let node = Node {
             kind: FileType::CharacterDevice,
             device: rustix::fs::makedev(major, minor),
             mode: 0o666,
             owner: (0, 0),
         };
-        node.make(launcher, dev, name, &format!("/dev/{name}"))
-            .at(Step::Device, &format!("/dev/{name}"))?;
+        match nodes.and_then(|nodes| nodes.standard.get(index)) {
+            Some(host) => node.show(host.as_fd(), dev, name),
+            None => node.make(launcher, dev, name, &path),
+        }
+        .at(Step::Device, &path)?;
     }
     for (name, target) in LINKS {
         link(dev, name, target).at(Step::Device, &format!("/dev/{name}"))?;
@@ -60,9 +59,10 @@ fn link(dev: BorrowedFd<'_>, name: &str, target: &str) -> io::Result<()> {
     }
 }
 
-/// Makes one of the plan's nodes.
+/// Makes one of the plan's nodes, or shows the host's in its place.
 pub(super) fn extra(
     launcher: &Launcher,
+    host: Option<&OwnedFd>,
     root: BorrowedFd<'_>,
     node: &DeviceNode,
 ) -> Result<(), LaunchError> {
@@ -75,12 +75,11 @@ pub(super) fn extra(
             DeviceKind::Fifo => FileType::Fifo,
         };
         let device = rustix::fs::makedev(node.major, node.minor);
-        Node { kind, device, mode: node.mode & 0o7777, owner: (node.uid, node.gid) }.make(
-            launcher,
-            parent.as_fd(),
-            name,
-            &node.path,
-        )
+        let made = Node { kind, device, mode: node.mode & 0o7777, owner: (node.uid, node.gid) };
+        match host {
+            Some(host) => made.show(host.as_fd(), parent.as_fd(), name),
+            None => made.make(launcher, parent.as_fd(), name, &node.path),
+        }
     };
     make().at(Step::Device, &node.path)
 }
@@ -136,11 +135,18 @@ impl Node {
         if FileType::from_raw_mode(stat.st_mode) != self.kind || stat.st_rdev != self.device {
             return Err(io::Error::from_raw_os_error(libc::EPERM));
         }
+        self.show(source.as_fd(), dir, name)
+    }
+
+    /// Puts a detached mount of a node here.
+    fn show(&self, source: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
         let mode = Mode::from_raw_mode(0o644);
         match rustix::fs::mknodat(dir, name, FileType::RegularFile, mode, 0) {
-            Ok(()) | Err(Errno::EXIST) => {}
+            Ok(()) => {}
+            Err(Errno::EXIST) if self.is_at(dir, name)? => return Ok(()),
+            Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
-        sys::mount::attach(source.as_fd(), self.open(dir, name)?.as_fd())
+        sys::mount::attach(source, self.open(dir, name)?.as_fd())
     }
 }

@@ -3,7 +3,7 @@
 //! The order, and why:
 //! 1. join cgroups (so that everything after is accounted for), `oom_score_adj`, and open the files
 //!    of `/proc/self` needed later, all through the launcher's `/proc`: a container cannot forge it;
-//! 2. namespaces, host name, kernel parameters;
+//! 2. namespaces, host name, kernel parameters; in a user namespace, becoming its root;
 //! 3. mounts, devices, terminal, masks, `pivot_root`;
 //! 4. session, streams, working directory, and finding the program;
 //! 5. say "ready" and wait;
@@ -18,6 +18,7 @@ mod device;
 mod exec;
 mod identity;
 mod protect;
+mod relay;
 mod rootfs;
 mod session;
 mod target;
@@ -28,6 +29,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use sys::namespace::{self, Kind};
 
+pub(crate) use relay::Relay;
+
 use crate::cgroup::Groups;
 use crate::error::{At, LaunchError, Step};
 use crate::hooks::Deadline;
@@ -36,6 +39,7 @@ use crate::launcher::{Io, Launcher};
 use crate::plan::{LaunchPlan, Namespace, ProcessPlan};
 use crate::prepared::Words;
 use crate::report::Reporter;
+use crate::user;
 
 /// Exit status of a child that could not execute; nobody but the parent half sees it.
 const EXIT_FAILED: i32 = 1;
@@ -106,7 +110,9 @@ impl Job<'_> {
         join(&self.groups.early)?;
         // Modes are meant as they are written until the program's own mask is set.
         let inherited_mask = rustix::process::umask(Mode::empty());
-        session::adjust_oom_score(self.process, self.reporter)?;
+        if !self.is_relayed() {
+            self.use_privileges()?;
+        }
         let label = identity::Label::open(self.process)?;
         let root = match &self.place {
             Place::New(new) => self.enter_new(new)?,
@@ -132,9 +138,34 @@ impl Job<'_> {
         Err(program.execute(self))
     }
 
+    /// Whether this process was born in a user namespace by a relay.
+    fn is_relayed(&self) -> bool {
+        match &self.place {
+            Place::New(new) => new.plan.has_user_namespace(),
+            Place::Inside(_) => false,
+        }
+    }
+
+    /// What needs the privileges that a process in a user namespace does not have.
+    fn use_privileges(&self) -> Result<(), LaunchError> {
+        session::adjust_oom_score(self.process, self.reporter)?;
+        if self.process.user_ids.is_none() {
+            return Ok(());
+        }
+        session::raise_limits(self.process)?;
+        match self.io {
+            Io::Files { stdin, stdout, stderr } => {
+                session::give_pipes([stdin, stdout, stderr], self.process.outside_uid())
+            }
+            Io::Terminal => Ok(()),
+        }
+    }
+
     fn enter_new(&self, new: &New<'_>) -> Result<OwnedFd, LaunchError> {
-        for (kind, namespace) in new.joins {
-            namespace::enter(namespace.as_fd(), *kind).at(Step::Namespace, kind.name())?;
+        if !self.is_relayed() {
+            for (kind, namespace) in new.joins {
+                namespace::enter(namespace.as_fd(), *kind).at(Step::Namespace, kind.name())?;
+            }
         }
         // The namespace's root is where the process is in every hierarchy at this moment, so with
         // late joins it has to wait.
@@ -144,15 +175,36 @@ impl Job<'_> {
         if let Some(name) = &new.plan.hostname {
             rustix::system::sethostname(name.as_bytes()).at(Step::Hostname, name)?;
         }
-        for sysctl in &new.plan.sysctls {
-            crate::sysctl::write_sysctl(&sysctl.name, &sysctl.value)?;
-        }
+        self.write_sysctls(new)?;
         rootfs::Builder::new(self, new)?.build()
     }
 
+    /// Of the parameters of namespaces that belong to a user namespace, some want to be written by
+    /// its root and, before 6.9, some by the host's.
+    fn write_sysctls(&self, new: &New<'_>) -> Result<(), LaunchError> {
+        let mut denied = Vec::new();
+        for sysctl in &new.plan.sysctls {
+            match crate::sysctl::write(&sysctl.name, &sysctl.value) {
+                Err(error) if self.is_relayed() && error.errno() == Some(libc::EACCES) => {
+                    denied.push(sysctl);
+                }
+                result => result?,
+            }
+        }
+        if self.is_relayed() {
+            user::become_root()?;
+        }
+        denied.iter().try_for_each(|sysctl| crate::sysctl::write(&sysctl.name, &sysctl.value))
+    }
+
     fn enter_running(&self, inside: &Inside<'_>) -> Result<OwnedFd, LaunchError> {
-        const KINDS: [Kind; 5] = [Kind::Mount, Kind::Net, Kind::Ipc, Kind::Uts, Kind::Cgroup];
-        namespace::enter_of(inside.target, &KINDS).at(Step::Namespace, "the container's")?;
+        let mut kinds = vec![Kind::Mount, Kind::Net, Kind::Ipc, Kind::Uts, Kind::Cgroup];
+        let own_users = self.process.user_ids.is_some();
+        kinds.extend(own_users.then_some(Kind::User));
+        namespace::enter_of(inside.target, &kinds).at(Step::Namespace, "the container's")?;
+        if own_users {
+            user::become_root()?;
+        }
         let root = sys::fs::open_dir(c"/").at(Step::Cwd, "/")?;
         session::begin()?;
         match self.io {

@@ -81,7 +81,13 @@ impl<'a> Builder<'a> {
     fn attach(&self, mount: &MountPlan, source: &OwnedFd) -> Result<(), LaunchError> {
         let attach = || {
             let directory = sys::fs::is_dir(source.as_fd())?;
-            let target = target::resolve(self.root, &mount.target, directory)?;
+            // The host's own, where the container may not mount one.
+            let real = directory && matches!(mount.target.as_str(), "/proc" | "/sys");
+            let target = if real {
+                target::resolve_real(self.root, &mount.target)?
+            } else {
+                target::resolve(self.root, &mount.target, directory)?
+            };
             sys::mount::attach(source.as_fd(), target.as_fd())
         };
         attach().at(Step::MountTarget, &mount.target)
@@ -169,6 +175,7 @@ impl<'a> Builder<'a> {
     /// A plan that binds a `/dev` of its own takes it as it is; an empty root has none.
     fn make_devices(&self) -> Result<(), LaunchError> {
         let plan = self.new.plan;
+        let nodes = self.new.tree.nodes.as_ref();
         let dev = plan.mounts.iter().rev().find(|m| m.target.trim_end_matches('/') == "/dev");
         let bound = dev.is_some_and(|mount| match mount.source {
             MountSource::Bind { .. } | MountSource::Launcher { .. } | MountSource::Image { .. } => {
@@ -178,10 +185,11 @@ impl<'a> Builder<'a> {
         });
         if !bound && plan.root.source != RootSource::Empty {
             let dev = sys::fs::mkdir_all_in_root(self.root, "/dev").at(Step::Device, "/dev")?;
-            device::standard(self.job.launcher, dev.as_fd())?;
+            device::standard(self.job.launcher, nodes, dev.as_fd())?;
         }
-        for node in &plan.devices {
-            device::extra(self.job.launcher, self.root, node)?;
+        for (index, node) in plan.devices.iter().enumerate() {
+            let host = nodes.and_then(|nodes| nodes.extra.get(index)?.as_ref());
+            device::extra(self.job.launcher, host, self.root, node)?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Session, standard streams, limits, signals.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{FileType, Gid, Uid};
 
@@ -27,6 +27,22 @@ pub(super) fn adjust_oom_score(
         }
         result => result.at(Step::OomScore, &wanted.to_string()),
     }
+}
+
+/// Raises hard limits as far as the plan goes beyond the inherited ones; [`apply_limits`] sets what is
+/// wanted, or says why it cannot. In a user namespace no limit can be raised any more.
+pub(super) fn raise_limits(process: &ProcessPlan) -> Result<(), LaunchError> {
+    for limit in &process.rlimits {
+        let raise = || {
+            let (soft, hard) = sys::process::limit(limit.resource)?;
+            match sys::process::set_limit(limit.resource, soft, hard.max(limit.hard)) {
+                Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(()),
+                result => result,
+            }
+        };
+        raise().at(Step::Rlimit, &limit.resource.to_string())?;
+    }
+    Ok(())
 }
 
 /// Sets resource limits. Only `CAP_SYS_RESOURCE` may raise a hard one: without it the limit is
@@ -82,15 +98,19 @@ pub(super) fn use_files(files: [BorrowedFd<'_>; 3], uid: u32) -> Result<(), Laun
     rustix::stdio::dup2_stdin(&stdin).at(Step::Stdio, "stdin")?;
     rustix::stdio::dup2_stdout(&stdout).at(Step::Stdio, "stdout")?;
     rustix::stdio::dup2_stderr(&stderr).at(Step::Stdio, "stderr")?;
-    for (file, name) in [(stdin, "stdin"), (stdout, "stdout"), (stderr, "stderr")] {
-        give_pipe(&file, uid).at(Step::Stdio, name)?;
+    give_pipes([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()], uid)
+}
+
+/// `/dev/stdout` opens the pipe anew, with the permissions of its inode: it has to belong to the
+/// user the program runs as, `uid` in the user namespace of this process.
+pub(super) fn give_pipes(files: [BorrowedFd<'_>; 3], uid: u32) -> Result<(), LaunchError> {
+    for (file, name) in files.into_iter().zip(["stdin", "stdout", "stderr"]) {
+        give_pipe(file, uid).at(Step::Stdio, name)?;
     }
     Ok(())
 }
 
-/// `/dev/stdout` opens the pipe anew, with the permissions of its inode: it has to belong to the
-/// user the program runs as.
-fn give_pipe(file: &OwnedFd, uid: u32) -> io::Result<()> {
+fn give_pipe(file: BorrowedFd<'_>, uid: u32) -> io::Result<()> {
     let stat = rustix::fs::fstat(file)?;
     if stat.st_uid == uid || !FileType::from_raw_mode(stat.st_mode).is_fifo() {
         return Ok(());

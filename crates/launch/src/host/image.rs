@@ -12,6 +12,7 @@ use sys::mount::{ATTR_RDONLY, FsContext};
 
 use super::{Detached, apply, overlay};
 use crate::error::{At, LaunchError, Step};
+use crate::ids::{self, Own, Users};
 use crate::plan::MountPlan;
 
 /// The image, or the part of it that is wanted, ready to be attached.
@@ -19,15 +20,21 @@ pub(super) fn detached(
     lower: &[String],
     sub_path: &str,
     mount: &MountPlan,
+    own: Option<Own<'_>>,
 ) -> Result<Detached, LaunchError> {
     let failed = |error| LaunchError::new(Step::ImageVolume, &mount.target, error);
     let whole = match lower {
         [] => empty().map_err(failed)?,
         [only] => {
             let part = directory(only, sub_path).map_err(failed)?;
+            ids::map(&part, mount, only, own)?;
             return protected(part, mount).map(Detached::Ready);
         }
-        _ => overlay(lower, None).map_err(|(subject, error)| {
+        _ => match Users::of(mount, own)? {
+            None => overlay(lower, None),
+            Some(users) => ids::overlay(lower, None, users.as_fd()),
+        }
+        .map_err(|(subject, error)| {
             LaunchError::new(Step::ImageVolume, format!("{} ({subject})", mount.target), error)
         })?,
     };

@@ -74,7 +74,7 @@ fn parents(plan: &CgroupPlan) -> CgroupPlan {
     plan
 }
 
-fn with_cgroups(world: &mut World, command: &str) -> LaunchPlan {
+pub(crate) fn with_cgroups(world: &mut World, command: &str) -> LaunchPlan {
     let mut plan = world.plan(command);
     plan.cgroup = cgroups(world, "c1");
     world.owns(&parents(&plan.cgroup));

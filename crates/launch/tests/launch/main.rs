@@ -10,6 +10,7 @@ mod identity;
 mod mounts;
 mod namespaces;
 mod process;
+mod users;
 mod world;
 
 use std::os::fd::AsFd;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         namespaces::CASES,
         cgroups::CASES,
         exec::CASES,
+        users::CASES,
     ];
     let wanted =
         |name: &str| filters.is_empty() || filters.iter().any(|f| name.contains(f.as_str()));

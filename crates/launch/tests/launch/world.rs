@@ -10,6 +10,7 @@ use std::process::Command;
 use launch::plan::{
     CapabilitySets, CgroupPlan, EnvEntry, ExecPlan, FsOption, LaunchPlan, MountPlan, MountSource,
     Namespace, Namespaces, PidNamespace, ProcessPlan, Propagation, RootPlan, RootSource,
+    UserNamespace,
 };
 use launch::{Io, LaunchError, Launcher, Running};
 use sys::pidfd::Ended;
@@ -138,6 +139,7 @@ impl World {
                 ipc: Namespace::New,
                 uts: Namespace::New,
                 cgroup: Namespace::New,
+                user: UserNamespace::Inherit,
             },
             root: RootPlan {
                 source: RootSource::Overlay {
@@ -294,6 +296,7 @@ pub(crate) fn new(
         attr_clear: 0,
         attr_recursive: false,
         propagation: Propagation::Private,
+        ids: None,
     }
 }
 
@@ -306,5 +309,6 @@ pub(crate) fn bind(path: &str, target: &str, attr_set: u64) -> MountPlan {
         attr_clear: 0,
         attr_recursive: false,
         propagation: Propagation::Private,
+        ids: None,
     }
 }

@@ -36,6 +36,7 @@ fn context(layout: &CgroupLayout) -> PlanContext<'_> {
         image_trees: &[],
         in_pod: true,
         pod_pid: None,
+        pod_user: None,
     }
 }
 

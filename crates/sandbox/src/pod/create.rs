@@ -5,8 +5,8 @@ use std::path::{Component, Path};
 use std::sync::Arc;
 
 use bundle::{
-    AnonymousVolume, ContainerInput, HostFacts, NamespacePaths, PodFiles, ResolvedDevice,
-    ResolvedMount, SpecError,
+    AnonymousVolume, ContainerInput, HostFacts, NamespacePaths, PidSource, PodFiles,
+    ResolvedDevice, ResolvedMount, SpecError,
 };
 use image::ImageLease;
 use model::{
@@ -165,18 +165,22 @@ impl Owner {
     }
 
     /// The first process of the container whose PID namespace is to be joined.
-    pub(super) fn target_pid(&self, config: &ContainerConfig) -> Option<i32> {
+    fn target_pid(&self, config: &ContainerConfig) -> Option<i32> {
+        self.pid_target(config).map(|(_, pid)| pid)
+    }
+
+    /// CRI: the target must be a running container of the same pod.
+    pub(super) fn pid_target(&self, config: &ContainerConfig) -> Option<(&ContainerId, i32)> {
         let options = &config.security.namespaces;
-        if options.pid != NamespaceMode::Target {
+        if options.pid != NamespaceMode::Target || options.target_id.is_empty() {
             return None;
         }
-        let fits = |id: &ContainerId| {
-            !options.target_id.is_empty() && id.as_str().starts_with(&options.target_id)
-        };
-        let mut fitting = self.containers.iter().filter(|(id, _)| fits(id));
-        let (Some((_, container)), None) = (fitting.next(), fitting.next()) else { return None };
+        let mut fitting =
+            self.containers.iter().filter(|(id, _)| id.as_str().starts_with(&options.target_id));
+        // A prefix that fits several names none of them.
+        let (id, container) = fitting.next().filter(|_| fitting.next().is_none())?;
         match container.record.state {
-            ContainerState::Running { pid, .. } => Some(pid),
+            ContainerState::Running { pid, .. } => Some((id, pid)),
             ContainerState::Created | ContainerState::Exited(_) => None,
         }
     }
@@ -253,10 +257,16 @@ impl Making {
             .layers
             .root_dir(&self.record.layers)
             .map_err(|error| CreateError::Plan { name: self.name(), source: error.into() })?;
-        // The container's `/` has the owner and mode the image gives it.
+        // The container's `/` has the owner and mode the image gives it. The writable layer takes
+        // ids as they are on the host.
+        let users = self.pod.config.security.namespaces.own_users();
+        let on_host = |(uid, gid)| match users {
+            Some(users) => users.host_uid(uid).zip(users.host_gid(gid)),
+            None => Some((uid, gid)),
+        };
         let root = match of_image {
-            Some(of_image) => snapshot::ContainerRoot::prepare_over(dir, &of_image),
-            None => snapshot::ContainerRoot::prepare(dir),
+            Some(of_image) => snapshot::ContainerRoot::prepare_over(dir, &of_image, on_host),
+            None => snapshot::ContainerRoot::prepare(dir, on_host((0, 0))),
         };
         root.map_err(|source| CreateError::Layer { name: self.name(), source })?;
         if spec.hooks().is_some() {
@@ -346,23 +356,26 @@ impl Making {
         let own_net = options.network != NamespaceMode::Node;
         let shims = |kind: &str| format!("/proc/{}/ns/{kind}", self.shim_pid);
         let netns = self.cx.paths().netns(&self.pod.id);
-        let pid = match self.record.config.security.namespaces.pid {
-            NamespaceMode::Pod => Some(plan::pid_path(self.cx.paths(), &self.pod.id)),
-            NamespaceMode::Target => Some(self.target()?),
-            NamespaceMode::Container | NamespaceMode::Node => None,
+        let source = bundle::pid_source(options, &self.record.config.security.namespaces)
+            .map_err(|source| CreateError::Spec { name: self.name(), source })?;
+        let pid = match source {
+            PidSource::Pod => Some(plan::pid_path(self.cx.paths(), &self.pod.id)),
+            PidSource::Target => Some(self.target()?),
+            PidSource::Container | PidSource::Host => None,
         };
         Ok(NamespacePaths {
             net: own_net.then(|| netns.to_string_lossy().into_owned()),
             ipc: (options.ipc != NamespaceMode::Node).then(|| shims("ipc")),
             uts: own_net.then(|| shims("uts")),
             pid,
+            user: options.own_users().map(|_| plan::user_path(self.cx.paths(), &self.pod.id)),
         })
     }
 
     fn target(&self) -> Result<String, CreateError> {
         let target = &self.record.config.security.namespaces.target_id;
         match self.target_pid {
-            Some(pid) => Ok(format!("/proc/{pid}/ns/pid")),
+            Some(pid) => Ok(plan::pid_path_of(pid)),
             None => Err(self.unusable(
                 format!("PID namespace target `{target}`"),
                 FileError::at("find", Path::new(target))(std::io::Error::new(

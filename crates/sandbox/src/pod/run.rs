@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use model::{NamespaceMode, PodConfig, SandboxId};
-use shim_protocol::{Body, PodReady, PodSetup, Response, Sysctl, Warning};
+use model::{NamespaceMode, PodConfig, SandboxId, UserNamespace};
+use shim_protocol::{Body, IdMaps, IdRange, PodReady, PodSetup, Response, Sysctl, Warning};
 
 use super::{Flow, Owner, Reply, Shim};
 use crate::blocking;
@@ -155,8 +155,9 @@ impl Owner {
         let sysctls =
             bundle::pod_sysctls(config).map_err(|source| InvalidPod::Sysctl(Box::new(source)))?;
         let pause_plan = if shared_pid {
-            let plan = crate::plan::pause(&self.cx.parts.host, &self.record, &self.cgroup_parent)
-                .map_err(|source| RunError::Pause { sandbox: sandbox.clone(), source })?;
+            let plan =
+                crate::plan::pause(&self.cx.parts.host, paths, &self.record, &self.cgroup_parent)
+                    .map_err(|source| RunError::Pause { sandbox: sandbox.clone(), source })?;
             Some(plan.encode())
         } else {
             None
@@ -174,6 +175,7 @@ impl Owner {
             shm_bytes: new_ipc.then_some(SHM_BYTES),
             shm_path: new_ipc.then(|| crate::plan::shm_path(paths, sandbox)),
             pause_plan,
+            users: options.own_users().map(id_maps),
         })
     }
 
@@ -207,6 +209,18 @@ impl Owner {
             cgroup_parent: config.cgroup_parent.clone(),
         }
     }
+}
+
+fn id_maps(users: &UserNamespace) -> IdMaps {
+    let ranges = |map: &[model::IdMapping]| {
+        let range = |m: &model::IdMapping| IdRange {
+            inside: m.container_id,
+            outside: m.host_id,
+            length: m.length,
+        };
+        map.iter().map(range).collect()
+    };
+    IdMaps { uids: ranges(&users.uids), gids: ranges(&users.gids) }
 }
 
 pub(super) fn warn(sandbox: &SandboxId, warnings: &[Warning]) {

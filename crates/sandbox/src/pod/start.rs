@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use launch::plan::ExecPlan;
-use model::{ContainerId, UnixNanos};
+use model::{ContainerId, NamespaceMode, UnixNanos};
 use shim_protocol::{Body, Response, StartContainer};
 
 use super::Owner;
@@ -66,7 +66,7 @@ impl Owner {
             }));
         };
         let record = Arc::clone(&container.record);
-        self.check_target(&record)?;
+        let pid_target = self.running_target(&record)?;
         let plan = self.launch_plan(&record).await.map_err(planned)?;
         let config = &record.config;
         let body = Body::Start(Box::new(StartContainer {
@@ -75,7 +75,8 @@ impl Owner {
             log_path: record.log_path.clone(),
             stdin: config.stdin,
             stdin_once: config.stdin_once,
-            kill_rest: config.security.namespaces.pid != model::NamespaceMode::Container,
+            kill_rest: config.security.namespaces.pid != NamespaceMode::Container,
+            pid_target,
         }));
         let fail = |source| StartError::Launch { container: id.clone(), source };
         let sandbox = self.id().clone();
@@ -94,14 +95,17 @@ impl Owner {
 
     /// CRI: the container whose PID namespace is to be joined must run at the start too. Its number
     /// in the spec might by now be another process's.
-    fn check_target(&self, record: &ContainerRecord) -> Result<(), StartError> {
-        let options = &record.config.security.namespaces;
-        if options.pid == model::NamespaceMode::Target && self.target_pid(&record.config).is_none()
-        {
-            let source = admission::Refusal::TargetEnded;
-            return Err(StartError::Refused { container: record.id.clone(), source });
+    fn running_target(&self, record: &ContainerRecord) -> Result<Option<String>, StartError> {
+        if record.config.security.namespaces.pid != NamespaceMode::Target {
+            return Ok(None);
         }
-        Ok(())
+        match self.pid_target(&record.config) {
+            Some((id, _)) => Ok(Some(id.to_string())),
+            None => {
+                let source = admission::Refusal::TargetEnded;
+                Err(StartError::Refused { container: record.id.clone(), source })
+            }
+        }
     }
 
     async fn launch_plan(

@@ -99,7 +99,7 @@ impl Progress {
             self.pin = Some(Pin::make(path, runtime)?);
         }
         if let (Some(path), Some(bytes)) = (&request.shm_path, request.shm_bytes) {
-            runtime.mount_shm(path, bytes)?;
+            runtime.mount_shm(path, bytes, request.users.as_ref())?;
             self.shm = Some(PathBuf::from(path));
         }
         if let Some(plan) = pause_plan {
@@ -128,11 +128,17 @@ impl Progress {
                 .map_err(|error| failed("cannot open the host's namespaces", error))?;
             left.push((*kind, own));
         }
-        if !kinds.is_empty() {
+        self.left = left;
+        if let Some(users) = &request.users {
+            // The shim itself stays outside: inside it would have lost its privileges.
+            for (kind, owned) in runtime.make_user_namespace(users, &kinds)? {
+                namespace::enter(owned.as_fd(), kind)
+                    .map_err(|error| failed("cannot enter the pod's namespaces", error))?;
+            }
+        } else if !kinds.is_empty() {
             namespace::unshare(&kinds)
                 .map_err(|error| failed("cannot make the pod's namespaces", error))?;
         }
-        self.left = left;
         Ok(())
     }
 
@@ -169,6 +175,7 @@ impl Progress {
         if let Some(pin) = self.pin {
             failures.extend(pin.release(runtime).err());
         }
+        runtime.drop_user_namespace();
         for (kind, namespace) in self.left {
             let back = namespace::enter(namespace.as_fd(), kind);
             failures.extend(back.err().map(|error| failed("cannot leave a namespace", error)));
