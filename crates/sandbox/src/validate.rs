@@ -87,7 +87,9 @@ fn namespaces(config: &PodConfig) -> Result<(), InvalidPod> {
             let want = "none in mode NODE";
             none("uids", &users.uids, want).and_then(|()| none("gids", &users.gids, want))
         }
-        NamespaceMode::Pod => mapping("uids", &users.uids).and(mapping("gids", &users.gids)),
+        NamespaceMode::Pod => {
+            mapping("uids", &users.uids).and_then(|()| mapping("gids", &users.gids))
+        }
         mode @ (NamespaceMode::Container | NamespaceMode::Target) => {
             Err(InvalidPod::Mode { namespace: "user", mode })
         }

@@ -109,12 +109,11 @@ mod tests {
     fn owner_of(namespace: &OwnedFd) -> OwnedFd {
         use std::os::fd::{AsRawFd, FromRawFd};
         const NS_GET_USERNS: libc::c_ulong = 0xb701;
-        // SAFETY: the request takes no argument, and what it returns is a new descriptor.
-        unsafe {
-            let owner = libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS);
-            assert!(owner >= 0, "{}", io::Error::last_os_error());
-            OwnedFd::from_raw_fd(owner)
-        }
+        // SAFETY: the request takes no argument.
+        let owner = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) };
+        assert!(owner >= 0, "{}", io::Error::last_os_error());
+        // SAFETY: what it returned is a new descriptor, owned by nobody else.
+        unsafe { OwnedFd::from_raw_fd(owner) }
     }
 
     fn inode(file: &OwnedFd) -> u64 {

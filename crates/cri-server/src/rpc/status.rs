@@ -33,7 +33,6 @@ pub(crate) async fn status(server: &Server, request: &v1::StatusRequest) -> v1::
             supplemental_groups_policy: true,
             mount_options: true,
             user_namespaces_host_network: server.sandboxes.has_user_namespaces(),
-            ..Default::default()
         }),
     }
 }
