@@ -35,7 +35,7 @@ enum Task {
     Demo,
     /// Run knarr on cgroup v2 in a virtual machine.
     Vm {
-        /// Only these: `walk`, `launch`.
+        /// Only these: `walk`, `launch`, `network`.
         #[arg(value_parser = vm::PARTS.to_vec())]
         parts: Vec<String>,
     },

@@ -294,3 +294,27 @@ fn options_that_are_not_built_in_are_refused() {
     let cni::AddError::Plugin { source, .. } = error else { panic!("{error:?}") };
     assert!(matches!(*source, PluginError::BuiltIn { plugin: "bridge", .. }));
 }
+
+#[test]
+fn after_a_reboot_pods_are_detached_by_what_was_recorded() {
+    if !is_root() {
+        return;
+    }
+    let mut node = Node::new();
+    let (mut pod, next) = (Pod::new(1), Pod::new(2));
+    pod.attachment.port_mappings = vec![model::PortMapping {
+        protocol: model::PortProtocol::Tcp,
+        container_port: 80,
+        host_port: 8080,
+        host_ip: String::new(),
+    }];
+    node.add(&pod).unwrap();
+    // Links, rules and namespaces are gone; files are not.
+    pod.lose_netns();
+    node.host = netns::create().unwrap();
+    node.del(&pod).unwrap();
+    node.del(&pod).unwrap();
+    assert!(node.reserved("knarr").is_empty());
+    assert_eq!(node.cached(), 0);
+    node.add(&next).unwrap();
+}

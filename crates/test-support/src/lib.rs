@@ -21,6 +21,8 @@ pub mod registry;
 pub mod scratch;
 
 #[cfg(feature = "cri")]
+pub mod containerd;
+#[cfg(feature = "cri")]
 pub mod cri;
 #[cfg(feature = "cri")]
 pub mod node;

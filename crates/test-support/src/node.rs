@@ -71,11 +71,7 @@ pub fn on_a_node_with(
         .build()
         .context("start the async runtime")?;
     runtime.block_on(async {
-        let scratch = Scratch::claim()?;
-        let mut settings = Settings::new(dist);
-        settings.plain_registries.push(registry()?.host());
-        change(&mut settings, &scratch);
-        let mut node = Node::start(scratch, settings)?;
+        let mut node = Node::begin(&dist, change)?;
         test(&mut node).await?;
         node.finish().await
     })
@@ -113,6 +109,18 @@ pub struct Node {
 }
 
 impl Node {
+    /// A node of the caller's own, which ends with [`Node::finish`].
+    ///
+    /// # Errors
+    /// The place is not to be had, or the daemon does not start.
+    pub fn begin(dist: &Path, change: impl FnOnce(&mut Settings, &Scratch)) -> Result<Self> {
+        let scratch = Scratch::claim()?;
+        let mut settings = Settings::new(dist.to_owned());
+        settings.plain_registries.push(registry()?.host());
+        change(&mut settings, &scratch);
+        Self::start(scratch, settings)
+    }
+
     fn start(scratch: Scratch, settings: Settings) -> Result<Self> {
         let daemon = Daemon::start(&scratch, settings)?;
         let cri = Cri::connect(&scratch.socket())?;
@@ -248,7 +256,10 @@ impl Node {
     }
 
     /// Removes every pod and looks for what is left.
-    async fn finish(mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// The daemon's, or what is left.
+    pub async fn finish(mut self) -> Result<()> {
         if self.daemon.pid().is_some() {
             self.cri.remove_everything().await.context("remove every pod")?;
         }

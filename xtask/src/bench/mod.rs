@@ -1,6 +1,7 @@
 //! `cargo xtask bench NAME`: measurements that decisions and promises go by. Each runs what it
 //! compares in alternation, in one run on one machine; times of different machines say nothing.
 
+mod network;
 mod process;
 mod pull;
 mod pull_image;
@@ -12,7 +13,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 /// Names of the benchmarks.
-pub(crate) const NAMES: [&str; 1] = ["pull"];
+pub(crate) const NAMES: [&str; 2] = ["network", "pull"];
 
 /// What to measure, and how often.
 #[derive(Debug, Clone, clap::Args)]
@@ -58,6 +59,7 @@ impl Series {
 
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     let series = match options.name.as_str() {
+        "network" => network::run(root, options)?,
         "pull" => pull::run(root, options)?,
         other => anyhow::bail!("there is no benchmark `{other}`"),
     };

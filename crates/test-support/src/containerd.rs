@@ -1,0 +1,135 @@
+//! Debian's containerd in a scratch place, with plugins of the test's choice.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use cri_api::v1;
+use serde_json::json;
+
+use crate::cri::Cri;
+use crate::images::catalog::busybox;
+use crate::node::registry;
+use crate::scratch::Scratch;
+
+/// The image of its pods' own container.
+const PAUSE: &str = "test/pause:1";
+const PROGRAM: &str = "/usr/bin/containerd";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A containerd with a root, a state and a configuration of its own; killed when dropped. Its
+/// network is the scratch place's bridge and subnet.
+#[derive(Debug)]
+pub struct Containerd {
+    child: Child,
+    dir: PathBuf,
+}
+
+impl Containerd {
+    /// Whether it is installed.
+    pub fn is_installed() -> bool {
+        Path::new(PROGRAM).exists()
+    }
+
+    /// Starts it with the plugins that lie in `plugins`.
+    ///
+    /// # Errors
+    /// Its place cannot be made, or it cannot be started.
+    pub fn start(scratch: &Scratch, plugins: &Path) -> Result<Self> {
+        // It wants a program that keeps the pod's namespaces.
+        let pause = busybox(PAUSE)?
+            .config("Entrypoint", json!(["/bin/busybox", "sleep", "1000000"]))
+            .build();
+        registry()?.add(&pause)?;
+        let dir = scratch.dir().join("containerd");
+        fs::create_dir_all(dir.join("net.d")).context("make its place")?;
+        let addresses = dir.join("addresses");
+        fs::write(dir.join("net.d/10-test.conflist"), bridge_network(scratch, &addresses))?;
+        fs::write(dir.join("config.toml"), configuration(&dir, plugins)?)?;
+        let log = fs::File::create(dir.join("log"))?;
+        let child = Command::new(PROGRAM)
+            .arg("--config")
+            .arg(dir.join("config.toml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("start containerd")?;
+        Ok(Self { child, dir })
+    }
+
+    /// Its client, once it answers.
+    ///
+    /// # Errors
+    /// It does not: the message carries its log.
+    pub async fn client(&self) -> Result<Cri> {
+        let cri = Cri::connect(&self.dir.join("containerd.sock"))?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match cri.runtime.clone().version(v1::VersionRequest::default()).await {
+                Ok(_) => return Ok(cri),
+                Err(status) if Instant::now() > deadline => {
+                    let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+                    bail!("containerd does not answer: {status}\n{log}");
+                }
+                // It makes its socket when it is ready, and tells nobody.
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    /// The reservation of an address of its network.
+    pub fn reservation(&self, scratch: &Scratch, address: &str) -> PathBuf {
+        self.dir.join("addresses").join(scratch.mark()).join(address)
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A configuration of the reference plugins for the scratch place's bridge and subnet.
+pub fn bridge_network(scratch: &Scratch, addresses: &Path) -> String {
+    format!(
+        r#"{{"cniVersion": "1.0.0", "name": "{mark}", "plugins": [
+            {{"type": "bridge", "bridge": "{mark}", "isDefaultGateway": true,
+              "hairpinMode": true,
+              "ipam": {{"type": "host-local", "dataDir": "{data}",
+                       "ranges": [[{{"subnet": "{subnet}"}}]]}}}},
+            {{"type": "portmap", "capabilities": {{"portMappings": true}}}}]}}"#,
+        mark = scratch.mark(),
+        data = addresses.display(),
+        subnet = scratch.subnet(),
+    )
+}
+
+fn configuration(dir: &Path, plugins: &Path) -> Result<String> {
+    Ok(format!(
+        r#"version = 2
+root = "{dir}/root"
+state = "{dir}/state"
+[grpc]
+address = "{dir}/containerd.sock"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{registry}/{PAUSE}"
+restrict_oom_score_adj = true
+disable_tcp_service = true
+netns_mounts_under_state_dir = true
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "native"
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "{plugins}"
+conf_dir = "{dir}/net.d"
+[plugins."io.containerd.internal.v1.opt"]
+path = "{dir}/opt"
+"#,
+        dir = dir.display(),
+        plugins = plugins.display(),
+        registry = registry()?.host(),
+    ))
+}
