@@ -1,5 +1,6 @@
 //! The command line: start-up refusals, and a few verbs end to end.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
@@ -72,6 +73,66 @@ fn the_lists_show_what_runs() -> Result<()> {
         let said = on(node, &["exec", &id[..12], "echo", "through", "the", "cli"])?;
         ensure!(said.trim() == "through the cli", "{said}");
         ensure!(on(node, &["inspect", &pod[..12]])?.contains(&pod));
+        Ok(())
+    })
+}
+
+/// The first regular file of an unpacked layer, deepest directories included.
+fn some_file(dir: &Path) -> Result<Option<PathBuf>> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_file() {
+            return Ok(Some(entry.path()));
+        }
+        if kind.is_dir()
+            && let Some(found) = some_file(&entry.path())?
+        {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+#[test]
+fn a_damaged_image_is_found_and_repaired() -> Result<()> {
+    on_a_node(async |node| {
+        node.pulled("busybox").await?;
+        ensure!(on(node, &["image", "verify"])?.contains("whole"));
+        for layer in std::fs::read_dir(node.scratch.root().join("layers"))? {
+            if let Some(file) = some_file(&layer?.path().join("fs"))? {
+                std::fs::write(file, "not what it was")?;
+            }
+        }
+        let found = on(node, &["image", "verify"]).map(drop);
+        ensure!(found.is_err(), "the damage is not found");
+        let repaired = on(node, &["image", "verify", "--repair"])?;
+        ensure!(repaired.contains("DAMAGED") && repaired.contains("repaired"), "{repaired}");
+        ensure!(!on(node, &["image", "verify"])?.contains("DAMAGED"));
+        Ok(())
+    })
+}
+
+#[test]
+fn images_are_tagged_inspected_and_carried_in_archives() -> Result<()> {
+    on_a_node(async |node| {
+        let name = node.pulled("busybox").await?;
+        let name = name.as_str();
+        on(node, &["image", "tag", name, "kept.example/copy:1"])?;
+        ensure!(on(node, &["images"])?.contains("kept.example/copy"));
+        let shown: serde_json::Value =
+            serde_json::from_str(&on(node, &["image", "inspect", "kept.example/copy:1"])?)?;
+        ensure!(shown["layers"][0]["diskBytes"].as_u64() > Some(0), "{shown}");
+        on(node, &["image", "history", name])?;
+        ensure!(on(node, &["df"])?.contains("images"));
+        let archive = node.scratch.dir().join("archive.tar").display().to_string();
+        on(node, &["image", "save", "--output", &archive, name])?;
+        on(node, &["image", "rm", "--unused"])?;
+        ensure!(node.cri.image_list().await?.is_empty());
+        let loaded = on(node, &["image", "load", &archive])?;
+        ensure!(loaded.contains("kept.example/copy:1"), "{loaded}");
+        ensure!(node.cri.image_list().await?.len() == 1);
+        ensure!(on(node, &["image", "verify"])?.contains("whole"));
         Ok(())
     })
 }
