@@ -10,6 +10,8 @@ use launch::plan::{
 };
 use launch::{FailureKind, Running};
 use model::{CgroupHierarchy, CgroupLayout};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use sys::cgroup::OomWatch;
 
 use crate::Case;
 use crate::process::fresh;
@@ -31,6 +33,7 @@ pub(crate) const CASES: &[Case] = &[
     ("cgroups::removal_takes_what_the_container_made", removal_takes_children),
     ("cgroups::a_device_program_denies", a_device_program_denies),
     ("cgroups::oom_kills_are_counted", oom_kills_are_counted),
+    ("cgroups::the_oom_killers_visit_is_told", the_oom_killers_visit_is_told),
 ];
 
 /// A plan in every hierarchy of this host, below a parent of the test's own.
@@ -267,8 +270,9 @@ fn a_device_program_denies(world: &mut World) {
     assert!(error.sentence().starts_with("install the device filter on "), "{error}");
 }
 
-fn oom_kills_are_counted(world: &mut World) {
-    let mut plan = with_cgroups(world, "tail /dev/zero; echo $?");
+/// A plan with little memory; none on a host that does not limit it.
+fn with_little_memory(world: &mut World, command: &str) -> Option<LaunchPlan> {
+    let mut plan = with_cgroups(world, command);
     let unified = plan.cgroup.groups.iter().all(|group| group.hierarchy == Hierarchy::V2);
     let (memory, file) = if unified {
         (plan.cgroup.groups.first_mut(), "memory.max")
@@ -277,11 +281,36 @@ fn oom_kills_are_counted(world: &mut World) {
     };
     let Some(memory) = memory else {
         println!("skipped: this host has no memory controller");
-        return;
+        return None;
     };
     memory.settings = vec![setting(file, "16777216", true)];
+    Some(plan)
+}
+
+fn oom_kills_are_counted(world: &mut World) {
+    let Some(plan) = with_little_memory(world, "tail /dev/zero; echo $?") else { return };
     assert_eq!(world.run(&plan).text(), "137\n");
     assert_eq!(world.launcher.oom_kills(&plan.cgroup), Some(1));
+}
+
+fn the_oom_killers_visit_is_told(world: &mut World) {
+    let Some(plan) = with_little_memory(world, "sleep 60") else { return };
+    let running = world.launch(&plan);
+    let watch = world.launcher.watch_oom(&plan.cgroup).unwrap();
+    assert!(!is_told(&watch, 0), "nobody has come");
+    let greedy =
+        ExecPlan { process: process("tail /dev/zero; echo $?"), cgroup: plan.cgroup.clone() };
+    assert_eq!(world.try_exec(&greedy, &running).unwrap().text(), "137\n");
+    assert!(is_told(&watch, 10), "it has come and nobody says so");
+    end(&running);
+}
+
+fn is_told(watch: &OomWatch, within_s: i64) -> bool {
+    let flags = if watch.is_priority() { PollFlags::PRI } else { PollFlags::IN };
+    let mut fds = [PollFd::new(watch, flags)];
+    let limit = Timespec { tv_sec: within_s, tv_nsec: 0 };
+    rustix::event::poll(&mut fds, Some(&limit)).unwrap();
+    fds[0].revents().intersects(flags)
 }
 
 /// The files of both names exist in some hierarchies of any host.
