@@ -11,6 +11,7 @@ mod admission;
 mod blocking;
 mod cdi;
 mod cgroups;
+mod claim;
 mod classes;
 mod context;
 mod error;

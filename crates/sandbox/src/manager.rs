@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::claim::Fresh;
 use crate::context::{Context, Parts, now, random_id};
 use crate::error::{
     ContainerError, CreateError, RunError, StartError, StopPodError, TeardownError, UpdateError,
@@ -160,7 +161,7 @@ impl Sandboxes {
                         let (config, handler) = (Arc::clone(&config), handler.clone());
                         let rejoin = |reply| Request::Rejoin(config, handler, reply);
                         if let Some(result) = ask(&queue, rejoin).await {
-                            return result;
+                            return result.map(Fresh::read);
                         }
                         continue;
                     }
@@ -174,7 +175,8 @@ impl Sandboxes {
                     }
                 },
             };
-            return ask(&queue, Request::Run).await.unwrap_or(Err(RunError::ShuttingDown));
+            let answer = ask(&queue, Request::Run).await;
+            return answer.unwrap_or(Err(RunError::ShuttingDown)).map(Fresh::read);
         }
     }
 
@@ -268,6 +270,7 @@ impl Sandboxes {
         ask(&queue, |reply| Request::Create(Box::new(config), reply))
             .await
             .unwrap_or_else(|| Err(gone()))
+            .map(Fresh::read)
     }
 
     /// CRI `StartContainer`.

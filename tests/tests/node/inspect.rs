@@ -182,3 +182,35 @@ fn checkpoints_are_refused_with_a_way_out() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn a_refused_change_of_limits_changes_nothing() -> Result<()> {
+    on_a_node(async |node| {
+        let image = node.pulled("busybox").await?;
+        let pod = node.pod("refused");
+        let container = pod.container("main", &image).sleeper().resources(|r| {
+            r.memory_limit_in_bytes = 64 << 20;
+        });
+        let (_, id) = node.run(&pod, &container).await?;
+        let before = (of_container(node, &id).await?, node.cri.container(&id).await?);
+        // The kernel takes the memory and then refuses the processors.
+        let request = v1::UpdateContainerResourcesRequest {
+            container_id: id.clone(),
+            linux: Some(v1::LinuxContainerResources {
+                memory_limit_in_bytes: 96 << 20,
+                cpuset_cpus: "4000".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let answer = node.cri.runtime.clone().update_container_resources(request).await;
+        refused(answer, Code::Unknown, &["cpuset", "4000"])?;
+        ensure!((of_container(node, &id).await?, node.cri.container(&id).await?) == before);
+        let below = format!("{}/{id}", node.scratch.mark());
+        let v1 = format!("/sys/fs/cgroup/memory/{below}/memory.limit_in_bytes");
+        let v2 = format!("/sys/fs/cgroup/{below}/memory.max");
+        let kernel = std::fs::read_to_string(v1).or_else(|_| std::fs::read_to_string(v2))?;
+        ensure!(kernel.trim() == (64 << 20).to_string(), "{kernel}");
+        Ok(())
+    })
+}

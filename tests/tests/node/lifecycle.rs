@@ -294,3 +294,26 @@ fn the_events_of_a_containers_life_are_streamed_in_order() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn a_pod_that_ends_by_itself_is_told_and_not_ready() -> Result<()> {
+    on_a_node(async |node| {
+        let pod = node.pod("pauseless").namespaces(|n| n.set_pid(v1::NamespaceMode::Pod));
+        let id = node.cri.run_pod(&pod).await?;
+        let request = v1::GetEventsRequest {};
+        let mut events = node.cri.runtime.clone().get_container_events(request).await?.into_inner();
+        let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: true };
+        let answer = node.cri.runtime.clone().pod_sandbox_status(request).await?.into_inner();
+        let info: serde_json::Value =
+            serde_json::from_str(answer.info.get("info").map_or("{}", String::as_str))?;
+        let pause = i32::try_from(info["pid"].as_i64().unwrap_or_default())?;
+        test_support::proc::signal(pause, rustix::process::Signal::KILL)?;
+        let Some(event) = events.message().await? else { anyhow::bail!("no event") };
+        ensure!(event.container_id == id, "{event:?}");
+        ensure!(event.container_event_type() == v1::ContainerEventType::ContainerStoppedEvent);
+        let status = event.pod_sandbox_status.unwrap_or_default();
+        ensure!(status.state() == v1::PodSandboxState::SandboxNotready, "{status:?}");
+        ensure!(node.cri.pod(&id).await?.state() == v1::PodSandboxState::SandboxNotready);
+        Ok(())
+    })
+}

@@ -62,7 +62,7 @@ fn values_are_those_of_the_kernel() -> Result<()> {
         let image = node.pulled("busybox").await?;
         let pod = node.pod("values");
         let script =
-            "i=0; while [ $i -lt 3000000 ]; do i=$((i+1)); done; echo done; sleep 1000 & wait";
+            "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; echo done; sleep 1000 & wait";
         let container = pod.container("main", &image).script(script).resources(|r| {
             r.cpu_quota = 400_000;
             r.memory_limit_in_bytes = 64 << 20;

@@ -20,6 +20,7 @@ use super::{Container, Owner, Reply};
 use crate::admission;
 use crate::blocking;
 use crate::cdi;
+use crate::claim::Fresh;
 use crate::classes;
 use crate::context::{Context, cgroup_of, now, random_id};
 use crate::error::CreateError;
@@ -36,33 +37,28 @@ impl Owner {
     pub(super) async fn on_create(
         &mut self,
         config: ContainerConfig,
-        reply: Reply<ContainerId, CreateError>,
+        reply: Reply<Fresh<ContainerId>, CreateError>,
     ) {
-        if let Some(id) = self.claim(&config) {
-            drop(reply.send(Ok(id)));
-            return;
-        }
-        match self.create(config).await {
-            Ok(id) => {
-                let abandoned = reply.send(Ok(id.clone())).is_err();
-                if let Some(container) = self.containers.get_mut(&id) {
-                    container.unclaimed = abandoned;
-                }
-            }
-            Err(error) => drop(reply.send(Err(error))),
-        }
+        let answer = match self.claim(&config) {
+            Some(fresh) => Ok(fresh),
+            None => self.create(config).await,
+        };
+        drop(reply.send(answer));
     }
 
-    /// Kubelet asks again when its first call timed out: it gets that call's result, once.
-    fn claim(&mut self, config: &ContainerConfig) -> Option<ContainerId> {
-        let mut containers = self.containers.iter_mut();
-        let (id, container) =
-            containers.find(|(_, c)| c.unclaimed && c.record.config.as_ref() == config)?;
-        container.unclaimed = false;
-        Some(id.clone())
+    /// Kubelet asks again when its first call timed out: it gets that call's result, once, while
+    /// nothing else has happened to it.
+    fn claim(&self, config: &ContainerConfig) -> Option<Fresh<ContainerId>> {
+        let same = |container: &Container| {
+            container.record.config.as_ref() == config
+                && container.record.state == ContainerState::Created
+        };
+        let mut containers = self.containers.iter();
+        let (id, container) = containers.find(|(_, c)| same(c) && c.claim.take())?;
+        Some(container.claim.answer(id.clone()))
     }
 
-    async fn create(&mut self, config: ContainerConfig) -> Result<ContainerId, CreateError> {
+    async fn create(&mut self, config: ContainerConfig) -> Result<Fresh<ContainerId>, CreateError> {
         let name = config.name.name.clone();
         self.admit(&config)?;
         let lease = self.lease(&config)?;
@@ -87,12 +83,13 @@ impl Owner {
         if let Some(usage) = usage {
             self.cx.index.set_writable(&id, usage);
         }
+        let answer = container.claim.answer(id.clone());
         self.containers.insert(id.clone(), container);
         self.tell(EventKind::Created, id.as_str());
         // The record is visible: from here on it keeps the layers.
         drop((lease, volumes));
         tracing::info!(sandbox = %self.id(), container = %id, name, "container created");
-        Ok(id)
+        Ok(answer)
     }
 
     fn admit(&self, config: &ContainerConfig) -> Result<(), CreateError> {

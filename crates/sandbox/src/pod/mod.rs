@@ -30,6 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::blocking;
+use crate::claim::{Claim, Fresh};
 use crate::context::{Context, cgroup_of, now};
 use crate::error::{ContainerError, CreateError, RunError, StartError, TeardownError, UpdateError};
 use crate::events::EventKind;
@@ -56,12 +57,12 @@ pub(crate) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 #[derive(Debug)]
 pub(crate) enum Request {
     /// Make the pod: the first request of every new owner.
-    Run(Reply<SandboxId, RunError>),
+    Run(Reply<Fresh<SandboxId>, RunError>),
     /// `RunPodSandbox` again under the same name.
-    Rejoin(Arc<PodConfig>, String, Reply<SandboxId, RunError>),
+    Rejoin(Arc<PodConfig>, String, Reply<Fresh<SandboxId>, RunError>),
     Stop(Reply<(), TeardownError>),
     Remove(Reply<(), TeardownError>),
-    Create(Box<ContainerConfig>, Reply<ContainerId, CreateError>),
+    Create(Box<ContainerConfig>, Reply<Fresh<ContainerId>, CreateError>),
     Start(ContainerId, Reply<(), StartError>),
     StopContainer(ContainerId, Duration, Reply<(), ContainerError>),
     RemoveContainer(ContainerId, Reply<(), ContainerError>),
@@ -86,8 +87,8 @@ struct Container {
     stop: Option<StopInFlight>,
     /// Removals that wait for the container to end.
     removals: Vec<Reply<(), ContainerError>>,
-    /// Its creator went away before it learnt the id.
-    unclaimed: bool,
+    /// Whether its creator has learnt the id.
+    claim: Claim,
     exec_plan: Option<Arc<launch::plan::ExecPlan>>,
 }
 
@@ -97,7 +98,7 @@ impl Container {
             record: Arc::new(record),
             stop: None,
             removals: Vec::new(),
-            unclaimed: false,
+            claim: Claim::default(),
             exec_plan: None,
         }
     }
@@ -128,8 +129,8 @@ pub(crate) struct Owner {
     cgroup_parent: Arc<str>,
     shim: Option<Shim>,
     containers: BTreeMap<ContainerId, Container>,
-    /// Its creator went away before it learnt the id.
-    unclaimed: bool,
+    /// Whether its creator has learnt the id.
+    claim: Claim,
     /// It is listed. A pod in the making is not: its id is known to nobody.
     announced: bool,
 }
@@ -143,7 +144,7 @@ impl Owner {
             cgroup_parent,
             shim: None,
             containers: BTreeMap::new(),
-            unclaimed: false,
+            claim: Claim::default(),
             announced: false,
         }
     }
@@ -243,7 +244,7 @@ impl Owner {
                     sandbox = %self.id(), code = exit.code,
                     "the pause process ended: the pod is no longer ready"
                 );
-                self.set_phase(PodPhase::Stopped).await;
+                self.lose_readiness().await;
             }
             // Routed by the link to whoever waits for it.
             LinkEvent::Shim(Event::ExecExited { .. } | Event::AttachEnded { .. }) => {}
@@ -378,7 +379,16 @@ impl Owner {
             }
         }
         self.bury_running().await;
+        self.lose_readiness().await;
+    }
+
+    /// The pod has ended by itself.
+    async fn lose_readiness(&mut self) {
+        let was_ready = self.record.phase == PodPhase::Ready;
         self.set_phase(PodPhase::Stopped).await;
+        if was_ready {
+            self.tell(EventKind::Stopped, self.id().as_str());
+        }
     }
 
     /// Ends, from outside, every container that no shim keeps, and records what is known of it.

@@ -7,6 +7,7 @@ use shim_protocol::{Body, IdMaps, IdRange, PodReady, PodSetup, Response, Sysctl,
 
 use super::{Flow, Owner, Reply, Shim};
 use crate::blocking;
+use crate::claim::Fresh;
 use crate::context::now;
 use crate::error::RunError;
 use crate::events::EventKind;
@@ -19,7 +20,7 @@ use crate::validate::InvalidPod;
 const SHM_BYTES: u64 = 64 << 20;
 
 impl Owner {
-    pub(super) async fn on_run(&mut self, reply: Reply<SandboxId, RunError>) -> Flow {
+    pub(super) async fn on_run(&mut self, reply: Reply<Fresh<SandboxId>, RunError>) -> Flow {
         let error = match self.run().await {
             Ok(()) => {
                 let id = self.id().clone();
@@ -27,7 +28,7 @@ impl Owner {
                     sandbox = %id, pod = %self.record.config.name.name,
                     namespace = %self.record.config.name.namespace, "pod sandbox ready"
                 );
-                self.unclaimed = reply.send(Ok(id)).is_err();
+                drop(reply.send(Ok(self.claim.answer(id))));
                 return Flow::Continue;
             }
             Err(error) => error,
@@ -55,12 +56,12 @@ impl Owner {
         &mut self,
         config: &PodConfig,
         handler: &str,
-        reply: Reply<SandboxId, RunError>,
+        reply: Reply<Fresh<SandboxId>, RunError>,
     ) {
         let id = self.id().clone();
         let same = *self.record.config == *config && self.record.handler == handler;
-        if self.unclaimed && same && self.record.phase == PodPhase::Ready {
-            self.unclaimed = reply.send(Ok(id)).is_err();
+        if same && self.record.phase == PodPhase::Ready && self.claim.take() {
+            drop(reply.send(Ok(self.claim.answer(id))));
             return;
         }
         let name = &self.record.config.name;
