@@ -47,10 +47,12 @@ pub(crate) async fn run(
     let _raw = raw.then(Raw::enter).transpose().map_err(Error::Terminal)?;
     let signals = Signals::watch(raw).map_err(Error::Start)?;
     let Io { out, err, .. } = io;
+    let mut connected = true;
     let ended = {
         // The end of the connection is seen by those who wait for something on it.
         let driven = async {
             (&mut driver).await;
+            connected = false;
             pending::<()>().await;
         };
         let all = async {
@@ -75,8 +77,10 @@ pub(crate) async fn run(
         }
     };
     end.close();
-    // Whatever comes of it: we have the end.
-    let _late = tokio::time::timeout(GOODBYE, driver).await.is_err();
+    if connected {
+        // Whatever comes of it: we have the end.
+        let _late = tokio::time::timeout(GOODBYE, driver).await.is_err();
+    }
     ended
 }
 

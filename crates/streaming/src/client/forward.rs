@@ -12,7 +12,7 @@ use crate::protocol::{FORWARD_SPDY, FORWARD_TUNNEL};
 use crate::session::{FORWARD_LIMITS, exchange};
 use crate::spdy::{Endpoint, headers::Headers};
 use crate::websocket::Tunnel;
-use crate::wire::{Mux, Parting, Received, Role, Wire, drive};
+use crate::wire::{Limits, Mux, Parting, Received, Role, Wire, drive};
 
 /// For the other direction of a connection whose one direction has ended.
 const HALF_OPEN: Duration = Duration::from_secs(60 * 60);
@@ -56,7 +56,7 @@ impl Forwarder {
                 (websocket(url, &[FORWARD_TUNNEL]).await?, Wire::Tunnel(Tunnel::new(Role::Client)))
             }
         };
-        let mux = Mux::new(wire, FORWARD_LIMITS);
+        let mux = Mux::new(wire, Limits { outlives_reset: true, ..FORWARD_LIMITS });
         let driven = mux.clone();
         let driver = Box::pin(async move {
             let end = drive(&driven, upgrade.io, upgrade.early, TIMEOUTS).await;

@@ -138,8 +138,9 @@ async fn websocket(url: &str, protocols: &[&'static str]) -> Result<Upgrade, Con
     if let Ok(key) = HeaderValue::from_str(&key) {
         headers.insert(WEBSOCKET_KEY, key);
     }
-    for protocol in protocols {
-        headers.append(WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+    // In one line: Go's server reads no second one.
+    if let Ok(offer) = HeaderValue::from_str(&protocols.join(", ")) {
+        headers.insert(WEBSOCKET_PROTOCOL, offer);
     }
     let asked = upgrade(url, Method::GET, headers, protocols, WEBSOCKET_PROTOCOL);
     let (done, answer) = asked.await?;

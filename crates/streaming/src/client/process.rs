@@ -9,7 +9,9 @@ use crate::protocol::{V1, V2, V3, V4, V5};
 use crate::session::PROCESS_LIMITS;
 use crate::spdy::{Endpoint, headers::Headers};
 use crate::websocket::{Channels, Encoding};
-use crate::wire::{Gone, Mux, Parting, Received, Role, Stream, Wire, drive};
+use crate::wire::{Gone, Limits, Mux, Parting, Received, Role, Stream, Wire, drive};
+
+const LIMITS: Limits = Limits { outlives_reset: true, ..PROCESS_LIMITS };
 
 /// What comes from the process.
 #[derive(Debug)]
@@ -206,7 +208,7 @@ impl ClientProcess {
 
     async fn spdy(url: &str, streams: Streams) -> Result<Self, ConnectError> {
         let upgrade = spdy(url, &[V4, V3, V2, V1]).await?;
-        let mux = Mux::new(Wire::Spdy(Endpoint::new(Role::Client)), PROCESS_LIMITS);
+        let mux = Mux::new(Wire::Spdy(Endpoint::new(Role::Client)), LIMITS);
         let resizes = streams.tty() && [V4, V3].contains(&upgrade.protocol.as_str());
         let json = upgrade.protocol == V4;
         let driven = mux.clone();
@@ -240,7 +242,7 @@ impl ClientProcess {
     async fn websocket(url: &str, streams: Streams) -> Result<Self, ConnectError> {
         let upgrade = websocket(url, &[V5, V4]).await?;
         let channels = Channels::new(Role::Client, Encoding::Binary, upgrade.protocol == V5);
-        let mux = Mux::new(Wire::Channels(channels), PROCESS_LIMITS);
+        let mux = Mux::new(Wire::Channels(channels), LIMITS);
         let some = |wanted: bool, number| wanted.then(|| mux.channel(number));
         let all = [
             some(streams.stdin(), 0),

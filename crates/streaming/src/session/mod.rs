@@ -65,11 +65,19 @@ impl Context {
 }
 
 /// A process's streams have little in them; back-pressure is what keeps the client slow.
-pub(crate) const PROCESS_LIMITS: Limits =
-    Limits { stream_buffer: 64 * 1024, total_buffer: 256 * 1024, streams: 16 };
+pub(crate) const PROCESS_LIMITS: Limits = Limits {
+    stream_buffer: 64 * 1024,
+    total_buffer: 256 * 1024,
+    streams: 16,
+    outlives_reset: false,
+};
 /// A connection that nobody reads must not hold up the others for a while.
-pub(crate) const FORWARD_LIMITS: Limits =
-    Limits { stream_buffer: 256 * 1024, total_buffer: 16 * 1024 * 1024, streams: 4096 };
+pub(crate) const FORWARD_LIMITS: Limits = Limits {
+    stream_buffer: 256 * 1024,
+    total_buffer: 16 * 1024 * 1024,
+    streams: 4096,
+    outlives_reset: false,
+};
 
 /// A session of one connection.
 pub(crate) enum Session {

@@ -30,6 +30,9 @@ pub(crate) struct Limits {
     pub(crate) total_buffer: usize,
     /// Streams at a time; more are refused.
     pub(crate) streams: usize,
+    /// Whether what came before a reset is still delivered. Servers end their streams by resetting
+    /// them, the one with the status among them; clients mean that it is to be forgotten.
+    pub(crate) outlives_reset: bool,
 }
 
 /// The connection or the stream is gone: nothing can be sent any more.
@@ -166,10 +169,10 @@ impl Table {
         wake(&mut state.reader);
     }
 
-    /// What came before an orderly end is still delivered; otherwise the peer wants it forgotten.
+    /// What came before an orderly end is still delivered; see also [`Limits::outlives_reset`].
     fn reset(&mut self, id: StreamId) {
         let ended = self.streams.get(&id).is_some_and(|state| state.incoming == Direction::Ended);
-        if !ended {
+        if !ended && !self.limits.outlives_reset {
             self.take(id);
         }
         self.with(id, |state| {

@@ -11,7 +11,8 @@ impl Io for DuplexStream {
     }
 }
 
-const LIMITS: Limits = Limits { stream_buffer: 1000, total_buffer: 10_000, streams: 3 };
+const LIMITS: Limits =
+    Limits { stream_buffer: 1000, total_buffer: 10_000, streams: 3, outlives_reset: false };
 const TIMEOUTS: Timeouts = Timeouts {
     idle: Duration::from_secs(3600),
     peer_first: Duration::from_secs(3),
@@ -261,4 +262,21 @@ async fn a_peer_that_floods_pings_and_does_not_read_is_not_read_either() {
         () = flood => {}
         end = drive(&mux, io, Bytes::new(), TIMEOUTS) => panic!("{end:?}"),
     }
+}
+
+#[tokio::test]
+async fn what_a_server_says_before_it_resets_a_stream_is_heard() {
+    let (io, mut theirs) = duplex(64 * 1024);
+    let limits = Limits { outlives_reset: true, ..LIMITS };
+    let mux = Mux::new(Wire::Spdy(Endpoint::new(Role::Client)), limits);
+    let stream = mux.open(&Headers::default()).unwrap();
+    let mut out = BytesMut::new();
+    Endpoint::new(Role::Server).reply(stream.id(), &mut out);
+    Endpoint::data(stream.id(), b"status", &mut out);
+    Endpoint::reset(stream.id(), &mut out);
+    theirs.write_all(&out).await.unwrap();
+    drop(theirs);
+    drive(&mux, io, Bytes::new(), TIMEOUTS).await;
+    assert_eq!(stream.receive().await, Received::Data("status".into()));
+    assert_eq!(stream.receive().await, Received::Reset);
 }
