@@ -69,6 +69,7 @@ pub(crate) struct Context {
     pub(crate) aside: OnceLock<HashSet<SandboxId>>,
     /// Why pods cannot have user namespaces here, if they cannot; found out at start.
     pub(crate) user_namespaces: Result<(), String>,
+    pub(crate) exec_targets: crate::targets::ExecTargets,
 }
 
 impl Context {

@@ -13,23 +13,17 @@ use rustix::pipe::PipeFlags;
 use shim_protocol::{Body, Exit, FailureKind, StartExec};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio::sync::mpsc;
 
 use crate::context::now;
 use crate::error::{ContainerError, ExecError};
 use crate::link::{Ended, LinkError, ShimLink, end_of};
 use crate::manager::{Sandboxes, ask, not_found};
 use crate::pod::Request;
+use crate::targets::ExecTarget;
 
 /// CRI: what is kept of each stream; the rest is read and dropped.
 const CAPTURE_BYTES: usize = 16 << 20;
-
-/// What an owner hands out for running commands without it.
-#[derive(Debug)]
-pub(crate) struct ExecTarget {
-    pub(crate) link: Arc<ShimLink>,
-    /// The container's identity and limits; the command is filled in per call.
-    pub(crate) plan: Arc<ExecPlan>,
-}
 
 /// What a command printed and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,9 +52,7 @@ impl Sandboxes {
         let Some(first) = command.first().cloned() else {
             return Err(ExecError::EmptyCommand { container });
         };
-        let target = ask(&queue, |reply| Request::Exec(container.clone(), reply))
-            .await
-            .unwrap_or_else(|| Err(not_found(&container).into()))?;
+        let target = self.exec_target(&container, &queue).await?;
         let session = Session {
             container,
             command: first,
@@ -69,6 +61,20 @@ impl Sandboxes {
             drain: self.cx.parts.exec_drain,
         };
         session.run(command, timeout).await
+    }
+
+    /// The owner is asked once per container.
+    pub(crate) async fn exec_target(
+        &self,
+        container: &ContainerId,
+        queue: &mpsc::Sender<Request>,
+    ) -> Result<ExecTarget, ContainerError> {
+        if let Some(target) = self.cx.exec_targets.get(container) {
+            return Ok(target);
+        }
+        ask(queue, |reply| Request::Exec(container.clone(), reply))
+            .await
+            .unwrap_or_else(|| Err(not_found(container).into()))
     }
 }
 

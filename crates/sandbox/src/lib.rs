@@ -34,6 +34,7 @@ mod sampler;
 mod session;
 mod spawn;
 mod stats;
+mod targets;
 mod validate;
 mod view;
 mod volumes;

@@ -439,3 +439,6 @@ fn route(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,6 +59,7 @@ impl Sandboxes {
             events: crate::events::Events::default(),
             aside: OnceLock::new(),
             user_namespaces,
+            exec_targets: crate::targets::ExecTargets::default(),
         });
         let this = Self { cx, tasks: TaskTracker::new(), draining: CancellationToken::new() };
         let Recovered { owners, aside } = recover_all(&this.cx).await?;

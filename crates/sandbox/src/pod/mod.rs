@@ -34,9 +34,9 @@ use crate::claim::{Claim, Fresh};
 use crate::context::{Context, cgroup_of, now};
 use crate::error::{ContainerError, CreateError, RunError, StartError, TeardownError, UpdateError};
 use crate::events::EventKind;
-use crate::exec::ExecTarget;
 use crate::link::{LinkEvent, ShimLink};
 use crate::record::{ContainerRecord, ContainerState, ExitReason, ExitRecord, PodPhase, PodRecord};
+use crate::targets::ExecTarget;
 use crate::view::PodView;
 
 pub use recover::OpenError;
@@ -89,7 +89,6 @@ struct Container {
     removals: Vec<Reply<(), ContainerError>>,
     /// Whether its creator has learnt the id.
     claim: Claim,
-    exec_plan: Option<Arc<launch::plan::ExecPlan>>,
 }
 
 impl Container {
@@ -99,7 +98,6 @@ impl Container {
             stop: None,
             removals: Vec::new(),
             claim: Claim::default(),
-            exec_plan: None,
         }
     }
 
@@ -293,6 +291,9 @@ impl Owner {
     /// a restart learns the same from the shim.
     async fn set_container_state(&mut self, id: &ContainerId, state: ContainerState) {
         let Some(container) = self.containers.get_mut(id) else { return };
+        if !matches!(state, ContainerState::Running { .. }) {
+            self.cx.exec_targets.remove(id);
+        }
         Arc::make_mut(&mut container.record).state = state;
         let record = Arc::clone(&container.record);
         self.publish_container(&record);

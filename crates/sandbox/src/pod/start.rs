@@ -14,10 +14,10 @@ use crate::blocking;
 use crate::context::{cgroup_of, now};
 use crate::error::{ContainerError, StartError, chain};
 use crate::events::EventKind;
-use crate::exec::ExecTarget;
 use crate::link::{LinkError, ShimLink};
 use crate::plan::{self, PlanFailure};
 use crate::record::{ContainerRecord, ContainerState, ExitReason, ExitRecord};
+use crate::targets::ExecTarget;
 use crate::view::LookupError;
 
 /// CRI: the exit code of a container whose program never ran.
@@ -129,7 +129,7 @@ impl Owner {
         })
     }
 
-    /// What an exec needs of this container; the spec is read once and kept.
+    /// What an exec needs of this container; the spec is read once.
     pub(super) async fn exec_target(
         &mut self,
         id: &ContainerId,
@@ -144,14 +144,11 @@ impl Owner {
             source: LinkError::Gone { sandbox: self.id().clone() },
         };
         let link = self.link().ok_or_else(gone)?;
-        let plan = match &container.exec_plan {
-            Some(plan) => Arc::clone(plan),
-            None => self.read_exec_plan(id).await?,
-        };
-        if let Some(container) = self.containers.get_mut(id) {
-            container.exec_plan = Some(Arc::clone(&plan));
-        }
-        Ok(ExecTarget { link, plan })
+        let plan = self.read_exec_plan(id).await?;
+        let target = ExecTarget { link, plan };
+        // Taken out again when its state changes.
+        self.cx.exec_targets.put(id.clone(), target.clone());
+        Ok(target)
     }
 
     async fn read_exec_plan(&self, id: &ContainerId) -> Result<Arc<ExecPlan>, ContainerError> {

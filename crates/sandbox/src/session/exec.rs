@@ -14,10 +14,10 @@ use tokio_util::task::TaskTracker;
 
 use super::{Streams, pipe};
 use crate::error::{ContainerError, ExecError};
-use crate::exec::{ExecTarget, kill, next_number};
+use crate::exec::{kill, next_number};
 use crate::link::{Ended, LinkError, ShimLink, end_of};
-use crate::manager::{Sandboxes, ask, not_found};
-use crate::pod::Request;
+use crate::manager::Sandboxes;
+use crate::targets::ExecTarget;
 
 /// How long a command nobody listens to any more may take to end by itself after SIGHUP.
 const HANG_UP_WITHIN: Duration = Duration::from_secs(1);
@@ -71,9 +71,7 @@ impl Sandboxes {
         let Some(first) = command.first().cloned() else {
             return Err(ExecError::EmptyCommand { container });
         };
-        let target = ask(&queue, |reply| Request::Exec(container.clone(), reply))
-            .await
-            .unwrap_or_else(|| Err(not_found(&container).into()))?;
+        let target = self.exec_target(&container, &queue).await?;
         let exec = next_number();
         let hold = ExecHold {
             exited: target.link.watch_exec(exec),
