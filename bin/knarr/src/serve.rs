@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use cri_server::{CgroupDriver, Server};
+use cri_server::{CgroupDriver, PodSessions, Server};
 use sandbox::{Handlers, Parts, Paths, Sandboxes};
+use streaming::Urls;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
@@ -55,7 +56,8 @@ async fn serve(config: &Config, places: &Places) -> Result<()> {
     make_dir(&places.state, 0o711)?;
     // Held until the end: two daemons on one root would fight over every pod.
     let _lock = lock(&places.root)?;
-    let server = build(config, places).await?;
+    let streaming = streaming::Server::bind(config.streaming()).await?;
+    let server = build(config, places, streaming.urls()).await?;
     let listener = listen(&places.listen)?;
     tracing::info!(
         version = VERSION, root = %places.root.display(), socket = %places.listen.display(),
@@ -64,6 +66,9 @@ async fn serve(config: &Config, places: &Places) -> Result<()> {
     notify(&[sd_notify::NotifyState::Ready]);
     let sandboxes = server.sandboxes.clone();
     let collecting = tokio::spawn(collect_garbage(server.images.clone()));
+    let sessions = Arc::new(PodSessions(sandboxes.clone()));
+    let draining = sandboxes.clone();
+    let streaming = tokio::spawn(streaming.run(sessions, async move { draining.draining().await }));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = tonic::transport::Server::builder()
         .add_service(server.runtime_service())
@@ -89,6 +94,10 @@ async fn serve(config: &Config, places: &Places) -> Result<()> {
     sandboxes.begin_drain();
     let drained = tokio::time::timeout(DRAIN_WITHIN, async {
         let served = serving.await;
+        // Sessions end before the pods' owners they ask.
+        if let Err(error) = streaming.await {
+            tracing::error!(%error, "the streaming server failed");
+        }
         sandboxes.drain().await;
         served
     });
@@ -99,7 +108,7 @@ async fn serve(config: &Config, places: &Places) -> Result<()> {
     remove_socket(&places.listen)
 }
 
-async fn build(config: &Config, places: &Places) -> Result<Server> {
+async fn build(config: &Config, places: &Places, urls: Urls) -> Result<Server> {
     let paths = Paths::new(places.root.clone(), places.state.clone());
     let shim = find_shim()?;
     let host = sandbox::host_facts().context("cannot learn about this host")?;
@@ -138,7 +147,7 @@ async fn build(config: &Config, places: &Places) -> Result<Server> {
     })
     .await
     .context("cannot take over the pods of an earlier daemon")?;
-    Ok(Server { sandboxes, images, version: VERSION, cgroup_driver })
+    Ok(Server { sandboxes, images, urls, version: VERSION, cgroup_driver })
 }
 
 /// Frees what nothing uses, at the start and from then on now and again: removals free what they

@@ -11,9 +11,11 @@ mod convert;
 mod deadline;
 mod rpc;
 mod service;
+mod sessions;
 mod status;
 
 pub use deadline::Deadlines;
+pub use sessions::PodSessions;
 
 use cri_api::knarr::images_server::ImagesServer;
 use cri_api::knarr::networks_server::NetworksServer;
@@ -34,6 +36,8 @@ pub struct Server {
     pub sandboxes: Sandboxes,
     /// Images.
     pub images: Images,
+    /// Where exec, attach and port-forward sessions are begun.
+    pub urls: streaming::Urls,
     /// What `Version` reports; semver.
     pub version: &'static str,
     /// What `RuntimeConfig` reports.

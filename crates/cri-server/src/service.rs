@@ -9,7 +9,7 @@ use cri_api::v1::*;
 use futures_util::Stream;
 use tonic::{Request, Response, Status};
 
-use crate::status::{no_checkpoints, unimplemented};
+use crate::status::no_checkpoints;
 use crate::{Server, rpc};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -152,19 +152,22 @@ impl RuntimeService for Server {
         rpc::exec_sync::exec_sync(self, request).await.map(Response::new)
     }
 
-    async fn exec(&self, _request: Request<ExecRequest>) -> Answer<ExecResponse> {
-        Err(unimplemented("Exec"))
+    async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+        let request = request.into_inner();
+        rpc::exec::exec(self, request).map(Response::new)
     }
 
-    async fn attach(&self, _request: Request<AttachRequest>) -> Answer<AttachResponse> {
-        Err(unimplemented("Attach"))
+    async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+        let request = request.into_inner();
+        rpc::attach::attach(self, &request).map(Response::new)
     }
 
     async fn port_forward(
         &self,
-        _request: Request<PortForwardRequest>,
+        request: Request<PortForwardRequest>,
     ) -> Answer<PortForwardResponse> {
-        Err(unimplemented("PortForward"))
+        let request = request.into_inner();
+        rpc::port_forward::port_forward(self, &request).map(Response::new)
     }
 
     async fn container_stats(

@@ -9,9 +9,10 @@ use cni::{GcError, PodRangesError};
 use image::{LoadError, PullError, RemoveError, ResolveError, SaveError, TagError};
 use model::ReferenceError;
 use sandbox::{
-    ContainerError, CreateError, ExecError, LookupError, RunError, StartError, StopPodError,
-    UpdateError, UpdatePodError, chain,
+    ConnectError, ContainerError, CreateError, ExecError, LookupError, RunError, StartError,
+    StopPodError, UpdateError, UpdatePodError, chain,
 };
+use streaming::{StreamsError, TooManyRequests};
 use tonic::{Code, Status};
 
 use crate::convert::{ConvertError, FilterError};
@@ -34,11 +35,6 @@ pub(crate) fn from_pod_ranges(error: PodRangesError) -> Status {
 
 pub(crate) fn from_networks(error: GcError) -> Status {
     status(Code::Unknown, &error)
-}
-
-/// An RPC this version does not serve.
-pub(crate) fn unimplemented(rpc: &str) -> Status {
-    Status::unimplemented(format!("{rpc} is not served by this version of knarr"))
 }
 
 /// Checkpoints would need CRIU and all a process holds; what that costs is not worth it so far.
@@ -179,6 +175,24 @@ pub(crate) fn from_exec(error: ExecError) -> Status {
         ExecError::EmptyCommand { .. } => Code::InvalidArgument,
         ExecError::TimedOut { .. } => Code::DeadlineExceeded,
         ExecError::Pipe { .. } | ExecError::Shim { .. } => Code::Unknown,
+    };
+    status(code, &error)
+}
+
+pub(crate) fn from_streams(error: StreamsError) -> Status {
+    status(Code::InvalidArgument, &error)
+}
+
+/// Kubelet answers its client with 429 and tells it to try again.
+pub(crate) fn from_too_many(error: TooManyRequests) -> Status {
+    status(Code::ResourceExhausted, &error)
+}
+
+pub(crate) fn from_connect(error: ConnectError) -> Status {
+    let code = match &error {
+        ConnectError::Lookup(lookup) => lookup_code(lookup),
+        ConnectError::NotReady { .. } => Code::FailedPrecondition,
+        ConnectError::Namespace { .. } | ConnectError::Unreachable { .. } => Code::Unknown,
     };
     status(code, &error)
 }

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use streaming::TlsFiles;
+
 use super::{Config, Handler};
 
 impl Config {
@@ -43,6 +45,23 @@ impl Config {
             pod_networks: self.cni.pod_networks.clone(),
             bridge_name: self.cni.bridge_name.clone(),
             ..cni::EngineConfig::default()
+        }
+    }
+
+    /// For the streaming server.
+    pub(crate) fn streaming(&self) -> streaming::Config {
+        let tls = self.streaming.tls.clone().map(|tls| TlsFiles {
+            certificate: tls.cert,
+            key: tls.key,
+            client_ca: tls.client_ca,
+        });
+        streaming::Config {
+            listen: self.streaming.address,
+            tls,
+            idle_timeout: self.streaming.idle_timeout,
+            stream_creation_timeout: self.streaming.creation_timeout,
+            drain_timeout: self.exec.drain_timeout,
+            ..streaming::Config::default()
         }
     }
 

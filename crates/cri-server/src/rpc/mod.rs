@@ -1,10 +1,12 @@
 //! One file per RPC; a streamed list is beside its unary twin.
 
+pub(crate) mod attach;
 pub(crate) mod collect_networks;
 pub(crate) mod container_stats;
 pub(crate) mod container_status;
 pub(crate) mod create_container;
 pub(crate) mod disk_usage;
+pub(crate) mod exec;
 pub(crate) mod exec_sync;
 pub(crate) mod get_container_events;
 pub(crate) mod image_fs_info;
@@ -22,6 +24,7 @@ pub(crate) mod list_pod_sandbox_stats;
 pub(crate) mod load_images;
 pub(crate) mod pod_sandbox_stats;
 pub(crate) mod pod_sandbox_status;
+pub(crate) mod port_forward;
 pub(crate) mod pull_image;
 pub(crate) mod pull_image_for;
 pub(crate) mod remove_container;

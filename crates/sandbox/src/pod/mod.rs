@@ -93,12 +93,7 @@ struct Container {
 
 impl Container {
     fn new(record: ContainerRecord) -> Self {
-        Self {
-            record: Arc::new(record),
-            stop: None,
-            removals: Vec::new(),
-            claim: Claim::default(),
-        }
+        Self { record: Arc::new(record), stop: None, removals: Vec::new(), claim: Claim::default() }
     }
 
     fn is_running(&self) -> bool {
