@@ -122,8 +122,7 @@ pub(super) async fn handshake(connection: Connection, tokens: &Tokens) -> Option
     http.timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(HEAD_BYTES)
-        .max_headers(HEADERS)
-        .keep_alive(false);
+        .max_headers(HEADERS);
     let served = http.serve_connection(TokioIo::new(connection), service).with_upgrades();
     if let Err(error) = Box::pin(served).await {
         tracing::debug!(%error, "a streaming connection failed before its session");

@@ -31,6 +31,9 @@ pub(super) type Refusal = Box<Response<String>>;
 pub(super) fn refusal(status: StatusCode, text: &str) -> Refusal {
     let mut answer = Response::new(format!("{text}\n"));
     *answer.status_mut() = status;
+    // Only here: Go's HTTP client takes every `Connection` away from an answer that says `close`, and
+    // then misses the `Upgrade` of a 101.
+    answer.headers_mut().insert(CONNECTION, const { HeaderValue::from_static("close") });
     Box::new(answer)
 }
 

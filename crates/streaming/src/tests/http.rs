@@ -108,6 +108,8 @@ async fn the_clients_first_known_version_wins() {
     assert!(answer.starts_with("http/1.1 101 "), "{answer}");
     assert!(answer.contains("x-stream-protocol-version: v2.channel.k8s.io"), "{answer}");
     assert!(answer.contains("upgrade: spdy/3.1"), "{answer}");
+    // Go's client would drop the whole of `Connection` with a `close` in it.
+    assert!(answer.contains("connection: upgrade\r\n"), "{answer}");
     drop(tcp);
     node.stop().await;
 }
