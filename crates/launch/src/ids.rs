@@ -101,8 +101,9 @@ pub(crate) fn overlay(
     let layers = lower.iter().map(mapped).collect::<Result<Vec<_>, (String, io::Error)>>()?;
     let first = || lower.first().cloned().unwrap_or_default();
     match overlay_of(&layers, writable) {
-        // Kernels before 6.15 take no layer that is in no mount table.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+        // Kernels before 6.15 take no layer that is in no mount table, and before 6.5 no layer by
+        // descriptor.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
             let attached = in_scratch_namespace(|| {
                 for (layer, path) in layers.iter().zip(lower) {
                     let place = sys::fs::open_dir(path.as_str());
@@ -170,7 +171,11 @@ mod tests {
             |root: &OwnedFd| rustix::fs::statat(root, "f", AtFlags::empty()).unwrap().st_uid;
         match overlay_of(&[mapped()], Some((&upper, &work))) {
             Ok(root) => assert_eq!(owner(&root), 70_000),
-            Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "before 6.15"),
+            Err(error) => {
+                let errno = error.raw_os_error();
+                let known = matches!(errno, Some(libc::EINVAL | libc::EOPNOTSUPP));
+                assert!(known, "before 6.15: {error}");
+            }
         }
         let (work, layer) = (path("again"), &layer);
         std::fs::create_dir(&work).unwrap();

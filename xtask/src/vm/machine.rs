@@ -17,7 +17,9 @@ const MODULES: &[&str] = &[
     "act_mirred",
     "bridge",
     "cls_u32",
+    "ext4",
     "ifb",
+    "loop",
     "nf_tables",
     "nft_chain_nat",
     "nft_ct",
@@ -122,7 +124,8 @@ fn system(tree: &Tree) -> Result<()> {
     // The kernel calls it by this name.
     std::os::unix::fs::symlink("../bin/busybox", tree.at("usr/sbin/modprobe"))
         .context("modprobe")?;
-    for program in ["/sbin/ip", "/usr/sbin/nft", "/usr/bin/docker-registry"] {
+    for program in ["/sbin/ip", "/usr/sbin/nft", "/usr/sbin/mkfs.ext4", "/usr/bin/docker-registry"]
+    {
         let name = program.rsplit('/').next().unwrap_or(program);
         tree.program(Path::new(program), &format!("usr/sbin/{name}"))?;
     }

@@ -23,6 +23,7 @@ const PACKAGES: &[&str] = &[
     "busybox-static",
     "cpio",
     "docker-registry",
+    "e2fsprogs",
     "gzip",
     "iproute2",
     "kmod",

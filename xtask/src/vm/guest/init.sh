@@ -24,7 +24,10 @@ ip link set lo up
 hostname vm
 # What a systemd machine starts with.
 ulimit -n 1024 -H -n 524288 2>/dev/null
-for module in overlay veth bridge nf_tables; do modprobe "$module"; done
+for module in overlay veth bridge nf_tables loop ext4; do modprobe "$module"; done
+# The tests work where nodes keep their layers: on a file system whose ids can be mapped.
+truncate -s 256M /disk && mkfs.ext4 -q /disk && mount -o loop /disk /tmp || echo "no ext4 on /tmp"
+chmod 1777 /tmp
 
 echo "kernel $(uname -r), controllers: $(cat /sys/fs/cgroup/cgroup.controllers)"
 verdict=PASS
