@@ -270,6 +270,13 @@ fn add_mount(spec: &mut oci::Spec, mount: &Mount) {
         .set_source(Some(mount.host_path.clone().into()))
         .set_typ(kind)
         .set_options(Some(options));
+    // In a user namespace of its own the container would see files of nobody.
+    if is_bind(mount)
+        && let Some(linux) = spec.linux()
+    {
+        new.set_uid_mappings(linux.uid_mappings().clone())
+            .set_gid_mappings(linux.gid_mappings().clone());
+    }
     let mut mounts = spec.mounts().clone().unwrap_or_default();
     mounts.retain(|known| known.destination() != new.destination());
     mounts.push(new);

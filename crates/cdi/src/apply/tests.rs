@@ -118,6 +118,29 @@ fn mounts_take_the_place_of_others_and_stay_in_order() {
 }
 
 #[test]
+fn bind_mounts_have_the_ids_of_the_containers_user_namespace() {
+    let mapping = json!([{"containerID": 0, "hostID": 65536, "size": 65536}]);
+    let text = "cdiVersion: 0.4.0\nkind: v.com/gpu\ndevices:\n- name: a\n  containerEdits: \
+        {mounts: [{hostPath: /lib, containerPath: /l, options: [bind]}, \
+                  {hostPath: tmpfs, containerPath: /t, type: tmpfs}]}\n";
+    let spec = Spec::parse(text, Format::Yaml).unwrap();
+    let files = [SpecFile { path: "f".into(), priority: 0, spec }];
+    let mut spec = serde_json::to_value(container()).unwrap();
+    spec["linux"]["uidMappings"] = mapping.clone();
+    spec["linux"]["gidMappings"] = mapping.clone();
+    let mut spec: OciSpec = serde_json::from_value(spec).unwrap();
+    let names = [DeviceName::parse("v.com/gpu=a").unwrap()];
+    Registry::new(&files).resolve(&names).unwrap().apply(&mut spec, &node_at).unwrap();
+    let spec = serde_json::to_value(&spec).unwrap();
+    let at = |place: &str| {
+        let mut mounts = spec["mounts"].as_array().unwrap().iter();
+        mounts.find(|mount| mount["destination"] == place).unwrap().clone()
+    };
+    assert_eq!((&at("/l")["uidMappings"], &at("/l")["gidMappings"]), (&mapping, &mapping));
+    assert_eq!(at("/t").get("uidMappings"), None);
+}
+
+#[test]
 fn groups_hooks_and_classes_of_service_are_added() {
     let spec = inject(
         "{additionalGIDs: [0, 44, 100], \
