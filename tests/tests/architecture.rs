@@ -65,7 +65,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("knarr-shim", &["shim"]),
     ("test-support", &["cri-api"]),
-    ("tests", &["cri-api", "model", "test-support"]),
+    ("tests", &["cri-api", "model", "streaming", "test-support"]),
     ("xtask", &["test-support"]),
 ];
 

@@ -28,6 +28,7 @@ mod repeated;
 mod resources;
 mod restart;
 mod security;
+mod sessions;
 mod stats;
 mod streamed;
 mod users;
