@@ -29,6 +29,7 @@ mod resources;
 mod restart;
 mod security;
 mod sessions;
+mod sessions_cli;
 mod stats;
 mod streamed;
 mod users;

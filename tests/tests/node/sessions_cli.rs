@@ -1,0 +1,128 @@
+//! Exec, attach and port-forward as a user types them: the program at pipes.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use test_support::node::{Node, on_a_node};
+
+/// `knarr ARGS` against the node's daemon.
+fn knarr(node: &Node, args: &[&str]) -> Command {
+    let mut command = Command::new(node.daemon.program());
+    command.arg("--address").arg(node.scratch.socket()).args(args);
+    command
+}
+
+/// What a command wrote and its exit code, after it was given `input`.
+fn converse(mut command: Command, input: Vec<u8>) -> Result<(Vec<u8>, String, Option<i32>)> {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().context("start knarr")?;
+    let mut stdin = child.stdin.take().context("its input")?;
+    // Beside the reading: what comes back may fill its pipe first. It may not want it all.
+    let feed = thread::spawn(move || stdin.write_all(&input).is_ok());
+    let output = child.wait_with_output()?;
+    feed.join().ok();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    Ok((output.stdout, stderr, output.status.code()))
+}
+
+#[test]
+fn a_commands_streams_and_exit_code_pass_through_at_pipes() -> Result<()> {
+    on_a_node(async |node| {
+        let (_, id) = node.sleeper("pipes").await?;
+        let input: Vec<u8> = (0_u32..500_000).flat_map(|n| n.to_le_bytes()).collect();
+        for transport in ["spdy", "websocket"] {
+            let script = "echo out; echo err >&2; exit 7";
+            let line = ["exec", "--transport", transport, &id, "--", "sh", "-c", script];
+            let (out, err, code) = converse(knarr(node, &line), Vec::new())?;
+            ensure!((out.as_slice(), err.as_str(), code) == (b"out\n", "err\n", Some(7)), "{err}");
+            let line = ["exec", "-i", "--transport", transport, &id, "--", "cat"];
+            let (out, err, code) = converse(knarr(node, &line), input.clone())?;
+            ensure!(out == input && code == Some(0), "{transport}: {} bytes, {err}", out.len());
+            let line = ["exec", "--transport", transport, &id, "--", "/no/such/program"];
+            let (_, err, code) = converse(knarr(node, &line), Vec::new())?;
+            ensure!(code == Some(1) && err.contains("/no/such/program"), "{code:?}: {err}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn attach_passes_input_and_gives_the_containers_exit_code() -> Result<()> {
+    on_a_node(async |node| {
+        let image = node.pulled("busybox").await?;
+        for transport in ["spdy", "websocket"] {
+            let pod = node.pod(&format!("attach-{transport}"));
+            let script = "read line; echo got $line; exit 3";
+            let container = pod.container("main", &image).script(script);
+            let container = container.with(|config| config.stdin = true);
+            let (_, id) = node.run(&pod, &container).await?;
+            let line = ["attach", "-i", "--transport", transport, &id];
+            let (out, err, code) = converse(knarr(node, &line), b"hello\n".to_vec())?;
+            let said = String::from_utf8_lossy(&out);
+            ensure!(said == "got hello\n" && code == Some(3), "{code:?}: {said} {err}");
+        }
+        Ok(())
+    })
+}
+
+/// Ended when dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn ports_are_forwarded_over_both_families_and_refusals_end_nothing() -> Result<()> {
+    on_a_node(async |node| {
+        let image = node.pulled("busybox").await?;
+        let pod = node.pod("forward");
+        let script = "mkdir /www; echo a page > /www/index.html; exec httpd -f -p 8080 -h /www";
+        let (pod_id, _) = node.run(&pod, &pod.container("main", &image).script(script)).await?;
+        for transport in ["spdy", "websocket"] {
+            let line = ["port-forward", "--transport", transport, &pod_id, ":8080", ":9999"];
+            let mut command = knarr(node, &line);
+            let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+            let mut child = Running(child);
+            let mut lines = BufReader::new(child.0.stdout.take().context("its output")?).lines();
+            let mut open = Vec::new();
+            let mut dead = Vec::new();
+            while let Some(line) = lines.next().transpose()? {
+                let (local, remote) = line.split_once(" -> ").context("an announced port")?;
+                if remote == "8080" { &mut open } else { &mut dead }.push(local.to_owned());
+                if dead.len() == open.len() && dead.len() == if has_ipv6() { 2 } else { 1 } {
+                    break;
+                }
+            }
+            let mut refused = TcpStream::connect(&dead[0])?;
+            ensure!(matches!(refused.read(&mut [0; 1]), Ok(0) | Err(_)), "somebody answered");
+            for local in &open {
+                let page = get(local)?;
+                ensure!(page.ends_with("a page\n"), "{transport} {local}: {page}");
+            }
+        }
+        Ok(())
+    })
+}
+
+fn has_ipv6() -> bool {
+    std::net::TcpListener::bind("[::1]:0").is_ok()
+}
+
+/// The server may not be up yet: a refusal is no end.
+fn get(address: &str) -> Result<String> {
+    loop {
+        let mut tcp = TcpStream::connect(address)?;
+        tcp.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut page = String::new();
+        if tcp.read_to_string(&mut page).is_ok() && !page.is_empty() {
+            return Ok(page);
+        }
+    }
+}
