@@ -33,12 +33,8 @@ enum Task {
     Test,
     /// Run a pod of two containers the way a user would, with nothing but the `knarr` command.
     Demo,
-    /// Run knarr on cgroup v2 in a virtual machine.
-    Vm {
-        /// Only these: `walk`, `launch`, `network`.
-        #[arg(value_parser = vm::PARTS.to_vec())]
-        parts: Vec<String>,
-    },
+    /// Run knarr on cgroup v2, with AppArmor, in a virtual machine.
+    Vm(vm::Request),
     /// Measure, alone or against another runtime.
     Bench(bench::Options),
     /// Regenerate the committed protobuf code from the .proto file.
@@ -56,8 +52,8 @@ fn main() -> Result<()> {
         Task::Build => dist::run(&root),
         Task::Test => test::run(&root),
         Task::Demo => demo::run(&root),
+        Task::Vm(request) => vm::run(&root, &request),
         Task::Bench(options) => bench::run(&root, &options),
-        Task::Vm { parts } => vm::run(&root, &parts),
         Task::Generate { check } => generate::run(&root, check),
     }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use test_support::images::catalog;
 use test_support::registry::DebianRegistry;
 
+use super::Request;
 use super::tree::Tree;
 use crate::dist::dist_dir;
 use crate::steps::{cargo, execute, output};
@@ -82,30 +83,34 @@ pub(super) fn initrd(
     root: &Path,
     work: &Path,
     kernel: &Kernel,
-    parts: &[String],
+    request: &Request,
 ) -> Result<PathBuf> {
     let tree = Tree::plant(work.join("tree"))?;
     system(&tree)?;
     modules(&tree, kernel)?;
+    let dist = request.dist.clone().unwrap_or_else(|| dist_dir(root));
     for name in ["knarr", "knarr-shim"] {
-        tree.program(&dist_dir(root).join(name), &format!("usr/bin/{name}"))?;
+        let inside = format!("usr/bin/{name}");
+        tree.program(&dist.join(name), &inside)?;
+        strip(&tree, &inside)?;
     }
-    walk(&tree, work)?;
-    let parts: Vec<&str> = if parts.is_empty() {
-        super::PARTS.to_vec()
-    } else {
-        parts.iter().map(String::as_str).collect()
-    };
-    // The tests of what happens between clone and exec.
-    if parts.contains(&"launch") {
-        test_program(&tree, root, "launch", "launch", "vm/launch")?;
-    }
-    // Networks on a kernel whose bridges know VLANs.
-    if parts.contains(&"network") {
-        tree.text("vm/network", 0o755, include_str!("guest/network.sh"))?;
-        for test in ["built_in", "host_ports", "networks", "vlan"] {
-            test_program(&tree, root, "cni", test, &format!("vm/networks/{test}"))?;
+    let parts = request.parts();
+    for part in &parts {
+        match *part {
+            "walk" => walk(&tree, work)?,
+            "launch" => test_program(&tree, root, "launch", "launch", "vm/launch")?,
+            // Networks on a kernel whose bridges know VLANs.
+            "network" => network_tests(&tree, root)?,
+            "node" => node_tests(&tree, root, &request.node_tests())?,
+            _command => {
+                let command = request.run.as_deref().unwrap_or_default();
+                tree.text("vm/command", 0o755, &format!("#!/bin/sh\n{command}\n"))?;
+            }
         }
+    }
+    for dir in &request.with {
+        let inside = tree.dir("with")?;
+        execute(Command::new("cp").arg("-a").arg(dir).arg(inside))?;
     }
     tree.text("etc/vm-parts", 0o644, &parts.join(","))?;
     pack(work)
@@ -175,17 +180,39 @@ fn walk(tree: &Tree, work: &Path) -> Result<()> {
     execute(Command::new("cp").arg("-a").arg(storage).arg(tree.at("vm/registry")))
 }
 
-/// A crate's integration test as a program of the machine.
-fn test_program(tree: &Tree, root: &Path, package: &str, name: &str, inside: &str) -> Result<()> {
+/// Tests of the real daemon; its programs are the machine's own.
+fn node_tests(tree: &Tree, root: &Path, names: &[&str]) -> Result<()> {
+    test_program(tree, root, "tests", "node", "vm/node-tests")?;
+    let script = format!(
+        "#!/bin/sh\nKNARR_DIST=/usr/bin exec /vm/node-tests --test-threads 2 {}\n",
+        names.join(" ")
+    );
+    tree.text("vm/node", 0o755, &script)
+}
+
+fn network_tests(tree: &Tree, root: &Path) -> Result<()> {
+    tree.text("vm/network", 0o755, include_str!("guest/network.sh"))?;
+    for test in ["built_in", "host_ports", "networks", "vlan"] {
+        test_program(tree, root, "cni", test, &format!("vm/networks/{test}"))?;
+    }
+    Ok(())
+}
+
+/// The program of one test target.
+fn test_program(tree: &Tree, root: &Path, package: &str, target: &str, to: &str) -> Result<()> {
     let test = ["test", "--no-run", "--message-format", "json", "--package", package];
-    let text = output(cargo(root).args(test).args(["--test", name]))?;
+    let text = output(cargo(root).args(test).args(["--test", target]))?;
     let program = text
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .with_context(|| format!("cargo made no test program `{name}` of `{package}`"))?;
-    tree.program(&program, inside)?;
-    execute(Command::new("strip").arg("--strip-debug").arg(tree.at(inside)))
+        .with_context(|| format!("cargo made no test program `{target}` of `{package}`"))?;
+    tree.program(&program, to)?;
+    strip(tree, to)
+}
+
+fn strip(tree: &Tree, path: &str) -> Result<()> {
+    execute(Command::new("strip").arg("--strip-debug").arg(tree.at(path)))
 }
 
 fn pack(work: &Path) -> Result<PathBuf> {

@@ -7,6 +7,7 @@ if [ "$1" != moved ]; then
     # pivot_root(2) refuses to leave the initial file system: everything moves to one that is not.
     mount -t tmpfs -o mode=755,size=75% tmpfs /mnt
     cp -a /bin /etc /init /lib /lib64 /sbin /usr /var /vm /mnt
+    [ ! -d /with ] || cp -a /with /mnt
     (cd /mnt && mkdir -p dev mnt proc root run sys tmp)
     exec switch_root /mnt /init moved
 fi
@@ -19,6 +20,7 @@ mount -t devpts -o gid=5,mode=620 devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t mqueue mqueue /dev/mqueue
 mount -t tmpfs -o mode=755 tmpfs /run
+mount -t securityfs securityfs /sys/kernel/security
 mount -t cgroup2 -o nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
 ip link set lo up
 hostname vm
@@ -29,7 +31,8 @@ for module in overlay veth bridge nf_tables loop ext4; do modprobe "$module"; do
 truncate -s 256M /disk && mkfs.ext4 -q /disk && mount -o loop /disk /tmp || echo "no ext4 on /tmp"
 chmod 1777 /tmp
 
-echo "kernel $(uname -r), controllers: $(cat /sys/fs/cgroup/cgroup.controllers)"
+echo "kernel $(uname -r), security modules: $(cat /sys/kernel/security/lsm)"
+echo "controllers: $(cat /sys/fs/cgroup/cgroup.controllers)"
 verdict=PASS
 for part in $(sed 's/,/ /g' /etc/vm-parts); do
     echo "=== $part"

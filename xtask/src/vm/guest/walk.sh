@@ -79,6 +79,7 @@ check "no device but those of the container" "not permitted" \
 check "a device of the container" "opened" \
     knarr exec limited sh -c 'mknod /tmp/zero c 1 5 && head -c 1 /tmp/zero >/tmp/out && echo opened'
 check "the pod's own network" "64 bytes" ping -c 1 -w 20 "$(knarr inspect walk | sed -n 's/.*"ip": "\([0-9.]*\)".*/\1/p' | head -1)"
+check "the default AppArmor profile" "knarr-default (enforce)" knarr exec limited cat /proc/self/attr/current
 check "masquerading" "masquerade" nft list ruleset
 
 knarr stats -o json limited >/dev/null
@@ -93,7 +94,9 @@ for field in usageCoreNanoSeconds usageNanoCores workingSetBytes usageBytes rssB
 done
 check "stats as a table" "limited" knarr stats
 
+printf knarr-default >/sys/kernel/security/apparmor/.remove
 check "an eater of memory is started" "container" knarr run /vm/eater.yaml
+check "the AppArmor profile is loaded again" "knarr-default" cat /sys/kernel/security/apparmor/profiles
 await 60 Exited knarr ps --all --pod eater || fail "the eater is killed"
 check "the reason" "OOMKilled" knarr inspect eat
 check "the exit code" "137" knarr inspect eat
