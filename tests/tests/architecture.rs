@@ -25,6 +25,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("bundle", &["model"]),
     ("cdi", &[]),
     ("cni", &["model", "store", "sys"]),
+    ("lsm", &["model"]),
     (
         "sandbox",
         &[
@@ -33,6 +34,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "cni",
             "image",
             "launch",
+            "lsm",
             "model",
             "oci-runtime",
             "shim-protocol",

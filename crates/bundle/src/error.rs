@@ -81,11 +81,25 @@ pub enum SpecError {
         /// `shared`, or `shared or slave`.
         want: &'static str,
     },
+    /// A profile is named where there is no AppArmor.
+    #[error("AppArmor profile `{profile}` is asked for, but AppArmor is not enabled on this host")]
+    NoAppArmor {
+        /// Its name.
+        profile: String,
+    },
     /// The AppArmor profile is not loaded on this host.
     #[error("AppArmor profile `{profile}` is not loaded")]
     AppArmorProfile {
         /// Its name.
         profile: String,
+    },
+    /// The host's policy names a base label that is none.
+    #[error(
+        "the SELinux policy's label for containers, `{label}`, is not of the form user:role:type:level: see lxc_contexts in the policy's directory below /etc/selinux"
+    )]
+    SelinuxPolicy {
+        /// The label.
+        label: String,
     },
     /// A Localhost seccomp profile that is not a profile.
     #[error("seccomp profile `{profile}` is not an OCI seccomp profile")]
@@ -112,6 +126,10 @@ pub enum SpecError {
 }
 
 impl SpecError {
+    pub(crate) fn selinux_policy(label: &str) -> Self {
+        Self::SelinuxPolicy { label: label.to_owned() }
+    }
+
     #[allow(
         clippy::needless_pass_by_value,
         reason = "numbers and texts read better at the callers"

@@ -14,8 +14,8 @@ pub struct HostFacts {
     pub swap_limit: bool,
     /// AppArmor, if it is enabled.
     pub apparmor: Option<AppArmorFacts>,
-    /// Whether SELinux is enabled.
-    pub selinux: bool,
+    /// SELinux, if it is enabled.
+    pub selinux: Option<SelinuxFacts>,
     /// Capabilities the daemon can give: its own bounding set, as a bit mask.
     pub bounding_caps: u64,
     /// All device nodes, for privileged containers.
@@ -33,6 +33,15 @@ pub struct AppArmorFacts {
     pub default_profile: String,
     /// Names of all loaded profiles.
     pub loaded: Vec<String>,
+}
+
+/// What an SELinux host's policy calls containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SelinuxFacts {
+    /// Base label of processes.
+    pub process: String,
+    /// Base label of files.
+    pub file: String,
 }
 
 /// Kind of a device node.
@@ -155,6 +164,8 @@ pub struct ContainerInput<'a> {
     pub devices: &'a [ResolvedDevice],
     /// Text of the Localhost seccomp profile, if one is asked for.
     pub localhost_seccomp: Option<&'a str>,
+    /// The pod's own SELinux level, on hosts with SELinux.
+    pub selinux_level: Option<&'a str>,
     /// Annotations the handler lets through to the spec.
     pub annotations: &'a StringMap,
     /// The host.

@@ -10,7 +10,8 @@ use oci_spec::runtime::{
 };
 
 use crate::{
-    CapabilityMasks, HostFacts, NamespacePaths, SpecError, capability, resolve_user, spec::seccomp,
+    CapabilityMasks, HostFacts, NamespacePaths, SelinuxLabels, SpecError, apparmor, capability,
+    resolve_user, selinux_labels, spec::seccomp,
 };
 
 /// The pause process must outlive everything in its pod.
@@ -34,6 +35,8 @@ pub struct PauseInput<'a> {
     pub namespaces: &'a NamespacePaths,
     /// Text of the Localhost seccomp profile, if the pod asks for one.
     pub localhost_seccomp: Option<&'a str>,
+    /// The pod's own SELinux level, on hosts with SELinux.
+    pub selinux_level: Option<&'a str>,
     /// The host.
     pub host: &'a HostFacts,
 }
@@ -44,17 +47,19 @@ pub struct PauseInput<'a> {
 /// # Errors
 /// [`SpecError`] names what of the pod's security settings cannot be honoured.
 pub fn pause_spec(input: &PauseInput<'_>) -> Result<Spec, SpecError> {
+    let asked = input.pod.security.selinux.as_ref();
+    let labels = selinux_labels(asked, input.selinux_level, false, input.host)?;
     let mut root = Root::default();
     root.set_path("pause".into()).set_readonly(Some(true));
     // The types' defaults are sample configurations: every field is set here.
     let mut spec = Spec::default();
     spec.set_version("1.0.2".to_owned())
         .set_root(Some(root))
-        .set_process(Some(process(input)?))
+        .set_process(Some(process(input, labels.as_ref())?))
         .set_hostname(None)
         .set_mounts(Some(Vec::new()))
         .set_annotations(Some(annotations(input)))
-        .set_linux(Some(linux(input)?));
+        .set_linux(Some(linux(input, labels)?));
     Ok(spec)
 }
 
@@ -81,9 +86,11 @@ fn annotations(input: &PauseInput<'_>) -> HashMap<String, String> {
     own.into_iter().map(|(key, value)| (format!("io.kubernetes.cri.{key}"), value)).collect()
 }
 
-fn process(input: &PauseInput<'_>) -> Result<Process, SpecError> {
+fn process(input: &PauseInput<'_>, labels: Option<&SelinuxLabels>) -> Result<Process, SpecError> {
     // The pod's user is numeric: there is no image whose files could name one.
     let resolved = resolve_user(&input.pod.security.run_as, "", "", "")?;
+    let security = &input.pod.security;
+    let profile = apparmor::profile(security.apparmor.as_ref(), security.privileged, input.host)?;
     let mut user = User::default();
     user.set_uid(resolved.uid).set_gid(resolved.gid).set_additional_gids(Some(resolved.groups));
     let mut process = Process::default();
@@ -96,11 +103,13 @@ fn process(input: &PauseInput<'_>) -> Result<Process, SpecError> {
         .set_capabilities(Some(capability::to_oci(CapabilityMasks::default())))
         .set_rlimits(None)
         .set_no_new_privileges(Some(true))
+        .set_apparmor_profile(profile)
+        .set_selinux_label(labels.map(|labels| labels.process.clone()))
         .set_oom_score_adj(Some(PAUSE_OOM_SCORE));
     Ok(process)
 }
 
-fn linux(input: &PauseInput<'_>) -> Result<Linux, SpecError> {
+fn linux(input: &PauseInput<'_>, labels: Option<SelinuxLabels>) -> Result<Linux, SpecError> {
     let paths = input.namespaces;
     let kinds = [(Kind::Network, &paths.net), (Kind::Ipc, &paths.ipc), (Kind::Uts, &paths.uts)];
     let mut namespaces = vec![namespace(Kind::Mount, None), namespace(Kind::Pid, None)];
@@ -124,6 +133,7 @@ fn linux(input: &PauseInput<'_>) -> Result<Linux, SpecError> {
         .set_cgroups_path(Some(input.cgroup_path.into()))
         .set_resources(Some(resources))
         .set_seccomp(filter(input)?)
+        .set_mount_label(labels.map(|labels| labels.mount))
         .set_masked_paths(None)
         .set_readonly_paths(None);
     if let Some(users) = users {
@@ -209,7 +219,7 @@ pub fn pod_sysctls(pod: &PodConfig) -> Result<StringMap, SpecError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use model::{CgroupLayout, PodName, PodSecurity};
 
     use super::*;
@@ -234,18 +244,22 @@ mod tests {
         }
     }
 
-    #[test]
-    fn pause_may_do_nothing_and_is_killed_last() {
-        let host = HostFacts {
+    /// A host without security modules.
+    pub(crate) fn host() -> HostFacts {
+        HostFacts {
             cgroup: CgroupLayout::V1 { hierarchies: vec![], unified: None },
             swap_limit: false,
             apparmor: None,
-            selinux: false,
+            selinux: None,
             bounding_caps: u64::MAX,
             devices: vec![],
             kernel: (6, 1),
             recursive_read_only: true,
-        };
+        }
+    }
+
+    #[test]
+    fn pause_may_do_nothing_and_is_killed_last() {
         let resources = Resources { cpu_shares: 512, memory_limit_bytes: 64, ..Default::default() };
         let spec = pause_spec(&PauseInput {
             sandbox: &SandboxId::from_random([1; 32]),
@@ -254,7 +268,8 @@ mod tests {
             cgroup_path: "/a/b",
             namespaces: &NamespacePaths { net: Some("/n".into()), ..Default::default() },
             localhost_seccomp: None,
-            host: &host,
+            selinux_level: None,
+            host: &host(),
         })
         .unwrap();
         let process = spec.process().as_ref().unwrap();

@@ -14,7 +14,7 @@ mod tests;
 
 use oci_spec::runtime::{Mount, Root, Spec};
 
-use crate::{ContainerInput, SpecError, capability};
+use crate::{ContainerInput, SelinuxLabels, SpecError, capability, selinux_labels, selinux_merged};
 
 pub use mounts::image_volumes;
 pub use process::{environment, process_args};
@@ -29,6 +29,7 @@ pub fn container_spec(input: &ContainerInput<'_>) -> Result<Spec, SpecError> {
     let requested = &input.config.security.capabilities;
     let capabilities =
         capability::capabilities(requested, input.privileged(), input.host.bounding_caps)?;
+    let labels = labels(input)?;
     let mounts = mounts::mounts(input)?;
     let version = version(input, &mounts);
 
@@ -40,12 +41,22 @@ pub fn container_spec(input: &ContainerInput<'_>) -> Result<Spec, SpecError> {
     let mut spec = Spec::default();
     spec.set_version(version.to_owned())
         .set_root(Some(root))
-        .set_process(Some(process::process(input, capabilities)?))
+        .set_process(Some(process::process(input, capabilities, labels.as_ref())?))
         .set_hostname(None)
         .set_mounts(Some(mounts))
         .set_annotations(Some(annotations::annotations(input)))
-        .set_linux(Some(linux::linux(input, capabilities)?));
+        .set_linux(Some(linux::linux(input, capabilities, labels)?));
     Ok(spec)
+}
+
+/// The SELinux labels of one container; `None` on hosts without SELinux.
+///
+/// # Errors
+/// [`SpecError::Invalid`] for what can be no part of a label.
+fn labels(input: &ContainerInput<'_>) -> Result<Option<SelinuxLabels>, SpecError> {
+    let asked =
+        selinux_merged(input.config.security.selinux.as_ref(), input.pod.security.selinux.as_ref());
+    selinux_labels(asked.as_ref(), input.selinux_level, input.privileged(), input.host)
 }
 
 /// The oldest version of the specification that knows everything the spec uses: older runtimes

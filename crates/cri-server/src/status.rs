@@ -76,6 +76,7 @@ pub(crate) fn from_run(error: RunError) -> Status {
         RunError::Random(_)
         | RunError::Record { .. }
         | RunError::Files { .. }
+        | RunError::Label { .. }
         | RunError::Spawn { .. }
         | RunError::Pause { .. }
         | RunError::Setup { .. }
@@ -108,10 +109,12 @@ pub(crate) fn from_create(error: CreateError) -> Status {
         | CreateError::RecursiveReadOnly(_)
         | CreateError::Cdi { .. }
         | CreateError::Class { .. }
+        | CreateError::Relabel { .. }
         | CreateError::LogPath { .. }
         | CreateError::Spec { .. }
         | CreateError::Plan { .. } => Code::InvalidArgument,
         CreateError::Accounts { .. }
+        | CreateError::AppArmor { .. }
         | CreateError::Layer { .. }
         | CreateError::Volumes { .. }
         | CreateError::Files { .. }

@@ -179,9 +179,10 @@ fn root(plan: &plan::RootPlan, own: Option<Own<'_>>) -> Result<OwnedFd, LaunchEr
         RootSource::Overlay { lower, upper, .. } if lower.is_empty() => directory(upper, plan),
         RootSource::Overlay { lower, upper, work } => {
             let writable = Some((upper, work));
+            let label = plan.label.as_deref();
             match own {
-                None => overlay(lower, writable),
-                Some(own) => ids::overlay(lower, writable, own.user),
+                None => overlay(lower, writable, label),
+                Some(own) => ids::overlay(lower, writable, own.user, label),
             }
             .map_err(|(subject, error)| LaunchError::new(Step::Root, subject, error))
         }
@@ -190,6 +191,7 @@ fn root(plan: &plan::RootPlan, own: Option<Own<'_>>) -> Result<OwnedFd, LaunchEr
             let make = || {
                 let context = FsContext::open("tmpfs")?;
                 context.set("mode", "755")?;
+                context.label(plan.label.as_deref())?;
                 context.mount(sys::mount::ATTR_NOSUID | sys::mount::ATTR_NODEV)
             };
             make().at(Step::Root, "(empty)")
@@ -217,15 +219,16 @@ fn directory(path: &str, plan: &plan::RootPlan) -> Result<OwnedFd, LaunchError> 
 pub(crate) fn overlay(
     lower: &[String],
     writable: Option<(&String, &String)>,
+    label: Option<&str>,
 ) -> Result<OwnedFd, (String, io::Error)> {
     let place = || {
         let upper = writable.map(|(upper, _)| upper);
         upper.or_else(|| lower.first()).cloned().unwrap_or_default()
     };
-    let (context, made) = match overlay_by_layer(lower, writable) {
+    let (context, made) = match overlay_by_layer(lower, writable, label) {
         // `lowerdir+` came with 6.8.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            overlay_by_string(lower, writable)
+            overlay_by_string(lower, writable, label)
         }
         result => result,
     }
@@ -239,7 +242,11 @@ pub(crate) fn overlay(
 /// The file system's context, for its complaint, and its mount.
 type Attempt = io::Result<(FsContext, io::Result<OwnedFd>)>;
 
-fn overlay_by_layer(lower: &[String], writable: Option<(&String, &String)>) -> Attempt {
+fn overlay_by_layer(
+    lower: &[String],
+    writable: Option<(&String, &String)>,
+    label: Option<&str>,
+) -> Attempt {
     let context = FsContext::open("overlay")?;
     // Before 6.5 overlay takes any option and fails when it is made.
     if context.flag("no-such-option").is_ok() {
@@ -248,13 +255,17 @@ fn overlay_by_layer(lower: &[String], writable: Option<(&String, &String)>) -> A
     for layer in lower {
         context.set("lowerdir+", layer)?;
     }
-    finish_overlay(context, writable)
+    finish_overlay(context, writable, label)
 }
 
 /// Older kernels want all layers in one string of at most 255 bytes and give `:` and `,` a meaning in
 /// it, so the layers are named by the numbers of their descriptors, relative to the directory that
 /// has them: enough for some 80 layers.
-fn overlay_by_string(lower: &[String], writable: Option<(&String, &String)>) -> Attempt {
+fn overlay_by_string(
+    lower: &[String],
+    writable: Option<(&String, &String)>,
+    label: Option<&str>,
+) -> Attempt {
     let layers = lower
         .iter()
         .map(|layer| sys::fs::open_dir(layer.as_str()))
@@ -264,7 +275,7 @@ fn overlay_by_string(lower: &[String], writable: Option<(&String, &String)>) -> 
     let attempt = || {
         let context = FsContext::open("overlay")?;
         context.set("lowerdir", &names.join(":"))?;
-        finish_overlay(context, writable)
+        finish_overlay(context, writable, label)
     };
     // The names are looked up now or when the file system is made, which this does. A launcher has
     // one thread: nobody else needs the working directory meanwhile.
@@ -275,7 +286,11 @@ fn overlay_by_string(lower: &[String], writable: Option<(&String, &String)>) -> 
     result
 }
 
-pub(crate) fn finish_overlay(context: FsContext, writable: Option<(&String, &String)>) -> Attempt {
+pub(crate) fn finish_overlay(
+    context: FsContext,
+    writable: Option<(&String, &String)>,
+    label: Option<&str>,
+) -> Attempt {
     if let Some((upper, work)) = writable {
         context.set("upperdir", upper)?;
         context.set("workdir", work)?;
@@ -284,6 +299,7 @@ pub(crate) fn finish_overlay(context: FsContext, writable: Option<(&String, &Str
         // does not outlive it.
         context.flag("volatile")?;
     }
+    context.label(label)?;
     context.set("source", "overlay")?;
     let made = context.mount(0);
     Ok((context, made))
@@ -325,7 +341,7 @@ mod tests {
             }
             std::fs::write(format!("{}/f", names[0]), "top").unwrap();
             std::fs::write(format!("{}/f", names[1]), "bottom").unwrap();
-            let (_, root) = by(&names[..2], Some((&names[2], &names[3]))).unwrap();
+            let (_, root) = by(&names[..2], Some((&names[2], &names[3])), None).unwrap();
             let root = root.unwrap();
             assert_eq!(sys::fs::read_value(&root, "f").unwrap(), "top");
         }

@@ -90,6 +90,7 @@ pub(crate) fn overlay(
     lower: &[String],
     writable: Option<(&String, &String)>,
     user: BorrowedFd<'_>,
+    label: Option<&str>,
 ) -> Result<OwnedFd, (String, io::Error)> {
     let mapped = |layer: &String| {
         let copy = sys::mount::clone_path(layer.as_str(), false);
@@ -100,7 +101,7 @@ pub(crate) fn overlay(
     };
     let layers = lower.iter().map(mapped).collect::<Result<Vec<_>, (String, io::Error)>>()?;
     let first = || lower.first().cloned().unwrap_or_default();
-    match overlay_of(&layers, writable) {
+    match overlay_of(&layers, writable, label) {
         // Kernels before 6.15 take no layer that is in no mount table, and before 6.5 no layer by
         // descriptor.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
@@ -111,7 +112,7 @@ pub(crate) fn overlay(
                         .and_then(|place| sys::mount::attach(layer.as_fd(), place.as_fd()))
                         .map_err(|error| (path.clone(), error))?;
                 }
-                host::overlay(lower, writable)
+                host::overlay(lower, writable, label)
             });
             attached.map_err(|error| (first(), error))?
         }
@@ -119,12 +120,16 @@ pub(crate) fn overlay(
     }
 }
 
-fn overlay_of(layers: &[OwnedFd], writable: Option<(&String, &String)>) -> io::Result<OwnedFd> {
+fn overlay_of(
+    layers: &[OwnedFd],
+    writable: Option<(&String, &String)>,
+    label: Option<&str>,
+) -> io::Result<OwnedFd> {
     let context = FsContext::open("overlay")?;
     for layer in layers {
         context.set_file("lowerdir+", layer.as_fd())?;
     }
-    host::finish_overlay(context, writable)?.1
+    host::finish_overlay(context, writable, label)?.1
 }
 
 /// Runs `f` in a copy of the mount namespace this thread is in, which is gone afterwards with all
@@ -169,7 +174,7 @@ mod tests {
         };
         let owner =
             |root: &OwnedFd| rustix::fs::statat(root, "f", AtFlags::empty()).unwrap().st_uid;
-        match overlay_of(&[mapped()], Some((&upper, &work))) {
+        match overlay_of(&[mapped()], Some((&upper, &work)), None) {
             Ok(root) => assert_eq!(owner(&root), 70_000),
             Err(error) => {
                 let errno = error.raw_os_error();
@@ -185,7 +190,7 @@ mod tests {
                 in_scratch_namespace(|| {
                     let place = sys::fs::open_dir(layer.as_str()).unwrap();
                     sys::mount::attach(mapped().as_fd(), place.as_fd()).unwrap();
-                    host::overlay(std::slice::from_ref(layer), Some((&upper, &work))).unwrap()
+                    host::overlay(std::slice::from_ref(layer), Some((&upper, &work)), None).unwrap()
                 })
                 .unwrap()
             });

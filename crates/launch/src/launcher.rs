@@ -150,6 +150,7 @@ impl Launcher {
         path: &str,
         bytes: u64,
         ids: Option<&IdMaps>,
+        label: Option<&str>,
     ) -> Result<(), LaunchError> {
         let mount = || {
             let context = FsContext::open("tmpfs")?;
@@ -160,6 +161,7 @@ impl Launcher {
                 context.set("uid", &uid.to_string())?;
                 context.set("gid", &gid.to_string())?;
             }
+            context.label(label)?;
             context.set("source", "shm")?;
             let mount = context.mount(ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC)?;
             let root = sys::fs::open_dir(c"/")?;

@@ -220,6 +220,9 @@ pub struct RootPlan {
     /// Propagation of the container's root mount.
     #[n(2)]
     pub propagation: Propagation,
+    /// SELinux label of every file in it.
+    #[n(3)]
+    pub label: Option<String>,
 }
 
 /// What a root file system is made of; paths are on the host.
@@ -291,6 +294,9 @@ pub struct MountPlan {
     /// Map the ids of what is bound.
     #[n(6)]
     pub ids: Option<MountIds>,
+    /// SELinux label of a new file system's files.
+    #[n(7)]
+    pub label: Option<String>,
 }
 
 /// What a mount shows.

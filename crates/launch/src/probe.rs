@@ -37,7 +37,7 @@ fn attempt(dir: &Path) -> Result<(), LaunchError> {
     let range = IdMapping { inside: 0, outside: 65_536, length: 65_536 };
     let ids = IdMaps { uids: vec![range], gids: vec![range] };
     let user = user::make(&ids, &[])?.user;
-    let root = ids::overlay(&[lower], Some((&upper, &work)), user.as_fd())
+    let root = ids::overlay(&[lower], Some((&upper, &work)), user.as_fd(), None)
         .map_err(|(subject, error)| LaunchError::new(Step::Root, subject, error))?;
     let stat =
         rustix::fs::statat(&root, "file", AtFlags::SYMLINK_NOFOLLOW).at(Step::Root, &file)?;

@@ -108,6 +108,7 @@ pub fn plan(spec: &Spec, context: &PlanContext<'_>) -> Result<Planned<LaunchPlan
             source: context.root.clone(),
             readonly: root.readonly().unwrap_or(false),
             propagation: rootfs_propagation(linux)?,
+            label: label(linux),
         },
         mounts: mounts::mounts(spec, own_users, context)?,
         devices: devices::nodes(linux)?,
@@ -144,6 +145,11 @@ fn parts(spec: &Spec) -> Result<(&Process, &Linux), PlanError> {
     let process = spec.process().as_ref().ok_or(PlanError::Missing { field: "process" })?;
     let linux = spec.linux().as_ref().ok_or(PlanError::Missing { field: "linux" })?;
     Ok((process, linux))
+}
+
+/// What files made for the container are called.
+fn label(linux: &Linux) -> Option<String> {
+    linux.mount_label().clone().filter(|label| !label.is_empty())
 }
 
 fn rootfs_propagation(linux: &Linux) -> Result<Propagation, PlanError> {

@@ -79,7 +79,25 @@ pub(crate) fn mounts(
     own_users: bool,
     context: &PlanContext<'_>,
 ) -> Result<Vec<MountPlan>, PlanError> {
-    spec.mounts().iter().flatten().map(|mount| one(mount, own_users, context)).collect()
+    let label = spec.linux().as_ref().and_then(crate::label);
+    let mut plans = Vec::new();
+    for mount in spec.mounts().iter().flatten() {
+        let mut plan = one(mount, own_users, context)?;
+        plan.label = label.clone().filter(|_| takes_label(&plan.source));
+        plans.push(plan);
+    }
+    Ok(plans)
+}
+
+/// Whether the files of a mount are the container's own. The kernel labels those of `proc` and its
+/// like itself, what is bound has its labels already.
+fn takes_label(source: &MountSource) -> bool {
+    match source {
+        MountSource::New { fstype, .. } => matches!(&fstype[..], "tmpfs" | "devpts" | "mqueue"),
+        // Layers keep the label they have on disk: an overlay may give them the container's.
+        MountSource::Image { .. } => true,
+        MountSource::Bind { .. } | MountSource::Cgroup | MountSource::Launcher { .. } => false,
+    }
 }
 
 fn one(mount: &Mount, own_users: bool, context: &PlanContext<'_>) -> Result<MountPlan, PlanError> {
@@ -104,6 +122,7 @@ fn one(mount: &Mount, own_users: bool, context: &PlanContext<'_>) -> Result<Moun
         attr_clear,
         attr_recursive,
         ids,
+        label: None,
     })
 }
 

@@ -117,7 +117,6 @@ fn what_is_not_executed_is_refused_by_name() {
         ("/linux/personality", json!({"domain": "LINUX32"}), "linux.personality"),
         ("/linux/memoryPolicy", json!({"mode": "MPOL_DEFAULT"}), "linux.memoryPolicy"),
         ("/linux/namespaces", namespaces("time"), "linux.namespaces[time]"),
-        ("/linux/mountLabel", json!("system_u:object_r:x_t:s0"), "linux.mountLabel"),
         ("/process/scheduler", json!({"policy": "SCHED_OTHER"}), "process.scheduler"),
         ("/process/ioPriority", json!({"class": "IOPRIO_CLASS_BE"}), "process.ioPriority"),
         ("/linux/sysctl", json!({"kernel.panic": "1"}), "linux.sysctl[kernel.panic]"),

@@ -34,12 +34,10 @@ fn linux(linux: &Linux) -> Result<(), PlanError> {
     let namespace = |wanted: LinuxNamespaceType| {
         linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == wanted)
     };
-    let filled = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     refuse(&[
         ("linux.namespaces[time]", namespace(LinuxNamespaceType::Time)),
         ("linux.timeOffsets", linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty())),
         ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
-        ("linux.mountLabel", filled(linux.mount_label())),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),
         ("linux.personality", linux.personality().is_some()),
     ])

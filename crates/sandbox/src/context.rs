@@ -62,6 +62,7 @@ pub(crate) struct Context {
     pub(crate) parts: Parts,
     pub(crate) index: Index,
     pub(crate) names: Names<PodName, SandboxId>,
+    pub(crate) levels: crate::levels::Levels,
     pub(crate) handles: Handles,
     pub(crate) sampler: crate::sampler::Sampler,
     pub(crate) events: crate::events::Events,
@@ -84,6 +85,31 @@ impl Context {
 
     pub(crate) fn disk(&self) -> &dyn Disk {
         self.parts.disk.as_ref()
+    }
+
+    /// The SELinux level of a new pod: the one it asks for, or a pair of categories that no other
+    /// pod has. Without SELinux, none.
+    pub(crate) fn level_of(&self, config: &model::PodConfig) -> Option<String> {
+        let facts = self.parts.host.selinux.as_ref()?;
+        if let Some(asked) = config.security.selinux.as_ref().filter(|o| !o.level.is_empty()) {
+            self.levels.hold(&asked.level);
+            return Some(asked.level.clone());
+        }
+        let level = facts.process.splitn(4, ':').nth(3).unwrap_or("s0");
+        let sensitivity = level.split(':').next().unwrap_or(level);
+        self.levels.claim(sensitivity, || {
+            let mut bytes = [0; 4];
+            rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).ok()?;
+            Some(u32::from_ne_bytes(bytes))
+        })
+    }
+
+    /// Gives back what a pod that is no more had for itself alone.
+    pub(crate) fn release(&self, pod: &crate::record::PodRecord) {
+        self.names.release(&pod.config.name, &pod.id);
+        if let Some(level) = &pod.selinux_level {
+            self.levels.release(level);
+        }
     }
 
     /// Absolute cgroup path below which a pod's containers live. Without a parent from kubelet a

@@ -60,6 +60,14 @@ pub enum RunError {
         /// Why.
         source: FileError,
     },
+    /// A file could not be labelled.
+    #[error("cannot label the files of sandbox {sandbox}")]
+    Label {
+        /// The pod.
+        sandbox: SandboxId,
+        /// Why.
+        source: lsm::selinux::RelabelError,
+    },
     /// The shim could not be started.
     #[error("cannot start the shim of sandbox {sandbox}")]
     Spawn {
@@ -281,6 +289,22 @@ pub enum CreateError {
         name: String,
         /// Why.
         source: Box<crate::classes::ClassError>,
+    },
+    /// A mount could not be labelled.
+    #[error("cannot relabel a mount of container `{name}`")]
+    Relabel {
+        /// Container name.
+        name: String,
+        /// Why.
+        source: lsm::selinux::RelabelError,
+    },
+    /// The host's AppArmor.
+    #[error("cannot confine container `{name}`")]
+    AppArmor {
+        /// Container name.
+        name: String,
+        /// Why.
+        source: lsm::apparmor::AppArmorError,
     },
     /// The log path leaves the pod's log directory.
     #[error("log path `{path}` of container `{name}` leaves the pod's log directory")]

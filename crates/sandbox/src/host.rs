@@ -35,16 +35,14 @@ pub enum HostError {
 pub fn host_facts() -> Result<HostFacts, HostError> {
     let cgroup = sys::cgroup::detect()?;
     let kernel = kernel_version()?;
-    if read_trimmed("/sys/module/apparmor/parameters/enabled").as_deref() == Some("Y") {
-        tracing::warn!(
-            "AppArmor is enabled, but this version of knarr loads no profile for containers"
-        );
-    }
+    let apparmor = crate::confinement::apparmor_at_start();
+    // Where a kernel has both, AppArmor is used.
+    let selinux = if apparmor.is_none() { crate::confinement::selinux_at_start() } else { None };
     Ok(HostFacts {
         swap_limit: has_swap_limit(&cgroup),
         cgroup,
-        apparmor: None,
-        selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+        apparmor,
+        selinux,
         bounding_caps: bounding_set()?,
         devices: Vec::new(),
         kernel,
@@ -99,10 +97,6 @@ fn bounding_set() -> Result<u64, HostError> {
         .find_map(|line| line.strip_prefix("CapBnd:"))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .ok_or_else(|| HostError::Unclear { path: path.into(), what: "the bounding set" })
-}
-
-fn read_trimmed(path: &str) -> Option<String> {
-    Some(std::fs::read_to_string(path).ok()?.trim().to_owned())
 }
 
 /// When a process started, in clock ticks since boot; `None` when there is no such process.

@@ -54,6 +54,7 @@ impl Sandboxes {
             parts,
             index: Index::default(),
             names: store::Names::default(),
+            levels: crate::levels::Levels::default(),
             handles: Handles::default(),
             sampler: crate::sampler::Sampler::default(),
             events: crate::events::Events::default(),
@@ -143,6 +144,7 @@ impl Sandboxes {
     /// [`RunError`].
     pub async fn run_pod(&self, config: PodConfig, handler: String) -> Result<SandboxId, RunError> {
         validate::pod(&config)?;
+        validate::labels(&config, &self.cx.parts.host)?;
         self.check_handler(&handler)?;
         if let (Some(_), Err(reason)) =
             (config.security.namespaces.own_users(), &self.cx.user_namespaces)
@@ -184,6 +186,7 @@ impl Sandboxes {
     fn new_record(&self, id: SandboxId, config: Arc<PodConfig>, handler: String) -> PodRecord {
         PodRecord {
             id,
+            selinux_level: self.cx.level_of(&config),
             config,
             handler,
             created_at: now(),

@@ -8,6 +8,7 @@ use model::{ContainerId, Resources, SandboxId, SecurityProfile};
 use oci_runtime::{ExecRequest, ImageTree, PlanContext, PlanError, Planned};
 use oci_spec::runtime::Spec;
 
+use crate::confinement;
 use crate::context::Context;
 use crate::image_volumes;
 use crate::paths::Paths;
@@ -49,6 +50,9 @@ pub enum PlanFailure {
     /// The pod asks for what cannot be had.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// The host's AppArmor.
+    #[error(transparent)]
+    AppArmor(#[from] lsm::apparmor::AppArmorError),
 }
 
 /// The pod's `/dev/shm` as specs name it: a mount that exists in the shim only.
@@ -219,6 +223,8 @@ pub(crate) fn sandbox_spec(
         }
         Some(SecurityProfile::RuntimeDefault | SecurityProfile::Unconfined) | None => None,
     };
+    let security = &pod.config.security;
+    let host = &confinement::refreshed(host, security.apparmor.as_ref(), security.privileged)?;
     Ok(bundle::pause_spec(&PauseInput {
         sandbox: &pod.id,
         pod: &pod.config,
@@ -226,6 +232,7 @@ pub(crate) fn sandbox_spec(
         cgroup_path: &format!("{cgroup_parent}/{}", pod.id),
         namespaces,
         localhost_seccomp: localhost_seccomp.as_deref(),
+        selinux_level: pod.selinux_level.as_deref(),
         host,
     })?)
 }

@@ -67,6 +67,9 @@ pub struct PodRecord {
     /// The sum of its containers' resources, where it has been changed since.
     #[serde(default)]
     pub resources: Option<Resources>,
+    /// Its own SELinux level, on hosts with SELinux.
+    #[serde(default)]
+    pub selinux_level: Option<String>,
 }
 
 impl PodRecord {

@@ -35,6 +35,9 @@ pub enum InvalidPod {
     /// A kernel parameter that is the host's.
     #[error("kernel parameters of the pod cannot be set")]
     Sysctl(#[source] Box<bundle::SpecError>),
+    /// A part of its SELinux label.
+    #[error("the pod cannot be labelled")]
+    Selinux(#[source] Box<bundle::SpecError>),
     /// Paths must be absolute.
     #[error("{field} `{path}` is not an absolute path without `..`")]
     Path {
@@ -65,6 +68,13 @@ pub(crate) fn pod(config: &PodConfig) -> Result<(), InvalidPod> {
         }
     }
     Ok(())
+}
+
+/// What could be no SELinux label, on every host.
+pub(crate) fn labels(config: &PodConfig, host: &bundle::HostFacts) -> Result<(), InvalidPod> {
+    bundle::selinux_labels(config.security.selinux.as_ref(), None, false, host)
+        .map(|_labels| ())
+        .map_err(|source| InvalidPod::Selinux(Box::new(source)))
 }
 
 fn namespaces(config: &PodConfig) -> Result<(), InvalidPod> {

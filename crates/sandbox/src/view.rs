@@ -223,6 +223,7 @@ pub(crate) fn test_pod() -> PodView {
         shim: None,
         attached: false,
         network: None,
+        selinux_level: None,
         overhead: None,
         resources: None,
     };

@@ -228,6 +228,9 @@ pub struct PodSetup {
     /// name it as the pod's.
     #[n(11)]
     pub users: Option<IdMaps>,
+    /// SELinux label of the files in the containers' `/dev/shm`.
+    #[n(13)]
+    pub shm_label: Option<String>,
 }
 
 /// Which ids of a user namespace are which of the host's.

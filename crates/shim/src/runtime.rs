@@ -150,9 +150,10 @@ impl Runtime {
         path: &str,
         bytes: u64,
         users: Option<&shim_protocol::IdMaps>,
+        label: Option<&str>,
     ) -> Result<(), Failure> {
         let ids = users.map(id_maps);
-        let mounted = self.launcher.mount_tmpfs(path, bytes, ids.as_ref());
+        let mounted = self.launcher.mount_tmpfs(path, bytes, ids.as_ref(), label);
         mounted.map_err(|error| launch_failed(&error))
     }
 

@@ -2,7 +2,7 @@
 //! `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS`: symlinks, absolute ones too, stay inside.
 
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -213,6 +213,17 @@ pub fn read_value(dir: impl AsFd, file: impl Arg) -> io::Result<String> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::openat(dir, file, flags, Mode::empty())?;
     io::read_to_string(std::fs::File::from(file))
+}
+
+/// Gives a file an SELinux label; `file` may be a mere handle (`O_PATH`).
+///
+/// # Errors
+/// The kernel's.
+pub fn set_selinux_label(file: BorrowedFd<'_>, label: &str) -> io::Result<()> {
+    // `fsetxattr(2)` refuses handles; the descriptor's own link leads to just this file.
+    let path = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
+    let value = [label.as_bytes(), &[0]].concat();
+    Ok(rustix::fs::setxattr(path, c"security.selinux", &value, rustix::fs::XattrFlags::empty())?)
 }
 
 /// Whether something exists at `name` in `dir`; a symlink counts as itself.

@@ -155,6 +155,15 @@ impl FsContext {
         Ok(rustix::mount::fsconfig_set_fd(self.0.as_fd(), key, file)?)
     }
 
+    /// Gives every file an SELinux label, if there is one. Only file systems that store none of
+    /// their own take it.
+    ///
+    /// # Errors
+    /// The kernel's: without SELinux it knows no such option.
+    pub fn label(&self, label: Option<&str>) -> io::Result<()> {
+        label.map_or(Ok(()), |label| self.set("context", label))
+    }
+
     /// Makes the file system and one detached mount of it.
     ///
     /// # Errors

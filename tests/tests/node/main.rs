@@ -6,6 +6,7 @@
 #![cfg(test)]
 #![allow(clippy::large_futures, reason = "a test has the stack to itself")]
 
+mod apparmor;
 mod bad_input;
 mod churn;
 mod cli;

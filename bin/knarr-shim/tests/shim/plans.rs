@@ -22,6 +22,7 @@ pub(crate) fn shell(root: &str, cgroup: CgroupPlan, script: &str) -> LaunchPlan 
             source: RootSource::Directory(root.to_owned()),
             readonly: false,
             propagation: Propagation::Private,
+            label: None,
         },
         mounts: vec![
             file_system("/proc", "proc", &[]),
@@ -76,6 +77,7 @@ fn file_system(target: &str, fstype: &str, options: &[(&str, &str)]) -> MountPla
         attr_recursive: false,
         propagation: Propagation::Private,
         ids: None,
+        label: None,
     }
 }
 

@@ -100,6 +100,7 @@ fn containers_share_dev_shm_that_the_host_never_sees() {
             attr_recursive: false,
             propagation: Propagation::Private,
             ids: None,
+            label: None,
         });
         start.plan = plan.encode();
         shim.started(client, start);

@@ -4,11 +4,14 @@ use model::NamespaceMode;
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType as Kind};
 
 use super::{devices, mounts, resources, security};
-use crate::{ContainerInput, PidSource, SpecError, capability::CapabilityMasks, pid_source};
+use crate::{
+    ContainerInput, PidSource, SelinuxLabels, SpecError, capability::CapabilityMasks, pid_source,
+};
 
 pub(super) fn linux(
     input: &ContainerInput<'_>,
     capabilities: CapabilityMasks,
+    labels: Option<SelinuxLabels>,
 ) -> Result<Linux, SpecError> {
     let security = &input.config.security;
     // Exactly the given lists; a privileged container sees everything.
@@ -22,6 +25,7 @@ pub(super) fn linux(
         .set_resources(Some(resources::resources(input)?))
         .set_devices(Some(devices::nodes(input)))
         .set_seccomp(security::seccomp(input, capabilities.bounding)?)
+        .set_mount_label(labels.map(|labels| labels.mount))
         .set_rootfs_propagation(mounts::rootfs_propagation(&input.config.mounts))
         .set_masked_paths(paths(&security.masked_paths))
         .set_readonly_paths(paths(&security.readonly_paths));

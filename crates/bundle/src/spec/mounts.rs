@@ -148,16 +148,10 @@ fn requested(
         let want = "a path below the root";
         return Err(SpecError::invalid("mounts.container_path", &request.container_path, want));
     }
-    for (present, what) in [
-        (
-            request.propagation == MountPropagation::Bidirectional && input.users().is_some(),
-            "a mount that propagates to the host out of a user namespace",
-        ),
-        (
-            request.selinux_relabel && input.host.selinux,
-            "an SELinux relabel on a host with SELinux enabled",
-        ),
-    ] {
+    for (present, what) in [(
+        request.propagation == MountPropagation::Bidirectional && input.users().is_some(),
+        "a mount that propagates to the host out of a user namespace",
+    )] {
         if present {
             return Err(SpecError::Unsupported { what });
         }

@@ -3,9 +3,8 @@
 use model::{ContainerConfig, EnvVar, ImageConfig};
 use oci_spec::runtime::{Process, User};
 
-use super::security;
 use crate::{
-    ContainerInput, SpecError,
+    ContainerInput, SelinuxLabels, SpecError, apparmor,
     capability::{self, CapabilityMasks},
     path,
 };
@@ -15,6 +14,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub(super) fn process(
     input: &ContainerInput<'_>,
     capabilities: CapabilityMasks,
+    labels: Option<&SelinuxLabels>,
 ) -> Result<Process, SpecError> {
     let ContainerInput { config, image, .. } = input;
     let mut user = User::default();
@@ -35,7 +35,12 @@ pub(super) fn process(
         .set_capabilities(Some(capability::to_oci(capabilities)))
         .set_rlimits(None)
         .set_no_new_privileges(Some(config.security.no_new_privs))
-        .set_apparmor_profile(security::apparmor(input)?)
+        .set_apparmor_profile(apparmor::profile(
+            config.security.apparmor.as_ref(),
+            input.privileged(),
+            input.host,
+        )?)
+        .set_selinux_label(labels.map(|labels| labels.process.clone()))
         .set_oom_score_adj(Some(oom_score_adj(config.resources.oom_score_adj)?));
     Ok(process)
 }

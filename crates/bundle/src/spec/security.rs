@@ -13,15 +13,7 @@ pub(super) fn admit(input: &ContainerInput<'_>) -> Result<(), SpecError> {
         return Err(SpecError::PrivilegedContainer);
     }
     namespaces::check(&input.pod.security.namespaces, &security.namespaces)?;
-    mapped(input)?;
-    // SELinux would have to label the process and everything mounted for it.
-    let labels = input.host.selinux && !security.privileged;
-    for (present, what) in [(labels, "an SELinux label on a host with SELinux enabled")] {
-        if present {
-            return Err(SpecError::Unsupported { what });
-        }
-    }
-    Ok(())
+    mapped(input)
 }
 
 /// Refuses a user that does not exist in the pod's user namespace.
@@ -35,28 +27,6 @@ fn mapped(input: &ContainerInput<'_>) -> Result<(), SpecError> {
     match groups.find(|gid| users.host_gid(**gid).is_none()) {
         Some(gid) => Err(SpecError::Unmapped { field: "group", id: *gid }),
         None => Ok(()),
-    }
-}
-
-/// The AppArmor profile to run in; `None` is unconfined.
-pub(super) fn apparmor(input: &ContainerInput<'_>) -> Result<Option<String>, SpecError> {
-    let asked = input.config.security.apparmor.as_ref();
-    match (asked, &input.host.apparmor) {
-        (Some(SecurityProfile::Localhost(profile)), None) => {
-            Err(SpecError::AppArmorProfile { profile: profile.clone() })
-        }
-        (Some(SecurityProfile::Localhost(profile)), Some(facts)) => {
-            if facts.loaded.contains(profile) {
-                Ok(Some(profile.clone()))
-            } else {
-                Err(SpecError::AppArmorProfile { profile: profile.clone() })
-            }
-        }
-        (Some(SecurityProfile::Unconfined), _) | (_, None) => Ok(None),
-        (Some(SecurityProfile::RuntimeDefault) | None, Some(_)) if input.privileged() => Ok(None),
-        (Some(SecurityProfile::RuntimeDefault) | None, Some(facts)) => {
-            Ok(Some(facts.default_profile.clone()))
-        }
     }
 }
 

@@ -81,7 +81,7 @@ impl Case {
                 cgroup: unified(),
                 swap_limit: true,
                 apparmor: None,
-                selinux: false,
+                selinux: None,
                 bounding_caps: u64::MAX,
                 devices: vec![],
                 kernel: (6, 1),
@@ -131,6 +131,7 @@ impl Case {
             volumes: &self.volumes,
             devices: &self.devices,
             localhost_seccomp: self.localhost_seccomp.as_deref(),
+            selinux_level: Some("s0:c1,c2"),
             annotations: &StringMap::from([("io.kubernetes.cri.sandbox-id".into(), "fake".into())]),
             host: &self.host,
         })
@@ -468,7 +469,12 @@ fn apparmor_profiles_must_be_loaded() {
     };
     assert_eq!(profile(&case).unwrap(), None);
     case.config.security.apparmor = Some(SecurityProfile::Localhost("mine".into()));
-    assert!(matches!(profile(&case), Err(SpecError::AppArmorProfile { .. })));
+    assert!(matches!(profile(&case), Err(SpecError::NoAppArmor { .. })));
+    for allowed in [SecurityProfile::RuntimeDefault, SecurityProfile::Unconfined] {
+        case.config.security.apparmor = Some(allowed);
+        assert_eq!(profile(&case).unwrap(), None, "a host without AppArmor");
+    }
+    case.config.security.apparmor = Some(SecurityProfile::Localhost("mine".into()));
     case.host.apparmor =
         Some(AppArmorFacts { default_profile: "default".into(), loaded: vec!["default".into()] });
     assert!(matches!(profile(&case), Err(SpecError::AppArmorProfile { .. })));
@@ -476,6 +482,51 @@ fn apparmor_profiles_must_be_loaded() {
     assert_eq!(profile(&case).unwrap().as_deref(), Some("default"));
     case.config.security.apparmor = Some(SecurityProfile::Unconfined);
     assert_eq!(profile(&case).unwrap(), None);
+    case.config.security.privileged = true;
+    case.pod.security.privileged = true;
+    for (asked, entered) in [
+        (None, None),
+        (Some(SecurityProfile::RuntimeDefault), None),
+        (Some(SecurityProfile::Localhost("default".into())), Some("default")),
+    ] {
+        case.config.security.apparmor = asked.clone();
+        assert_eq!(profile(&case).unwrap().as_deref(), entered, "privileged, {asked:?}");
+    }
+}
+
+#[test]
+fn a_default_profile_that_could_not_be_loaded_is_not_left_out() {
+    let mut case = Case::new();
+    case.host.apparmor =
+        Some(AppArmorFacts { default_profile: "default".into(), loaded: Vec::new() });
+    assert!(matches!(case.build(), Err(SpecError::AppArmorProfile { .. })));
+}
+
+#[test]
+fn selinux_labels_are_the_containers_then_the_pods_then_the_policys() {
+    let mut case = Case::new();
+    let labels = |case: &Case| {
+        let spec = case.spec();
+        let process = spec.process().as_ref().unwrap().selinux_label().clone();
+        (process, spec.linux().as_ref().unwrap().mount_label().clone())
+    };
+    assert_eq!(labels(&case), (None, None), "a host without SELinux");
+    case.host.selinux =
+        Some(crate::SelinuxFacts { process: "u:r:t:s0".into(), file: "u:o:f:s0".into() });
+    let both = |process: &str, mount: &str| (Some(process.to_owned()), Some(mount.to_owned()));
+    assert_eq!(labels(&case), both("u:r:t:s0:c1,c2", "u:o:f:s0:c1,c2"));
+    let options = |r#type: &str, level: &str| {
+        Some(model::SelinuxOptions {
+            r#type: r#type.into(),
+            level: level.into(),
+            ..Default::default()
+        })
+    };
+    case.pod.security.selinux = options("pod_t", "s0:c3,c4");
+    case.config.security.selinux = options("own_t", "");
+    assert_eq!(labels(&case), both("u:r:own_t:s0:c3,c4", "u:o:f:s0:c3,c4"));
+    case.config.security.selinux = options("", "s0,c4,c5");
+    assert!(matches!(case.build(), Err(SpecError::Invalid { .. })));
 }
 
 #[test]
@@ -490,20 +541,6 @@ fn seccomp_is_off_unless_asked_for() {
     assert!(matches!(case.build(), Err(SpecError::Missing { .. })));
     case.localhost_seccomp = Some(r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#.into());
     assert!(filtered(&case).unwrap());
-}
-
-#[test]
-fn what_is_not_supported_is_named() {
-    let refused = |change: &dyn Fn(&mut Case)| {
-        let mut case = Case::new();
-        change(&mut case);
-        matches!(case.build(), Err(SpecError::Unsupported { .. }))
-    };
-    assert!(refused(&|case| case.host.selinux = true));
-    assert!(refused(&|case| {
-        case.mount("/a").selinux_relabel = true;
-        case.host.selinux = true;
-    }));
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn host() -> HostFacts {
         }),
         swap_limit: true,
         apparmor: None,
-        selinux: false,
+        selinux: None,
         bounding_caps: u64::MAX,
         devices: vec![],
         kernel: (6, 1),
@@ -133,6 +133,7 @@ impl Case {
             volumes: &self.volumes,
             devices: &self.devices,
             localhost_seccomp: self.localhost_seccomp.as_deref(),
+            selinux_level: None,
             annotations: &self.annotations,
             host: &self.host,
         })?;
@@ -140,8 +141,10 @@ impl Case {
     }
 
     pub(crate) fn with_apparmor(&mut self) {
-        let facts =
-            AppArmorFacts { default_profile: "knarr-default".into(), loaded: vec!["mine".into()] };
+        let facts = AppArmorFacts {
+            default_profile: "knarr-default".into(),
+            loaded: vec!["knarr-default".into(), "mine".into()],
+        };
         self.host.apparmor = Some(facts);
     }
 }

@@ -70,7 +70,7 @@ async fn info(server: &Server, status: NetworkStatus) -> BTreeMap<String, String
     let config = serde_json::json!({
         "rootDir": sandboxes.root_dir(),
         "stateDir": sandboxes.state_dir(),
-        "enableSelinux": sandboxes.host().selinux,
+        "enableSelinux": sandboxes.host().selinux.is_some(),
         "cni": { "binDirs": network["PluginDirs"], "confDir": network["PluginConfDir"] },
         "containerd": {
             "snapshotter": SNAPSHOTTER,

@@ -31,11 +31,13 @@ pub(super) struct Masks<'a> {
     null: Option<&'a OwnedFd>,
     null_used: bool,
     empty: Option<OwnedFd>,
+    /// SELinux label of the container's files.
+    label: Option<&'a str>,
 }
 
 impl<'a> Masks<'a> {
-    pub(super) fn new(null: Option<&'a OwnedFd>) -> Self {
-        Self { null, null_used: false, empty: None }
+    pub(super) fn new(null: Option<&'a OwnedFd>, label: Option<&'a str>) -> Self {
+        Self { null, null_used: false, empty: None, label }
     }
 
     /// Hides a file behind `/dev/null`, a directory behind an empty read-only tmpfs.
@@ -66,6 +68,7 @@ impl<'a> Masks<'a> {
         }
         let context = FsContext::open("tmpfs")?;
         context.set("mode", "755")?;
+        context.label(self.label)?;
         let empty = context.mount(ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC)?;
         sys::mount::attach(empty.as_fd(), target)?;
         self.empty = Some(empty);

@@ -52,7 +52,7 @@ impl<'a> Builder<'a> {
         for path in &plan.readonly_paths {
             protect::make_read_only(self.root, path).at(Step::ReadOnly, path)?;
         }
-        let mut masks = protect::Masks::new(tree.null.as_ref());
+        let mut masks = protect::Masks::new(tree.null.as_ref(), plan.root.label.as_deref());
         for path in &plan.masked_paths {
             masks.mask(self.root, path).at(Step::Mask, path)?;
         }
@@ -129,7 +129,7 @@ impl<'a> Builder<'a> {
         .at(Step::MountTarget, &mount.target)?;
         // A copy has to be written before the mount becomes read-only.
         let held_back = if copy_up { mount.attr_set & ATTR_RDONLY } else { 0 };
-        let made = make(fstype, source, options, mount.attr_set & !held_back, &mount.target)?;
+        let made = make(mount, fstype, source, options, mount.attr_set & !held_back)?;
         if copy_up {
             sys::copy::copy_tree(target.as_fd(), made.as_fd()).at(Step::CopyUp, &mount.target)?;
             let change = Change { set: held_back, ..Change::default() };
@@ -156,6 +156,7 @@ impl<'a> Builder<'a> {
         let attach = || {
             let context = FsContext::open("tmpfs")?;
             context.set("mode", "755")?;
+            context.label(self.new.plan.root.label.as_deref())?;
             let top = context.mount(ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC)?;
             let target = target::resolve(self.root, &mount.target, true)?;
             sys::mount::attach(top.as_fd(), target.as_fd())?;
@@ -255,12 +256,16 @@ impl<'a> Builder<'a> {
 }
 
 fn make(
+    mount: &MountPlan,
     fstype: &str,
     source: &str,
     options: &[FsOption],
     attributes: u64,
-    target: &str,
 ) -> Result<OwnedFd, LaunchError> {
+    let target = mount.target.as_str();
+    // The queues' one file system of the IPC namespace exists already: its root is labelled instead.
+    let late = fstype == "mqueue";
+    let label = mount.label.as_deref();
     let context = FsContext::open(fstype)
         .at(Step::MountNew, &format!("{target} (file system type {fstype})"))?;
     let set = |option: &FsOption| {
@@ -272,11 +277,18 @@ fn make(
     };
     context.set("source", source).at(Step::MountNew, target)?;
     options.iter().try_for_each(set)?;
-    context.mount(attributes).map_err(|error| {
+    if !late {
+        context.label(label).at(Step::Label, target)?;
+    }
+    let made = context.mount(attributes).map_err(|error| {
         let subject = match context.complaint() {
             Some(complaint) => format!("{target} ({complaint})"),
             None => target.to_owned(),
         };
         LaunchError::new(Step::MountNew, subject, error)
-    })
+    })?;
+    if let (Some(label), true) = (label, late) {
+        sys::fs::set_selinux_label(made.as_fd(), label).at(Step::Label, target)?;
+    }
+    Ok(made)
 }

@@ -23,6 +23,7 @@ pub(super) fn detached(
     own: Option<Own<'_>>,
 ) -> Result<Detached, LaunchError> {
     let failed = |error| LaunchError::new(Step::ImageVolume, &mount.target, error);
+    let label = mount.label.as_deref();
     let whole = match lower {
         [] => empty().map_err(failed)?,
         [only] => {
@@ -31,8 +32,8 @@ pub(super) fn detached(
             return protected(part, mount).map(Detached::Ready);
         }
         _ => match Users::of(mount, own)? {
-            None => overlay(lower, None),
-            Some(users) => ids::overlay(lower, None, users.as_fd()),
+            None => overlay(lower, None, label),
+            Some(users) => ids::overlay(lower, None, users.as_fd(), label),
         }
         .map_err(|(subject, error)| {
             LaunchError::new(Step::ImageVolume, format!("{} ({subject})", mount.target), error)

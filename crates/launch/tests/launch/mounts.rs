@@ -102,7 +102,7 @@ fn a_launcher_from_a_template(world: &mut World) {
         let pause = world.plan("");
         let child = || {
             let mut launcher = Launcher::in_copy_of(template.as_fd()).unwrap();
-            launcher.mount_tmpfs("/shm", 4096, None).unwrap();
+            launcher.mount_tmpfs("/shm", 4096, None, None).unwrap();
             let pause = launcher.pause(&pause).unwrap();
             sys::pidfd::kill(pause.pidfd.as_fd()).unwrap();
             sys::pidfd::wait(pause.pidfd.as_fd()).unwrap();
@@ -277,7 +277,7 @@ fn a_bad_type_or_option_is_named(world: &mut World) {
 }
 
 fn the_pods_shm_is_shared(world: &mut World) {
-    world.launcher.mount_tmpfs("/shm", 1 << 20, None).unwrap();
+    world.launcher.mount_tmpfs("/shm", 1 << 20, None, None).unwrap();
     let mut shm = bind("", "/dev/shm", NOSUID | NODEV | NOEXEC);
     shm.source = MountSource::Launcher { path: "/shm".to_owned() };
     let mut plan = world.plan("echo hello > /dev/shm/x; stat -c %a /dev/shm");
@@ -288,7 +288,7 @@ fn the_pods_shm_is_shared(world: &mut World) {
     plan.mounts.push(shm);
     assert_eq!(world.run(&plan).text(), "hello\n");
     // Somewhere else than where room was left.
-    world.launcher.mount_tmpfs("/pod/shm", 1 << 20, None).unwrap();
+    world.launcher.mount_tmpfs("/pod/shm", 1 << 20, None, None).unwrap();
 }
 
 /// Layers `base` and `top` of an image, the topmost first.

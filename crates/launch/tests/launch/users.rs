@@ -386,7 +386,7 @@ fn a_pod_shares_one(world: &mut World) {
         world.launcher.write_sysctl(name, value).unwrap();
     }
     rustix::system::sethostname(b"pod").unwrap();
-    world.launcher.mount_tmpfs("/shm", 1 << 20, Some(&users)).unwrap();
+    world.launcher.mount_tmpfs("/shm", 1 << 20, Some(&users), None).unwrap();
     let in_pod = |world: &World, command: &str| {
         let mut plan = plan(world, command);
         plan.namespaces.user = UserNamespace::Pod;

@@ -149,6 +149,7 @@ impl World {
                 },
                 readonly: false,
                 propagation: Propagation::Private,
+                label: None,
             },
             mounts: vec![
                 new("/proc", "proc", NOSUID | NODEV | NOEXEC, &[]),
@@ -297,6 +298,7 @@ pub(crate) fn new(
         attr_recursive: false,
         propagation: Propagation::Private,
         ids: None,
+        label: None,
     }
 }
 
@@ -310,5 +312,6 @@ pub(crate) fn bind(path: &str, target: &str, attr_set: u64) -> MountPlan {
         attr_recursive: false,
         propagation: Propagation::Private,
         ids: None,
+        label: None,
     }
 }

@@ -22,6 +22,7 @@ use crate::blocking;
 use crate::cdi;
 use crate::claim::Fresh;
 use crate::classes;
+use crate::confinement;
 use crate::context::{Context, cgroup_of, now, random_id};
 use crate::error::CreateError;
 use crate::events::EventKind;
@@ -238,7 +239,28 @@ impl Making {
         // What StartContainer would refuse is refused now.
         plan::of_spec(&self.cx, record, &spec)
             .map_err(|source| CreateError::Plan { name: self.name(), source })?;
-        self.write(dir, &spec)
+        self.write(dir, &spec)?;
+        self.relabel(&spec)
+    }
+
+    /// CRI `selinux_relabel`: the volume becomes the container's. Last, because it cannot be taken
+    /// back.
+    fn relabel(&self, spec: &Spec) -> Result<(), CreateError> {
+        let linux = spec.linux().as_ref();
+        let Some(label) = linux.and_then(|linux| linux.mount_label().as_deref()) else {
+            return Ok(());
+        };
+        for mount in self.record.config.mounts.iter().filter(|mount| mount.selinux_relabel) {
+            if let MountSource::Host(path) = &mount.source {
+                let path = std::fs::canonicalize(path).map_err(|error| {
+                    let source = FileError::at("resolve", Path::new(path))(error);
+                    self.unusable(format!("mount source `{path}`"), source)
+                })?;
+                lsm::selinux::relabel(&path, label)
+                    .map_err(|source| CreateError::Relabel { name: self.name(), source })?;
+            }
+        }
+        Ok(())
     }
 
     fn name(&self) -> String {
@@ -320,6 +342,7 @@ impl Making {
             volumes: &self.volumes()?,
             devices: &devices,
             localhost_seccomp: localhost_seccomp.as_deref(),
+            selinux_level: self.pod.selinux_level.as_deref(),
             annotations: &StringMap::new(),
             host: &host,
         })
@@ -435,8 +458,14 @@ impl Making {
 
     /// A privileged container gets every device there is now, not those of the daemon's start.
     fn host(&self) -> Result<HostFacts, CreateError> {
-        let mut facts = self.cx.parts.host.clone();
-        if self.record.config.security.privileged {
+        let security = &self.record.config.security;
+        let mut facts = confinement::refreshed(
+            &self.cx.parts.host,
+            security.apparmor.as_ref(),
+            security.privileged,
+        )
+        .map_err(|source| CreateError::AppArmor { name: self.name(), source })?;
+        if security.privileged {
             facts.devices = host::all_devices()
                 .map_err(|source| self.unusable("the host's devices".to_owned(), source))?;
         }

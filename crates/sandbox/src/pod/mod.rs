@@ -171,7 +171,7 @@ impl Owner {
             }
         }
         self.cx.handles.remove(self.id());
-        self.cx.names.release(&self.record.config.name, self.id());
+        self.cx.release(&self.record);
         // Requests that came too late find their reply channel closed and look the pod up anew.
     }
 

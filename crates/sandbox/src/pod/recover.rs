@@ -102,6 +102,9 @@ fn load(cx: &Arc<Context>, id: &SandboxId) -> Option<Owner> {
     if let Err(taken) = cx.names.reserve(record.config.name.clone(), id.clone()) {
         tracing::error!(sandbox = %id, holder = %taken.holder, "two records of one name");
     }
+    if let Some(level) = &record.selinux_level {
+        cx.levels.hold(level);
+    }
     let mut owner = Owner::new(Arc::clone(cx), record);
     for name in containers {
         let Ok(container) = ContainerId::parse(&name) else { continue };
@@ -129,7 +132,7 @@ async fn recover(mut owner: Owner) -> Option<Owner> {
         tracing::info!(sandbox = %owner.id(), "removing a half-made pod sandbox");
         return match owner.remove_pod().await {
             Ok(()) => {
-                owner.cx.names.release(&owner.record.config.name, owner.id());
+                owner.cx.release(&owner.record);
                 None
             }
             Err(error) => {

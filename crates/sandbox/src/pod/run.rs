@@ -8,6 +8,7 @@ use shim_protocol::{Body, IdMaps, IdRange, PodReady, PodSetup, Response, Sysctl,
 use super::{Flow, Owner, Reply, Shim};
 use crate::blocking;
 use crate::claim::Fresh;
+use crate::confinement;
 use crate::context::now;
 use crate::error::RunError;
 use crate::events::EventKind;
@@ -95,20 +96,29 @@ impl Owner {
     async fn prepare(&mut self) -> Result<(), RunError> {
         let cx = Arc::clone(&self.cx);
         let record = Arc::clone(&self.record);
+        let label = self.file_label()?;
         let made = blocking::run(move || {
             let state = cx.paths().pod_state(&record.id);
             files::make_dir(&cx.paths().containers(&record.id))?;
             files::make_dir(&state.join("exits"))?;
             files::make_log_dir(&record.config)?;
-            files::write_pod_files(&state, &record.config)
+            files::write_pod_files(&state, &record.config)?;
+            Ok(label.map_or(Ok(()), |label| confinement::label_pod_files(&state, &label)))
         })
         .await;
-        made.map_err(|source| RunError::Files { sandbox: self.id().clone(), source })?;
+        made.map_err(|source| RunError::Files { sandbox: self.id().clone(), source })?
+            .map_err(|source| RunError::Label { sandbox: self.id().clone(), source })?;
         // Written before the first namespace or address exists.
         Arc::make_mut(&mut self.record).attached = !self.host_network();
         self.store_pod()
             .await
             .map_err(|source| RunError::Record { sandbox: self.id().clone(), source })
+    }
+
+    /// The SELinux label of the pod's files.
+    fn file_label(&self) -> Result<Option<String>, RunError> {
+        confinement::pod_file_label(&self.cx.parts.host, &self.record)
+            .map_err(|source| InvalidPod::Selinux(Box::new(source)).into())
     }
 
     async fn start_shim(&mut self) -> Result<(), RunError> {
@@ -177,6 +187,7 @@ impl Owner {
             shm_path: new_ipc.then(|| crate::plan::shm_path(paths, sandbox)),
             pause_plan,
             users: options.own_users().map(id_maps),
+            shm_label: self.file_label()?.filter(|_| new_ipc),
         })
     }
 

@@ -99,7 +99,8 @@ impl Progress {
             self.pin = Some(Pin::make(path, runtime)?);
         }
         if let (Some(path), Some(bytes)) = (&request.shm_path, request.shm_bytes) {
-            runtime.mount_shm(path, bytes, request.users.as_ref())?;
+            let label = request.shm_label.as_deref();
+            runtime.mount_shm(path, bytes, request.users.as_ref(), label)?;
             self.shm = Some(PathBuf::from(path));
         }
         if let Some(plan) = pause_plan {
