@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
@@ -44,6 +45,46 @@ fn a_commands_streams_and_exit_code_pass_through_at_pipes() -> Result<()> {
             let line = ["exec", "--transport", transport, &id, "--", "/no/such/program"];
             let (_, err, code) = converse(knarr(node, &line), Vec::new())?;
             ensure!(code == Some(1) && err.contains("/no/such/program"), "{code:?}: {err}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_terminal_has_our_size_and_is_put_back() -> Result<()> {
+    if !Path::new("/usr/bin/script").exists() {
+        test_support::skip("bsdutils is not installed");
+        return Ok(());
+    }
+    on_a_node(async |node| {
+        let (_, id) = node.sleeper("tty").await?;
+        for transport in ["spdy", "websocket"] {
+            let exec = format!(
+                "{} --address {} exec -it --transport {transport} {id} --",
+                node.daemon.program().display(),
+                node.scratch.socket().display()
+            );
+            // A command that ends, and one that cannot start.
+            let script = format!(
+                "stty rows 40 cols 100; before=$(stty -g)\n\
+                 {exec} sh -c 'stty size; test -t 0 && test -t 1 && echo a terminal; exit 5'\n\
+                 echo code $?; test \"$before\" = \"$(stty -g)\" && echo put back\n\
+                 {exec} /no/such/program\n\
+                 echo code $?; test \"$before\" = \"$(stty -g)\" && echo put back\n"
+            );
+            let mut command = Command::new("/usr/bin/script");
+            let file = node.scratch.dir().join("typed.sh");
+            std::fs::write(&file, script)?;
+            command.args(["-q", "-e", "-c"]).arg(format!("sh {}", file.display())).arg("/dev/null");
+            // Its input stays open: its end would hang the terminal up.
+            let mut script = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+            let open = script.stdin.take();
+            let said = String::from_utf8_lossy(&script.wait_with_output()?.stdout).into_owned();
+            drop(open);
+            for word in ["40 100", "a terminal", "code 5", "code 1"] {
+                ensure!(said.contains(word), "{transport}: no `{word}` in {said}");
+            }
+            ensure!(said.matches("put back").count() == 2, "{transport}: {said}");
         }
         Ok(())
     })
