@@ -275,8 +275,12 @@ async fn what_a_server_says_before_it_resets_a_stream_is_heard() {
     Endpoint::data(stream.id(), b"status", &mut out);
     Endpoint::reset(stream.id(), &mut out);
     theirs.write_all(&out).await.unwrap();
-    drop(theirs);
-    drive(&mux, io, Bytes::new(), TIMEOUTS).await;
-    assert_eq!(stream.receive().await, Received::Data("status".into()));
-    assert_eq!(stream.receive().await, Received::Reset);
+    let work = async {
+        assert_eq!(stream.receive().await, Received::Data("status".into()));
+        assert_eq!(stream.receive().await, Received::Reset);
+    };
+    tokio::select! {
+        () = work => {}
+        end = drive(&mux, io, Bytes::new(), TIMEOUTS) => panic!("{end:?}"),
+    }
 }
