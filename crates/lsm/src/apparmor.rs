@@ -1,7 +1,7 @@
 //! AppArmor: which profiles are loaded, and loading the containers' default one.
 //!
 //! The profile is compiled here, so that a node needs no `apparmor_parser`
-//! (`docs/adr/0009-own-apparmor-compiler.md`).
+//! (`docs/adr/0011-own-apparmor-compiler.md`).
 
 mod automaton;
 mod pattern;

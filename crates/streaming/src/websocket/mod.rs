@@ -1,6 +1,6 @@
 //! WebSocket as clients of Kubernetes speak it. No IO: bytes in, events and bytes out.
 //!
-//! The framing is our own (`docs/adr/0006`): it holds no message, so that the same bounded buffers and
+//! The framing is our own (`docs/adr/0010`): it holds no message, so that the same bounded buffers and
 //! the same small idle sessions serve SPDY and WebSocket.
 
 mod channels;
