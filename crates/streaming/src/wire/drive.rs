@@ -96,6 +96,7 @@ pub(crate) async fn drive(mux: &Mux, io: impl Io, early: Bytes, timeouts: Timeou
         unflushed: false,
         phase: Phase::Running,
         broken: None,
+        deaf: None,
         activity: now,
         hung_up: None,
         timer: Box::pin(sleep_until(now + timeouts.idle)),
@@ -133,6 +134,8 @@ struct Driver<'m, T> {
     unflushed: bool,
     phase: Phase,
     broken: Option<WireError>,
+    /// The peer takes nothing more. What it said before is still to be heard.
+    deaf: Option<io::Error>,
     activity: Instant,
     hung_up: Option<Instant>,
     timer: Pin<Box<Sleep>>,
@@ -144,7 +147,10 @@ impl<T: Io> Driver<'_, T> {
             let view = self.mux.set_driver(cx);
             self.advance(view.parting, view.peer_closed);
             let written = match self.poll_write(cx) {
-                Poll::Ready(Err(error)) => return Poll::Ready(self.ended(End::Failed(error))),
+                Poll::Ready(Err(error)) => {
+                    self.deaf.get_or_insert(error);
+                    continue;
+                }
                 Poll::Ready(Ok(())) => true,
                 Poll::Pending => false,
             };
@@ -163,10 +169,14 @@ impl<T: Io> Driver<'_, T> {
             if !paused {
                 self.hung_up = None;
                 match self.poll_read(cx) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(self.ended(End::PeerClosed)),
+                    Poll::Ready(Ok(0)) => {
+                        let end = self.deaf.take().map_or(End::PeerClosed, End::Failed);
+                        return Poll::Ready(self.ended(end));
+                    }
                     Poll::Ready(Ok(_)) => continue,
                     Poll::Ready(Err(error)) => {
-                        return Poll::Ready(self.ended(End::Failed(error)));
+                        let first = self.deaf.take().unwrap_or(error);
+                        return Poll::Ready(self.ended(End::Failed(first)));
                     }
                     Poll::Pending => {}
                 }
@@ -220,8 +230,14 @@ impl<T: Io> Driver<'_, T> {
         self.timer.as_mut().reset(at);
     }
 
-    /// Ready once nothing is left to write.
+    /// Ready once nothing is left to write. For a peer that takes nothing more there never is.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.deaf.is_some() {
+            self.writing = BytesMut::new();
+            drop(self.mux.take_out());
+            self.mux.written(0);
+            return Poll::Ready(Ok(()));
+        }
         loop {
             if self.writing.is_empty() {
                 self.writing = self.mux.take_out();

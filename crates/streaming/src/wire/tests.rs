@@ -284,3 +284,68 @@ async fn what_a_server_says_before_it_resets_a_stream_is_heard() {
         end = drive(&mux, io, Bytes::new(), TIMEOUTS) => panic!("{end:?}"),
     }
 }
+
+/// A connection whose peer has closed: what it said is there, and nothing can be said to it.
+struct Deaf(DuplexStream);
+
+impl tokio::io::AsyncRead for Deaf {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl tokio::io::AsyncWrite for Deaf {
+    fn poll_write(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        _: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::task::Poll::Ready(Err(std::io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn poll_flush(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Err(std::io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn poll_shutdown(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Err(std::io::ErrorKind::BrokenPipe.into()))
+    }
+}
+
+impl Io for Deaf {
+    fn peer(&self) -> super::Peer {
+        super::Peer::Closed
+    }
+}
+
+#[tokio::test]
+async fn a_failed_write_does_not_lose_what_the_peer_said_before() {
+    let (mut peer, io) = Peer::new();
+    let mux = server();
+    let id = peer.open().await;
+    let work = async {
+        let (stream, _) = mux.accept().await.unwrap();
+        // The answer to the opening finds nobody, before the rest has been read.
+        stream.reply();
+        while mux.held().1 > 0 {
+            tokio::task::yield_now().await;
+        }
+        peer.send(id, b"last words").await;
+        drop(peer);
+        stream.receive().await
+    };
+    let both = async { tokio::join!(drive(&mux, Deaf(io), Bytes::new(), TIMEOUTS), work) };
+    let (end, heard) = tokio::time::timeout(Duration::from_secs(30), both).await.unwrap();
+    assert_eq!(heard, Received::Data("last words".into()));
+    assert!(matches!(end, End::Failed(_)), "{end:?}");
+}
