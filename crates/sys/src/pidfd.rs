@@ -2,7 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 
 /// How a process ended.
@@ -81,6 +83,24 @@ pub fn wait(child: BorrowedFd<'_>) -> io::Result<Ended> {
 /// What `waitid(2)` refuses with.
 pub fn try_wait(child: BorrowedFd<'_>) -> io::Result<Option<Ended>> {
     reap(child, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+}
+
+/// Blocks until the process, which need not be a child, has ended; false when it has not within
+/// `limit`. Whoever has to still reaps it.
+///
+/// # Errors
+/// What `poll(2)` refuses with.
+pub fn wait_ended(process: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
+    let until = Instant::now() + limit;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
+        match poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&timeout)) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
 fn reap(child: BorrowedFd<'_>, options: WaitIdOptions) -> io::Result<Option<Ended>> {

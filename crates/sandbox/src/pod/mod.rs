@@ -13,6 +13,7 @@
 mod create;
 mod recover;
 mod run;
+mod shim_process;
 mod start;
 mod stop;
 mod teardown;
@@ -20,7 +21,6 @@ mod update;
 mod update_pod;
 
 use std::collections::BTreeMap;
-use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ use crate::targets::ExecTarget;
 use crate::view::PodView;
 
 pub use recover::OpenError;
+use shim_process::ShimProcess;
+
 pub(crate) use recover::{Recovered, recover_all};
 pub(crate) use update_pod::PodResources;
 pub use update_pod::UpdatePodError;
@@ -105,8 +107,7 @@ impl Container {
 struct Shim {
     link: Arc<ShimLink>,
     events: mpsc::UnboundedReceiver<LinkEvent>,
-    /// Absent for a shim that an earlier daemon started: init reaps that one.
-    child: Option<Child>,
+    process: ShimProcess,
     pause_pid: Option<i32>,
 }
 
@@ -368,11 +369,8 @@ impl Owner {
     /// The shim died: what it held has no keeper any more.
     async fn on_shim_lost(&mut self) {
         tracing::error!(sandbox = %self.id(), "the shim is gone: ending its containers");
-        if let Some(mut child) = self.shim.take().and_then(|shim| shim.child) {
-            let waited = blocking::run(move || child.wait()).await;
-            if let Err(error) = waited {
-                tracing::warn!(sandbox = %self.id(), %error, "cannot reap the shim");
-            }
+        if let Some(shim) = self.shim.take() {
+            shim.process.end(self.id()).await;
         }
         self.bury_running().await;
         self.lose_readiness().await;

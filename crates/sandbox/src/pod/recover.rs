@@ -16,7 +16,7 @@ use model::{ContainerId, Digest, SandboxId, UnixNanos};
 use shim_protocol::{Body, FailureKind, Phase, Response, StateReport};
 use store::RecordFile;
 
-use super::{Container, Owner, Shim};
+use super::{Container, Owner, Shim, ShimProcess};
 use crate::blocking;
 use crate::context::{Context, now};
 use crate::error::chain;
@@ -192,7 +192,8 @@ impl Owner {
         match asked.await {
             Ok(Ok((link, events, Response::State(report)))) => {
                 let pause_pid = report.pause_pid;
-                self.shim = Some(Shim { link: Arc::new(link), events, child: None, pause_pid });
+                let process = ShimProcess::Adopted(self.record.shim);
+                self.shim = Some(Shim { link: Arc::new(link), events, process, pause_pid });
                 Some(report)
             }
             Ok(Ok(_confused)) => {

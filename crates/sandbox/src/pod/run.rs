@@ -5,7 +5,7 @@ use std::sync::Arc;
 use model::{NamespaceMode, PodConfig, SandboxId, UserNamespace};
 use shim_protocol::{Body, IdMaps, IdRange, PodReady, PodSetup, Response, Sysctl, Warning};
 
-use super::{Flow, Owner, Reply, Shim};
+use super::{Flow, Owner, Reply, Shim, ShimProcess};
 use crate::blocking;
 use crate::claim::Fresh;
 use crate::confinement;
@@ -129,17 +129,17 @@ impl Owner {
         let child = blocking::run(move || crate::spawn::spawn(&cx.parts.shim, &dir))
             .await
             .map_err(|source| RunError::Spawn { sandbox: sandbox.clone(), source })?;
+        let process = ShimProcess::Child(child);
         let connected = ShimLink::connect(&sandbox, &state).await;
         let (link, events, hello) = match connected {
             Ok(connected) => connected,
             Err(source) => {
-                super::teardown::end_child(child).await;
+                process.end(&sandbox).await;
                 return Err(RunError::Setup { sandbox, source });
             }
         };
         Arc::make_mut(&mut self.record).shim = process_record(hello.pid);
-        self.shim =
-            Some(Shim { link: Arc::new(link), events, child: Some(child), pause_pid: None });
+        self.shim = Some(Shim { link: Arc::new(link), events, process, pause_pid: None });
         Ok(())
     }
 

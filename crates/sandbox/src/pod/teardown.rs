@@ -3,7 +3,6 @@
 
 use std::io;
 use std::path::Path;
-use std::process::Child;
 use std::sync::Arc;
 
 use model::ContainerId;
@@ -121,7 +120,7 @@ impl Owner {
     }
 
     async fn end_shim(&mut self, failed: &mut Vec<StepError>) {
-        let Some(mut shim) = self.shim.take() else {
+        let Some(shim) = self.shim.take() else {
             self.sweep_cgroups(failed).await;
             return;
         };
@@ -134,9 +133,7 @@ impl Owner {
                 return;
             }
         }
-        if let Some(child) = shim.child.take() {
-            end_child(child).await;
-        }
+        shim.process.end(self.id()).await;
         self.sweep_cgroups(failed).await;
     }
 
@@ -175,19 +172,6 @@ impl Owner {
         if let Err(error) = removed {
             failed.push(StepError::Files(error));
         }
-    }
-}
-
-/// Reaps a shim that has been told to end, or kills one that cannot be told.
-pub(super) async fn end_child(mut child: Child) {
-    let reaped = blocking::run(move || {
-        // Killing a process that has ended already is harmless until it is waited for.
-        child.kill()?;
-        child.wait()
-    })
-    .await;
-    if let Err(error) = reaped {
-        tracing::warn!(%error, "cannot reap a shim");
     }
 }
 

@@ -1,0 +1,96 @@
+//! The process behind a shim's link, and that it has ended.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::process::Child;
+
+use model::SandboxId;
+use rustix::process::Pid;
+
+use super::DIES_WITHIN;
+use crate::blocking;
+use crate::record::ProcessRecord;
+
+/// How this daemon holds a shim.
+#[derive(Debug)]
+pub(super) enum ShimProcess {
+    /// It started the shim, and reaps it.
+    Child(Child),
+    /// An earlier daemon did; init reaps it. Without a record it had ended before it was noted.
+    Adopted(Option<ProcessRecord>),
+}
+
+impl ShimProcess {
+    /// Returns once it has ended. It has been told to, or has lost its link: nothing is left for it
+    /// to do, so it is killed as well. What fails is logged: the pod's end does not hang on it.
+    pub(super) async fn end(self, sandbox: &SandboxId) {
+        let ended = blocking::run(move || match self {
+            Self::Child(mut child) => {
+                // Killing a process that has ended already is harmless until it is waited for.
+                child.kill()?;
+                child.wait().map(drop)
+            }
+            Self::Adopted(None) => Ok(()),
+            Self::Adopted(Some(process)) => end_adopted(process),
+        })
+        .await;
+        if let Err(error) = ended {
+            tracing::warn!(%sandbox, %error, "the shim has not ended");
+        }
+    }
+}
+
+fn end_adopted(process: ProcessRecord) -> io::Result<()> {
+    let Some(pid) = Pid::from_raw(process.pid) else { return Ok(()) };
+    let handle = match sys::pidfd::open(pid) {
+        Ok(handle) => handle,
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    // After the handle was opened: a number that has come to mean another process has other ticks.
+    if crate::host::start_ticks(process.pid) != Some(process.start_ticks) {
+        return Ok(());
+    }
+    sys::pidfd::kill(handle.as_fd())?;
+    if sys::pidfd::wait_ended(handle.as_fd(), DIES_WITHIN)? {
+        Ok(())
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("process {} outlives SIGKILL by {} s", process.pid, DIES_WITHIN.as_secs()),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    fn sleeper() -> (Child, ProcessRecord) {
+        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let start_ticks = crate::host::start_ticks(pid).unwrap();
+        (child, ProcessRecord { pid, start_ticks })
+    }
+
+    #[test]
+    fn an_adopted_shim_has_ended_when_the_call_returns() {
+        let (mut child, process) = sleeper();
+        end_adopted(process).unwrap();
+        assert!(child.try_wait().unwrap().is_some());
+        // A second call finds nobody.
+        end_adopted(process).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_only_has_the_number_is_left_alone() {
+        let (mut child, process) = sleeper();
+        end_adopted(ProcessRecord { start_ticks: process.start_ticks + 1, ..process }).unwrap();
+        assert!(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
