@@ -13,9 +13,11 @@ pub(crate) fn get(host: &str, path: &str) -> Result<String> {
     Ok(http::get(address, path)?.1)
 }
 
-/// Serves one line on TCP port 8080, again and again, once `up` is logged.
+/// Serves one line on TCP port 8080, again and again, once `up` is logged: `httpd` goes into the
+/// background after it listens.
 const SERVER: &str = "mkdir /www; echo hello from $HOSTNAME >/www/index.html; \
-                      httpd -f -p 8080 -h /www & echo up; wait";
+                      httpd -p 8080 -h /www; echo up; \
+                      trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done";
 
 #[test]
 fn a_pod_has_an_address_that_the_host_and_other_pods_reach() -> Result<()> {

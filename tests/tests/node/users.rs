@@ -155,8 +155,9 @@ fn pods_with_users_of_their_own_have_a_network_and_may_share_processes() -> Resu
     on_a_node(async |node| {
         let image = node.pulled("busybox").await?;
         let web = pod(node, "web").namespaces(|n| n.set_pid(v1::NamespaceMode::Pod));
-        let script = "mkdir /www; echo page > /www/index.html; httpd -f -p 80 -h /www & \
-                      echo up; wait";
+        // It goes into the background after it listens.
+        let script = "mkdir /www; echo page > /www/index.html; httpd -p 80 -h /www; echo up; \
+                      trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done";
         let (web_id, server) =
             node.run(&web, &web.container("main", &image).script(script)).await?;
         node.wait_log(&server, "up").await?;
