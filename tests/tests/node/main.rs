@@ -25,6 +25,7 @@ mod mounts;
 mod network;
 mod oom;
 mod pods;
+mod random;
 mod repeated;
 mod resources;
 mod restart;
