@@ -220,28 +220,15 @@ pub fn pod_sysctls(pod: &PodConfig) -> Result<StringMap, SpecError> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use model::{CgroupLayout, PodName, PodSecurity};
+    use model::{CgroupLayout, PodName};
 
     use super::*;
 
     fn pod() -> PodConfig {
-        PodConfig {
-            name: PodName { name: "p".into(), namespace: "n".into(), uid: "u".into(), attempt: 0 },
-            hostname: String::new(),
-            log_directory: String::new(),
-            dns: None,
-            port_mappings: vec![],
-            labels: StringMap::new(),
-            annotations: StringMap::new(),
-            cgroup_parent: String::new(),
-            sysctls: StringMap::new(),
-            overhead: None,
-            resources: None,
-            security: PodSecurity {
-                seccomp: Some(SecurityProfile::RuntimeDefault),
-                ..Default::default()
-            },
-        }
+        let name = PodName { name: "p".into(), namespace: "n".into(), uid: "u".into(), attempt: 0 };
+        let mut pod = PodConfig::new(name);
+        pod.security.seccomp = Some(SecurityProfile::RuntimeDefault);
+        pod
     }
 
     /// A host without security modules.

@@ -173,6 +173,32 @@ pub struct ContainerConfig {
     pub security: ContainerSecurity,
 }
 
+impl ContainerConfig {
+    /// A container of this name that asks for nothing else.
+    pub fn new(name: ContainerName) -> Self {
+        Self {
+            name,
+            image: ImageSpec::default(),
+            command: Vec::new(),
+            args: Vec::new(),
+            working_dir: String::new(),
+            envs: Vec::new(),
+            mounts: Vec::new(),
+            devices: Vec::new(),
+            cdi_devices: Vec::new(),
+            labels: StringMap::new(),
+            annotations: StringMap::new(),
+            log_path: String::new(),
+            stdin: false,
+            stdin_once: false,
+            tty: false,
+            stop_signal: None,
+            resources: Resources::default(),
+            security: ContainerSecurity::default(),
+        }
+    }
+}
+
 /// Records stay readable: bytes are stored as text where they are UTF-8, else as `{"hex": …}`.
 #[cfg(feature = "serde")]
 mod bytes_as_text {

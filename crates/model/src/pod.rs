@@ -165,3 +165,23 @@ pub struct PodConfig {
     /// Security settings.
     pub security: PodSecurity,
 }
+
+impl PodConfig {
+    /// A pod of this name that asks for nothing else.
+    pub fn new(name: PodName) -> Self {
+        Self {
+            name,
+            hostname: String::new(),
+            log_directory: String::new(),
+            dns: None,
+            port_mappings: Vec::new(),
+            labels: StringMap::new(),
+            annotations: StringMap::new(),
+            cgroup_parent: String::new(),
+            sysctls: StringMap::new(),
+            overhead: None,
+            resources: None,
+            security: PodSecurity::default(),
+        }
+    }
+}

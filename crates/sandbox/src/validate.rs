@@ -149,23 +149,15 @@ fn hostname(config: &PodConfig) -> Result<(), InvalidPod> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{NamespaceOptions, PodName, PodSecurity, UserNamespace};
+    use model::{NamespaceOptions, PodName, UserNamespace};
 
     fn pod_of(edit: impl FnOnce(&mut PodConfig)) -> PodConfig {
-        let mut config = PodConfig {
-            name: PodName { name: "n".into(), namespace: "ns".into(), uid: "u".into(), attempt: 0 },
-            hostname: String::new(),
-            log_directory: String::new(),
-            dns: None,
-            port_mappings: Vec::new(),
-            labels: Default::default(),
-            annotations: Default::default(),
-            cgroup_parent: String::new(),
-            sysctls: Default::default(),
-            overhead: None,
-            resources: None,
-            security: PodSecurity::default(),
-        };
+        let mut config = PodConfig::new(PodName {
+            name: "n".into(),
+            namespace: "ns".into(),
+            uid: "u".into(),
+            attempt: 0,
+        });
         edit(&mut config);
         config
     }

@@ -199,20 +199,7 @@ where
 pub(crate) fn test_pod() -> PodView {
     let name =
         model::PodName { name: "p".into(), namespace: "ns".into(), uid: "u".into(), attempt: 0 };
-    let config = model::PodConfig {
-        name,
-        hostname: String::new(),
-        log_directory: String::new(),
-        dns: None,
-        port_mappings: Vec::new(),
-        labels: model::StringMap::new(),
-        annotations: model::StringMap::new(),
-        cgroup_parent: String::new(),
-        sysctls: model::StringMap::new(),
-        overhead: None,
-        resources: None,
-        security: model::PodSecurity::default(),
-    };
+    let config = model::PodConfig::new(name);
     let record = PodRecord {
         id: SandboxId::from_random([1; 32]),
         config: Arc::new(config),
@@ -238,26 +225,8 @@ pub(crate) fn test_pod() -> PodView {
 /// A container of that pod.
 #[cfg(test)]
 pub(crate) fn test_view(state: crate::record::ContainerState) -> ContainerView {
-    let config = model::ContainerConfig {
-        name: model::ContainerName { name: "c".into(), attempt: 0 },
-        image: model::ImageSpec::default(),
-        command: Vec::new(),
-        args: Vec::new(),
-        working_dir: String::new(),
-        envs: Vec::new(),
-        mounts: Vec::new(),
-        devices: Vec::new(),
-        cdi_devices: Vec::new(),
-        labels: model::StringMap::new(),
-        annotations: model::StringMap::new(),
-        log_path: String::new(),
-        stdin: false,
-        stdin_once: false,
-        tty: false,
-        stop_signal: None,
-        resources: model::Resources::default(),
-        security: model::ContainerSecurity::default(),
-    };
+    let name = model::ContainerName { name: "c".into(), attempt: 0 };
+    let config = model::ContainerConfig::new(name);
     let record = ContainerRecord {
         id: ContainerId::from_random([2; 32]),
         sandbox: SandboxId::from_random([1; 32]),

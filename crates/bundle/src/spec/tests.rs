@@ -1,8 +1,7 @@
 use model::{
     Capabilities, CgroupHierarchy, CgroupLayout, ContainerConfig, ContainerId, ContainerName,
-    ContainerSecurity, EnvVar, ImageConfig, ImageSpec, MountPropagation, MountRequest, MountSource,
-    NamespaceMode, NamespaceOptions, PodConfig, PodName, PodSecurity, ResolvedUser, Resources,
-    SandboxId, SecurityProfile, StringMap,
+    EnvVar, ImageConfig, ImageSpec, MountPropagation, MountRequest, MountSource, NamespaceMode,
+    PodConfig, PodName, ResolvedUser, SandboxId, SecurityProfile, StringMap,
 };
 use oci_spec::runtime::{LinuxNamespaceType, Mount};
 
@@ -31,44 +30,15 @@ fn unified() -> CgroupLayout {
 }
 
 fn pod() -> PodConfig {
-    PodConfig {
-        name: PodName { name: "p".into(), namespace: "ns".into(), uid: "u".into(), attempt: 0 },
-        hostname: "host".into(),
-        log_directory: String::new(),
-        dns: None,
-        port_mappings: vec![],
-        labels: StringMap::new(),
-        annotations: StringMap::new(),
-        cgroup_parent: "/kubepods/pod".into(),
-        sysctls: StringMap::new(),
-        overhead: None,
-        resources: None,
-        security: PodSecurity::default(),
-    }
+    let name = PodName { name: "p".into(), namespace: "ns".into(), uid: "u".into(), attempt: 0 };
+    let (hostname, cgroup_parent) = ("host".into(), "/kubepods/pod".into());
+    PodConfig { hostname, cgroup_parent, ..PodConfig::new(name) }
 }
 
 fn config() -> ContainerConfig {
-    let namespaces = NamespaceOptions { pid: NamespaceMode::Container, ..Default::default() };
-    ContainerConfig {
-        name: ContainerName { name: "c".into(), attempt: 0 },
-        image: ImageSpec::default(),
-        command: vec![],
-        args: vec![],
-        working_dir: String::new(),
-        envs: vec![],
-        mounts: vec![],
-        devices: vec![],
-        cdi_devices: vec![],
-        labels: StringMap::new(),
-        annotations: StringMap::new(),
-        log_path: String::new(),
-        stdin: false,
-        stdin_once: false,
-        tty: false,
-        stop_signal: None,
-        resources: Resources::default(),
-        security: ContainerSecurity { namespaces, ..Default::default() },
-    }
+    let mut config = ContainerConfig::new(ContainerName { name: "c".into(), attempt: 0 });
+    config.security.namespaces.pid = NamespaceMode::Container;
+    config
 }
 
 impl Case {

@@ -1,45 +1,15 @@
-use model::{CgroupHierarchy, ContainerName, PodName, PodSecurity, StringMap};
+use model::{CgroupHierarchy, ContainerName, PodName, StringMap};
 
 use super::*;
 
 fn pod(annotations: &[(&str, &str)]) -> PodConfig {
-    PodConfig {
-        name: PodName { name: "p".into(), namespace: "n".into(), uid: "u".into(), attempt: 0 },
-        hostname: String::new(),
-        log_directory: String::new(),
-        dns: None,
-        port_mappings: Vec::new(),
-        labels: StringMap::new(),
-        annotations: map(annotations),
-        cgroup_parent: String::new(),
-        sysctls: StringMap::new(),
-        overhead: None,
-        resources: None,
-        security: PodSecurity::default(),
-    }
+    let name = PodName { name: "p".into(), namespace: "n".into(), uid: "u".into(), attempt: 0 };
+    PodConfig { annotations: map(annotations), ..PodConfig::new(name) }
 }
 
 fn container(annotations: &[(&str, &str)]) -> ContainerConfig {
-    ContainerConfig {
-        name: ContainerName { name: "main".into(), attempt: 0 },
-        image: Default::default(),
-        command: Vec::new(),
-        args: Vec::new(),
-        working_dir: String::new(),
-        envs: Vec::new(),
-        mounts: Vec::new(),
-        devices: Vec::new(),
-        cdi_devices: Vec::new(),
-        labels: StringMap::new(),
-        annotations: map(annotations),
-        log_path: String::new(),
-        stdin: false,
-        stdin_once: false,
-        tty: false,
-        stop_signal: None,
-        resources: Default::default(),
-        security: Default::default(),
-    }
+    let name = ContainerName { name: "main".into(), attempt: 0 };
+    ContainerConfig { annotations: map(annotations), ..ContainerConfig::new(name) }
 }
 
 fn map(entries: &[(&str, &str)]) -> StringMap {
