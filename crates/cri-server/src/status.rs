@@ -128,9 +128,7 @@ pub(crate) fn from_start(error: StartError) -> Status {
     let code = match &error {
         StartError::Lookup(lookup) => lookup_code(lookup),
         StartError::Refused { .. } => Code::FailedPrecondition,
-        StartError::Plan { .. } | StartError::Launch { .. } | StartError::Record { .. } => {
-            Code::Unknown
-        }
+        StartError::Plan { .. } | StartError::Launch { .. } => Code::Unknown,
     };
     status(code, &error)
 }

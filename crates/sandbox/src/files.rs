@@ -46,12 +46,8 @@ pub(crate) fn remove_tree(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Makes the pod's log directory, as kubelet expects it to exist (0755).
-pub(crate) fn make_log_dir(config: &PodConfig) -> Result<(), FileError> {
-    if config.log_directory.is_empty() {
-        return Ok(());
-    }
-    let path = Path::new(&config.log_directory);
+/// Makes a directory of logs, as kubelet expects it to exist (0755).
+pub(crate) fn make_log_dir(path: &Path) -> Result<(), FileError> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o755)

@@ -1,5 +1,6 @@
 //! Requests as JSON, for verbose status: in the CRI's own field names, as tools know them from the
 //! peers. What is 0 or empty is left out; enums are numbers; environment values are text.
+//! Protobuf's own JSON mapping would be none of that: other names, numbers as text, enums by name.
 
 use model::{
     Capabilities, ContainerConfig, IdMapping, ImageSpec, MountPropagation, MountRequest,

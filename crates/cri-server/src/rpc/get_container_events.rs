@@ -13,8 +13,9 @@ use crate::convert::{container, pod};
 
 type Events = Pin<Box<dyn Stream<Item = Result<v1::ContainerEventResponse, Status>> + Send>>;
 
-/// What had ended when the daemon started, then every event from now on, until the client leaves or the daemon drains. A client that does not
-/// keep up is cut off with Aborted: it subscribes again and relists.
+/// What had ended when the daemon started, then every event from now on, until the client leaves
+/// or the daemon drains. A client that does not keep up is cut off with Aborted: it subscribes
+/// again and relists.
 pub(crate) fn get_container_events(server: &Server) -> Events {
     let state = Some((server.sandboxes.events(), server.sandboxes.clone()));
     Box::pin(futures_util::stream::unfold(state, |state| async {

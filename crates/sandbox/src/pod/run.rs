@@ -1,5 +1,6 @@
 //! `RunPodSandbox`: record, shim, namespaces, network, READY.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use model::{NamespaceMode, PodConfig, SandboxId, UserNamespace};
@@ -101,7 +102,9 @@ impl Owner {
             let state = cx.paths().pod_state(&record.id);
             files::make_dir(&cx.paths().containers(&record.id))?;
             files::make_dir(&state.join("exits"))?;
-            files::make_log_dir(&record.config)?;
+            if !record.config.log_directory.is_empty() {
+                files::make_log_dir(Path::new(&record.config.log_directory))?;
+            }
             files::write_pod_files(&state, &record.config)?;
             Ok(label.map_or(Ok(()), |label| confinement::label_pod_files(&state, &label)))
         })
