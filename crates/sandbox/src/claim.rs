@@ -19,6 +19,11 @@ pub(crate) struct Fresh<T> {
 }
 
 impl Claim {
+    /// Of an object that an earlier daemon made: who has been told of it died with that daemon.
+    pub(crate) fn untold() -> Self {
+        Self { open: Arc::new(AtomicBool::new(true)) }
+    }
+
     /// The id for whoever asked first.
     pub(crate) fn answer<T>(&self, id: T) -> Fresh<T> {
         Fresh { id, read: false, claim: self.clone() }
@@ -67,5 +72,8 @@ mod tests {
         drop(answer);
         assert!(claim.take());
         assert!(!claim.take());
+        let earlier = Claim::untold();
+        assert!(earlier.take());
+        assert!(!earlier.take());
     }
 }

@@ -66,6 +66,33 @@ fn a_container_whose_creator_gave_up_is_handed_to_whoever_asks_again() -> Result
 }
 
 #[test]
+fn an_answer_lost_to_a_crash_is_handed_to_whoever_asks_again() -> Result<()> {
+    on_a_node(async |node| {
+        let image = node.pulled("busybox").await?;
+        let (alone, pod) = (node.pod("alone"), node.pod("used"));
+        let container = pod.container("main", &image).sleeper();
+        let alone_id = node.cri.run_pod(&alone).await?;
+        let pod_id = node.cri.run_pod(&pod).await?;
+        let id = node.cri.create(&pod_id, &pod, &container).await?;
+
+        node.crash_and_restart()?;
+
+        ensure!(node.cri.run_pod(&alone).await? == alone_id);
+        refused(node.cri.run_pod(&alone).await, Code::AlreadyExists, &[&alone_id])?;
+        refused(node.cri.run_pod(&pod).await, Code::AlreadyExists, &[&pod_id])?;
+        ensure!(node.cri.create(&pod_id, &pod, &container).await? == id);
+        let again = node.cri.create(&pod_id, &pod, &container).await;
+        refused(again, Code::AlreadyExists, &[&id])?;
+        // Started it has a history, and so is somebody's.
+        node.cri.start(&id).await?;
+        node.crash_and_restart()?;
+        let again = node.cri.create(&pod_id, &pod, &container).await;
+        refused(again, Code::AlreadyExists, &[&id])?;
+        Ok(())
+    })
+}
+
+#[test]
 fn a_pod_that_fails_to_start_is_never_listed_and_tells_nobody() -> Result<()> {
     on_a_node(async |node| {
         let conf = node.scratch.dir().join("cni.d");

@@ -13,7 +13,7 @@ use self::making::Making;
 use super::{Container, Owner, Reply};
 use crate::admission;
 use crate::blocking;
-use crate::claim::Fresh;
+use crate::claim::{Claim, Fresh};
 use crate::context::{cgroup_of, now, random_id};
 use crate::error::CreateError;
 use crate::events::EventKind;
@@ -65,7 +65,7 @@ impl Owner {
             image: Arc::clone(&lease),
         };
         let (record, usage) = blocking::run(move || making.make()).await?;
-        let container = Container::new(record);
+        let container = Container::new(record, Claim::default());
         self.publish_container(&container.record);
         if let Some(usage) = usage {
             self.cx.index.set_writable(&id, usage);

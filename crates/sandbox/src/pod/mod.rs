@@ -94,8 +94,8 @@ struct Container {
 }
 
 impl Container {
-    fn new(record: ContainerRecord) -> Self {
-        Self { record: Arc::new(record), stop: None, removals: Vec::new(), claim: Claim::default() }
+    fn new(record: ContainerRecord, claim: Claim) -> Self {
+        Self { record: Arc::new(record), stop: None, removals: Vec::new(), claim }
     }
 
     fn is_running(&self) -> bool {

@@ -18,6 +18,7 @@ use store::RecordFile;
 
 use super::{Container, Owner, Shim, ShimProcess};
 use crate::blocking;
+use crate::claim::Claim;
 use crate::context::{Context, now};
 use crate::error::chain;
 use crate::link::{LinkError, ShimLink};
@@ -111,7 +112,7 @@ fn load(cx: &Arc<Context>, id: &SandboxId) -> Option<Owner> {
         let file = RecordFile::new(cx.paths().container_record(id, &container));
         match file.read::<ContainerRecord>(cx.disk()) {
             Ok(Some(record)) => {
-                owner.containers.insert(container, Container::new(record));
+                owner.containers.insert(container, Container::new(record, Claim::untold()));
             }
             // The record is written last: without one the container was never announced.
             Ok(None) => log_failure(
@@ -121,6 +122,10 @@ fn load(cx: &Arc<Context>, id: &SandboxId) -> Option<Owner> {
             ),
             Err(error) => quarantined(&error, &cx.paths().container(id, &container)),
         }
+    }
+    if owner.containers.is_empty() {
+        // Who made a container in it knew its id.
+        owner.claim = Claim::untold();
     }
     Some(owner)
 }
