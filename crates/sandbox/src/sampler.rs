@@ -2,7 +2,7 @@
 //! disk use of writable layers. One task of the daemon, which stays cheap by itself: it rests in
 //! proportion to what its work costs, and leaves containers alone that have not run meanwhile.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -105,10 +105,10 @@ async fn sample_all(cx: &Arc<Context>) -> (HashMap<ContainerId, u64>, Duration) 
             Some(usage)
         };
         let (containers, pods) = (cx.index.containers(), cx.index.pods());
-        cx.sampler.rates.retain(|key| {
-            containers.iter().any(|container| *container.cgroup_path == *key)
-                || pods.iter().any(|pod| *pod.cgroup_parent == *key)
-        });
+        let of_containers = containers.iter().map(|container| &*container.cgroup_path);
+        let lives: HashSet<&str> =
+            of_containers.chain(pods.iter().map(|pod| &*pod.cgroup_parent)).collect();
+        cx.sampler.rates.retain(|key| lives.contains(key));
         let running = |view: &&Arc<ContainerView>| {
             matches!(view.record.state, ContainerState::Running { .. })
         };
