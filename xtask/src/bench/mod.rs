@@ -1,8 +1,8 @@
 //! `cargo xtask bench NAME`: measurements that decisions and promises go by. Each runs what it
 //! compares in alternation, in one run on one machine; times of different machines say nothing.
 
-mod network;
 mod process;
+mod program;
 mod pull;
 mod pull_image;
 mod runtimes;
@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 /// Names of the benchmarks.
-pub(crate) const NAMES: [&str; 2] = ["network", "pull"];
+pub(crate) const NAMES: [&str; 3] = ["network", "pull", "scale"];
 
 /// What to measure, and how often.
 #[derive(Debug, Clone, clap::Args)]
@@ -59,8 +59,9 @@ impl Series {
 
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     let series = match options.name.as_str() {
-        "network" => network::run(root, options)?,
+        "network" => program::run(root, options, &program::NETWORK)?,
         "pull" => pull::run(root, options)?,
+        "scale" => program::run(root, options, &program::SCALE)?,
         other => anyhow::bail!("there is no benchmark `{other}`"),
     };
     println!("\n{:<24} {:<20} {:>12} {:>8}", "what", "who", "median", "ratio");
