@@ -127,9 +127,19 @@ fn removing_is_repeatable_and_concurrent() -> Result<()> {
 fn an_image_removed_under_a_container_serves_it_to_the_end() -> Result<()> {
     on_a_node(async |node| {
         let (pod, id) = node.sleeper("holder").await?;
+        let before = node.cri.container(&id).await?;
         node.cri.remove_image(&node.image("busybox")?).await?;
-        ensure!(node.cri.shell(&id, "ls /bin/busybox").await? == "/bin/busybox");
+        for round in ["now", "after a crash"] {
+            ensure!(node.cri.image_list().await?.is_empty(), "{round}");
+            ensure!(node.cri.shell(&id, "ls /bin/busybox").await? == "/bin/busybox", "{round}");
+            ensure!(node.cri.container(&id).await? == before, "{round}");
+            node.crash_and_restart()?;
+        }
+        let layers = node.scratch.root().join("layers");
+        let left = || std::fs::read_dir(&layers).map(Iterator::count).unwrap_or_default();
+        ensure!(left() > 0, "its layers are gone");
         node.cri.remove_pod(&pod).await?;
+        ensure!(left() == 0, "{} layers are left in {}", left(), layers.display());
         Ok(())
     })
 }

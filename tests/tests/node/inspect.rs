@@ -1,6 +1,7 @@
 //! Verbose answers, in the words tools know from containerd; and what changes in them.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use cri_api::v1;
@@ -168,6 +169,78 @@ fn a_pods_totals_are_noted_shown_and_kept() -> Result<()> {
     })
 }
 
+/// Makes every write of a record fail until it is dropped: the place of its draft is taken.
+struct Unwritable(PathBuf);
+
+impl Unwritable {
+    fn new(record: &Path) -> Result<Self> {
+        let draft = record.with_extension("tmp");
+        std::fs::create_dir(&draft).with_context(|| draft.display().to_string())?;
+        Ok(Self(draft))
+    }
+}
+
+impl Drop for Unwritable {
+    fn drop(&mut self) {
+        std::fs::remove_dir(&self.0).ok();
+    }
+}
+
+#[test]
+fn what_cannot_be_recorded_is_not_changed() -> Result<()> {
+    on_a_node(async |node| {
+        let image = node.pulled("busybox").await?;
+        let pod = node.pod("unrecorded");
+        let container = pod.container("main", &image).sleeper().resources(|r| {
+            r.memory_limit_in_bytes = 64 << 20;
+        });
+        let (pod_id, id) = node.run(&pod, &container).await?;
+        let resources =
+            v1::LinuxContainerResources { memory_limit_in_bytes: 96 << 20, ..Default::default() };
+        let of_pod_request = || v1::UpdatePodSandboxResourcesRequest {
+            pod_sandbox_id: pod_id.clone(),
+            overhead: None,
+            resources: Some(resources.clone()),
+        };
+        let of_container_request = || v1::UpdateContainerResourcesRequest {
+            container_id: id.clone(),
+            linux: Some(resources.clone()),
+            ..Default::default()
+        };
+        let dir = node.scratch.root().join("pods").join(&pod_id);
+        let mut runtime = node.cri.runtime.clone();
+
+        let before = of_pod(node, &pod_id).await?;
+        let broken = Unwritable::new(&dir.join("pod.json"))?;
+        let answer = runtime.update_pod_sandbox_resources(of_pod_request()).await;
+        refused(answer, Code::Unknown, &[&pod_id, "pod.json"])?;
+        drop(broken);
+        ensure!(of_pod(node, &pod_id).await? == before);
+
+        let before = (of_container(node, &id).await?, node.cri.container(&id).await?);
+        let broken = Unwritable::new(&dir.join("containers").join(&id).join("container.json"))?;
+        let answer = runtime.update_container_resources(of_container_request()).await;
+        refused(answer, Code::Unknown, &[&id, "container.json"])?;
+        drop(broken);
+        ensure!((of_container(node, &id).await?, node.cri.container(&id).await?) == before);
+        ensure!(memory_limit(node, &id)? == (64 << 20).to_string(), "the kernel's limit");
+
+        runtime.update_pod_sandbox_resources(of_pod_request()).await?;
+        runtime.update_container_resources(of_container_request()).await?;
+        ensure!(memory_limit(node, &id)? == (96 << 20).to_string());
+        Ok(())
+    })
+}
+
+/// What the kernel holds a container to.
+fn memory_limit(node: &Node, id: &str) -> Result<String> {
+    let below = format!("{}/{id}", node.scratch.mark());
+    let v1 = format!("/sys/fs/cgroup/memory/{below}/memory.limit_in_bytes");
+    let v2 = format!("/sys/fs/cgroup/{below}/memory.max");
+    let text = std::fs::read_to_string(v1).or_else(|_| std::fs::read_to_string(v2))?;
+    Ok(text.trim().to_owned())
+}
+
 #[test]
 fn checkpoints_are_refused_with_a_way_out() -> Result<()> {
     on_a_node(async |node| {
@@ -206,11 +279,8 @@ fn a_refused_change_of_limits_changes_nothing() -> Result<()> {
         let answer = node.cri.runtime.clone().update_container_resources(request).await;
         refused(answer, Code::Unknown, &["cpuset", "4000"])?;
         ensure!((of_container(node, &id).await?, node.cri.container(&id).await?) == before);
-        let below = format!("{}/{id}", node.scratch.mark());
-        let v1 = format!("/sys/fs/cgroup/memory/{below}/memory.limit_in_bytes");
-        let v2 = format!("/sys/fs/cgroup/{below}/memory.max");
-        let kernel = std::fs::read_to_string(v1).or_else(|_| std::fs::read_to_string(v2))?;
-        ensure!(kernel.trim() == (64 << 20).to_string(), "{kernel}");
+        let kernel = memory_limit(node, &id)?;
+        ensure!(kernel == (64 << 20).to_string(), "{kernel}");
         Ok(())
     })
 }

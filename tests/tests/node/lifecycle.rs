@@ -58,7 +58,12 @@ fn status_and_list_echo_what_was_asked_for() -> Result<()> {
         ensure!(named.user_specified_image == image && !named.image.is_empty(), "{status:?}");
         let log = format!("{}/main/0.log", pod.config.log_directory);
         ensure!(status.log_path == log, "{}", status.log_path);
-        ensure!(status.resources.is_some() && status.user.is_some(), "{status:?}");
+        let limits = status.resources.clone().and_then(|resources| resources.linux);
+        ensure!(limits == container.config.linux.clone().and_then(|linux| linux.resources));
+        let user = status.user.clone().and_then(|user| user.linux);
+        ensure!(user.is_some_and(|user| (user.uid, user.gid) == (0, 0)), "{status:?}");
+        ensure!(status.stop_signal() == v1::Signal::Sigterm, "{status:?}");
+        ensure!(status.reason.is_empty() && status.message.is_empty(), "{status:?}");
 
         let listed = node.cri.containers(None).await?;
         ensure!(listed.len() == 1, "{listed:?}");

@@ -1,5 +1,6 @@
 //! Mounts: propagation, recursive read-only, options, order, sources that are not there yet.
 
+use std::ffi::CStr;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -13,12 +14,25 @@ use test_support::pods::ContainerBuilder;
 use tonic::Code;
 
 /// A tmpfs of the host, gone when dropped with everything mounted in it.
-struct HostMount(PathBuf);
+pub(crate) struct HostMount(PathBuf);
 
 impl HostMount {
     fn new(path: PathBuf, propagation: MountPropagationFlags) -> Result<Self> {
+        Self::with_options(path, propagation, None)
+    }
+
+    /// One that holds no more than 64 KiB.
+    pub(crate) fn small(path: PathBuf) -> Result<Self> {
+        Self::with_options(path, MountPropagationFlags::PRIVATE, Some(c"size=64k"))
+    }
+
+    fn with_options(
+        path: PathBuf,
+        propagation: MountPropagationFlags,
+        options: Option<&CStr>,
+    ) -> Result<Self> {
         fs::create_dir_all(&path)?;
-        rustix::mount::mount("tmpfs", &path, "tmpfs", MountFlags::empty(), None)
+        rustix::mount::mount("tmpfs", &path, "tmpfs", MountFlags::empty(), options)
             .with_context(|| format!("mount {}", path.display()))?;
         let this = Self(path);
         rustix::mount::mount_change(&this.0, propagation)?;

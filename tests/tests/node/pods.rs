@@ -41,6 +41,39 @@ fn a_pod_is_ready_then_stopped_then_gone() -> Result<()> {
 }
 
 #[test]
+fn a_status_echoes_the_handler_and_the_namespaces_that_were_asked_for() -> Result<()> {
+    on_a_node(async |node| {
+        for (name, handler) in [("default", ""), ("named", "knarr")] {
+            let mut pod = node.pod(name).namespaces(|n| n.set_pid(v1::NamespaceMode::Pod));
+            pod.handler = handler.to_owned();
+            let id = node.cri.run_pod(&pod).await?;
+            let status = node.cri.pod(&id).await?;
+            ensure!(status.runtime_handler == handler, "{status:?}");
+            let asked = pod.config.linux.clone().and_then(|linux| linux.security_context);
+            let echoed = status.linux.clone().and_then(|linux| linux.namespaces);
+            ensure!(
+                echoed.and_then(|namespaces| namespaces.options)
+                    == asked.and_then(|security| security.namespace_options)
+            );
+            let network = status.network.clone().unwrap_or_default();
+            ensure!(network.ip.starts_with(&node.scratch.subnet_prefix()), "{network:?}");
+            ensure!(network.additional_ips.is_empty(), "{network:?}");
+            let filter = v1::PodSandboxFilter { id: id.clone(), ..Default::default() };
+            let listed = node.cri.pods(Some(filter)).await?;
+            ensure!(listed.len() == 1, "{listed:?}");
+            let listed = &listed[0];
+            ensure!(listed.metadata == status.metadata && listed.annotations == status.annotations);
+            ensure!(listed.runtime_handler == handler && listed.state() == status.state());
+            node.cri.stop_pod(&id).await?;
+            let stopped = node.cri.pod(&id).await?;
+            ensure!(stopped.network.clone().unwrap_or_default().ip.is_empty(), "{stopped:?}");
+            ensure!(stopped.linux == status.linux && stopped.runtime_handler == handler);
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn stopping_and_removing_can_be_repeated_and_need_no_pod() -> Result<()> {
     on_a_node(async |node| {
         let unknown = "0".repeat(64);

@@ -1,5 +1,6 @@
 //! Statistics of containers and pods.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -127,6 +128,55 @@ fn a_pod_reports_its_network_and_processes() -> Result<()> {
         let request = v1::ListPodSandboxStatsRequest { filter: None };
         let all = node.cri.runtime.clone().list_pod_sandbox_stats(request).await?.into_inner();
         ensure!(all.stats.len() == 1, "{all:?}");
+        Ok(())
+    })
+}
+
+/// Bytes received by each interface but loopback, as a container sees them.
+async fn received(node: &Node, id: &str) -> Result<BTreeMap<String, u64>> {
+    let text = node.cri.shell(id, "cat /proc/net/dev").await?;
+    let lines = text.lines().filter_map(|line| line.split_once(':'));
+    let counted = lines.map(|(name, rest)| {
+        let bytes = rest.split_whitespace().next().context("no counters")?;
+        Ok((name.trim().to_owned(), bytes.parse::<u64>()?))
+    });
+    let mut all = counted.collect::<Result<BTreeMap<_, _>>>()?;
+    all.remove("lo");
+    Ok(all)
+}
+
+#[test]
+fn network_counters_are_those_of_the_pods_own_network() -> Result<()> {
+    on_a_node(async |node| {
+        let image = node.pulled("busybox").await?;
+        let pods = [node.pod("plain"), node.pod("mapped").users(131_072, 65_536)];
+        for pod in pods {
+            let (pod_id, id) = node.run(&pod, &pod.container("main", &image).sleeper()).await?;
+            let request = || v1::PodSandboxStatsRequest { pod_sandbox_id: pod_id.clone() };
+            for round in ["now", "after a crash"] {
+                let before = received(node, &id).await?;
+                let answer = node.cri.runtime.clone().pod_sandbox_stats(request()).await?;
+                let after = received(node, &id).await?;
+                let stats = answer.into_inner().stats.and_then(|stats| stats.linux);
+                let network = stats.and_then(|linux| linux.network).context("no network")?;
+                let all = network.default_interface.into_iter().chain(network.interfaces);
+                let told: BTreeMap<_, _> =
+                    all.map(|of| (of.name, of.rx_bytes.unwrap_or_default().value)).collect();
+                ensure!(told.keys().eq(before.keys()), "{round}: {told:?} {before:?}");
+                for (name, bytes) in &told {
+                    let (least, most) = (before[name], after[name]);
+                    ensure!(least <= *bytes && *bytes <= most, "{round}: {name} {bytes}");
+                }
+                node.crash_and_restart()?;
+            }
+        }
+        let pod = node.pod("host").with(|config| config.hostname.clear());
+        let pod = pod.namespaces(|namespaces| namespaces.set_network(v1::NamespaceMode::Node));
+        let pod_sandbox_id = node.cri.run_pod(&pod).await?;
+        let request = v1::PodSandboxStatsRequest { pod_sandbox_id };
+        let answer = node.cri.runtime.clone().pod_sandbox_stats(request).await?.into_inner();
+        let linux = answer.stats.and_then(|stats| stats.linux).context("no statistics")?;
+        ensure!(linux.network.is_none(), "the host's traffic is not the pod's: {linux:?}");
         Ok(())
     })
 }
