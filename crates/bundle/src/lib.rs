@@ -4,8 +4,8 @@
 //! here is decided what they mean. Never here: files, clocks, processes, launching.
 //!
 //! Main types: [`ContainerInput`] in, [`oci_spec::runtime::Spec`] out, [`SpecError`];
-//! [`HostFacts`] is what must be known about the host. Entry points: [`container_spec`],
-//! [`resolve_user`], [`image_volumes`], [`limits`], [`withheld_capabilities`],
+//! [`HostFacts`] is what must be known about the host. Entry points: [`check_container`],
+//! [`container_spec`], [`resolve_user`], [`image_volumes`], [`limits`], [`withheld_capabilities`],
 //! [`wants_default_apparmor`], [`selinux_labels`], and for the pod itself [`pause_spec`] and [`pod_sysctls`].
 //!
 //! What cannot be honoured is an error that names it, never left out.
@@ -33,7 +33,8 @@ pub use input::{
 pub use namespaces::{PidSource, pid_source};
 pub use selinux::{SelinuxLabels, selinux_labels, selinux_level, selinux_merged};
 pub use spec::{
-    container_spec, environment, image_volumes, limits, process_args, seccomp::default_profile,
+    check_container, container_spec, environment, image_volumes, limits, process_args,
+    seccomp::default_profile,
 };
 pub use user::{UserError, resolve_user};
 

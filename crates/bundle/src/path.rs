@@ -15,6 +15,14 @@ pub(crate) fn clean(path: &str) -> String {
     format!("/{}", names.join("/"))
 }
 
+/// What paths of a request have to be.
+pub(crate) const ABSOLUTE: &str = "an absolute path";
+
+/// Whether a path of a request can name a file.
+pub(crate) fn is_absolute(path: &str) -> bool {
+    path.starts_with('/') && !path.contains('\0')
+}
+
 /// How many names a clean path has.
 pub(crate) fn depth(clean: &str) -> usize {
     clean.split('/').filter(|name| !name.is_empty()).count()

@@ -114,7 +114,8 @@ pub fn selinux_level(sensitivity: &str, first: u16, second: u16) -> String {
     format!("{sensitivity}:c{low},c{high}")
 }
 
-fn check(asked: &SelinuxOptions) -> Result<(), SpecError> {
+/// Refuses what can be no part of a label.
+pub(crate) fn check(asked: &SelinuxOptions) -> Result<(), SpecError> {
     let word = |text: &str| !text.contains([':', '\0', ' ', '\n', '/']);
     for (field, value) in [
         ("selinux_options.user", &asked.user),

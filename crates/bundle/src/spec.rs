@@ -12,19 +12,34 @@ mod security;
 #[cfg(test)]
 mod tests;
 
+use model::ContainerConfig;
 use oci_spec::runtime::{Mount, Root, Spec};
 
-use crate::{ContainerInput, SelinuxLabels, SpecError, capability, selinux_labels, selinux_merged};
+use crate::{
+    ContainerInput, SelinuxLabels, SpecError, capability, selinux, selinux_labels, selinux_merged,
+};
 
 pub use mounts::image_volumes;
 pub use process::{environment, process_args};
 pub use resources::limits;
+
+/// Refuses what no host could make of a container, before anything is looked up or made for it.
+///
+/// # Errors
+/// [`SpecError`] names the field and its value.
+pub fn check_container(config: &ContainerConfig) -> Result<(), SpecError> {
+    process::check(config)?;
+    mounts::check(&config.mounts)?;
+    resources::check(&config.resources)?;
+    config.security.selinux.as_ref().map_or(Ok(()), selinux::check)
+}
 
 /// Builds the spec of one container.
 ///
 /// # Errors
 /// [`SpecError`] names what cannot be honoured.
 pub fn container_spec(input: &ContainerInput<'_>) -> Result<Spec, SpecError> {
+    check_container(input.config)?;
     security::admit(input)?;
     let requested = &input.config.security.capabilities;
     let capabilities =

@@ -1,7 +1,9 @@
 //! What the daemon hands the engine about a pod, and what plugins are told of it.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
+use model::{PodName, PortMapping, StringMap};
 use serde_json::{Map, Value, json};
 
 use crate::bandwidth::{self, BandwidthError};
@@ -31,6 +33,12 @@ pub enum RequestError {
     /// A bandwidth annotation is not a bandwidth.
     #[error(transparent)]
     Bandwidth(#[from] BandwidthError),
+    /// A published port listens on no address.
+    #[error("port_mappings.host_ip is `{value}`: want an address, or nothing for all")]
+    HostAddress {
+        /// The refused value.
+        value: String,
+    },
     /// A name holds the separator of `CNI_ARGS`.
     #[error("{key} `{value}` cannot be passed to CNI plugins: it holds `;`")]
     Argument {
@@ -66,25 +74,64 @@ pub enum RequestError {
     },
 }
 
+/// Refuses a pod that no plugin could be told of, before anything is made for it.
+///
+/// # Errors
+/// [`RequestError`]: [`Bandwidth`](RequestError::Bandwidth),
+/// [`HostAddress`](RequestError::HostAddress), [`Argument`](RequestError::Argument).
+pub fn check_pod(
+    pod: &PodName,
+    port_mappings: &[PortMapping],
+    annotations: &StringMap,
+) -> Result<(), RequestError> {
+    for value in port_mappings.iter().map(|port| &port.host_ip) {
+        if !value.is_empty() && value.parse::<IpAddr>().is_err() {
+            let value = value.escape_debug().to_string();
+            return Err(RequestError::HostAddress { value });
+        }
+    }
+    bandwidth(annotations)?;
+    names(pod)?;
+    Ok(())
+}
+
+/// A pod's names by their keys in `CNI_ARGS`.
+fn names(pod: &PodName) -> Result<[(&'static str, &str); 3], RequestError> {
+    let names = [
+        ("K8S_POD_NAMESPACE", pod.namespace.as_str()),
+        ("K8S_POD_NAME", pod.name.as_str()),
+        ("K8S_POD_UID", pod.uid.as_str()),
+    ];
+    match names.iter().find(|(_, value)| value.contains(';')) {
+        Some((key, value)) => Err(RequestError::Argument { key, value: (*value).to_owned() }),
+        None => Ok(names),
+    }
+}
+
+fn bandwidth(annotations: &StringMap) -> Result<Option<Value>, RequestError> {
+    const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
+    const EGRESS: &str = "kubernetes.io/egress-bandwidth";
+    let mut out = Map::new();
+    for (annotation, rate, burst) in
+        [(INGRESS, "ingressRate", "ingressBurst"), (EGRESS, "egressRate", "egressBurst")]
+    {
+        if let Some(value) = annotations.get(annotation) {
+            out.insert(rate.to_owned(), bandwidth::parse(annotation, value)?.into());
+            out.insert(burst.to_owned(), u32::MAX.into());
+        }
+    }
+    Ok((!out.is_empty()).then_some(Value::Object(out)))
+}
+
 impl Attachment {
     /// The pairs of `CNI_ARGS`.
     pub(crate) fn arguments(&self) -> Result<Vec<(String, String)>, RequestError> {
-        let pairs = [
-            // Without it plugins fail on the keys they do not know.
-            ("IgnoreUnknown", "1"),
-            ("K8S_POD_NAMESPACE", &self.pod.namespace),
-            ("K8S_POD_NAME", &self.pod.name),
-            ("K8S_POD_INFRA_CONTAINER_ID", self.sandbox.as_str()),
-            ("K8S_POD_UID", &self.pod.uid),
-        ];
-        let mut out = Vec::with_capacity(pairs.len());
-        for (key, value) in pairs {
-            if value.contains(';') {
-                return Err(RequestError::Argument { key, value: value.to_owned() });
-            }
-            out.push((key.to_owned(), value.to_owned()));
-        }
-        Ok(out)
+        let [namespace, name, uid] = names(&self.pod)?;
+        // Without the first, plugins fail on the keys they do not know.
+        let ignore = ("IgnoreUnknown", "1");
+        let sandbox = ("K8S_POD_INFRA_CONTAINER_ID", self.sandbox.as_str());
+        let pairs = [ignore, namespace, name, sandbox, uid];
+        Ok(pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
     }
 
     /// Every capability's value; a plugin gets those it declares.
@@ -95,7 +142,7 @@ impl Attachment {
         if !ports.is_empty() {
             out.insert("portMappings".to_owned(), Value::Array(ports));
         }
-        if let Some(bandwidth) = self.bandwidth()? {
+        if let Some(bandwidth) = bandwidth(&self.annotations)? {
             out.insert("bandwidth".to_owned(), bandwidth);
         }
         if let Some(dns) = &self.dns {
@@ -118,21 +165,6 @@ impl Attachment {
         }
         Ok(out)
     }
-
-    fn bandwidth(&self) -> Result<Option<Value>, RequestError> {
-        const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
-        const EGRESS: &str = "kubernetes.io/egress-bandwidth";
-        let mut out = Map::new();
-        for (annotation, rate, burst) in
-            [(INGRESS, "ingressRate", "ingressBurst"), (EGRESS, "egressRate", "egressBurst")]
-        {
-            if let Some(value) = self.annotations.get(annotation) {
-                out.insert(rate.to_owned(), bandwidth::parse(annotation, value)?.into());
-                out.insert(burst.to_owned(), u32::MAX.into());
-            }
-        }
-        Ok((!out.is_empty()).then_some(Value::Object(out)))
-    }
 }
 
 fn port(mapping: &model::PortMapping) -> Value {
@@ -152,7 +184,7 @@ fn port(mapping: &model::PortMapping) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{PodName, PortMapping, PortProtocol, SandboxId};
+    use model::{PortProtocol, SandboxId};
 
     fn pod() -> Attachment {
         Attachment {

@@ -34,7 +34,7 @@ mod result;
 mod version;
 mod watch;
 
-pub use attachment::{Attachment, RequestError};
+pub use attachment::{Attachment, RequestError, check_pod};
 pub use bandwidth::BandwidthError;
 pub use builtin::BuiltInError;
 pub use cache::CacheError;

@@ -29,9 +29,23 @@ pub enum InvalidPod {
     /// The host's UTS namespace has its own name.
     #[error("hostname `{0}` cannot be set: the pod uses the host's network and UTS namespaces")]
     HostnameOfHost(String),
-    /// A host name the kernel refuses.
-    #[error("hostname `{0}` is longer than 64 bytes or holds a NUL")]
+    /// A host name the kernel refuses, or that is none in a file.
+    #[error("hostname `{}` is longer than 64 bytes or holds white space or control characters", .0.escape_debug())]
     Hostname(String),
+    /// More than one word where a line of `resolv.conf` has one.
+    #[error("dns_config.{field} has `{}`: want no white space or control characters", .value.escape_debug())]
+    Dns {
+        /// `servers`, `searches`, `options`.
+        field: &'static str,
+        /// The refused entry.
+        value: String,
+    },
+    /// The user of the pod's process.
+    #[error("the pod's process cannot run as asked")]
+    User(#[source] bundle::UserError),
+    /// What plugins could not be told.
+    #[error("the pod's network cannot be described to plugins")]
+    Network(#[source] cni::RequestError),
     /// A kernel parameter that is the host's.
     #[error("kernel parameters of the pod cannot be set")]
     Sysctl(#[source] Box<bundle::SpecError>),
@@ -58,12 +72,21 @@ pub(crate) fn pod(config: &PodConfig) -> Result<(), InvalidPod> {
     }
     namespaces(config)?;
     hostname(config)?;
+    dns(config)?;
+    // No image's files could name a pod's user.
+    bundle::resolve_user(&config.security.run_as, "", "", "").map_err(InvalidPod::User)?;
+    // CRI: ports and bandwidth are for a network of the pod's own.
+    if config.security.namespaces.network == NamespaceMode::Pod {
+        cni::check_pod(name, &config.port_mappings, &config.annotations)
+            .map_err(InvalidPod::Network)?;
+    }
     bundle::pod_sysctls(config).map_err(|source| InvalidPod::Sysctl(Box::new(source)))?;
     for (field, path) in
         [("log_directory", &config.log_directory), ("cgroup_parent", &config.cgroup_parent)]
     {
         let relative = field == "log_directory" && !path.starts_with('/');
-        if !path.is_empty() && (relative || path.split('/').any(|part| part == "..")) {
+        let inside = path.split('/').all(|part| part != "..") && !path.contains('\0');
+        if !path.is_empty() && (relative || !inside) {
             return Err(InvalidPod::Path { field, path: path.clone() });
         }
     }
@@ -113,7 +136,7 @@ fn none(field: &'static str, map: &[IdMapping], want: &'static str) -> Result<()
 /// The last id is no id: it stands for "none".
 fn mapping(field: &'static str, map: &[IdMapping]) -> Result<(), InvalidPod> {
     let [range] = map else {
-        return Err(bad_mapping(field, map, "exactly one range"));
+        return Err(bad_mapping(field, map, "exactly one mapping"));
     };
     if range.container_id != 0 {
         Err(bad_mapping(field, map, "a range that begins with id 0 of the container"))
@@ -135,9 +158,27 @@ fn bad_mapping(field: &'static str, map: &[IdMapping], want: &'static str) -> In
     InvalidPod::IdMapping { field, value, want }
 }
 
+/// What would end a word or a line of the files made of it.
+fn breaks(letter: char) -> bool {
+    letter.is_whitespace() || letter.is_control()
+}
+
+/// CRI: one server a line; searches and options are words of one line each.
+fn dns(config: &PodConfig) -> Result<(), InvalidPod> {
+    let Some(dns) = &config.dns else { return Ok(()) };
+    for (field, values) in
+        [("servers", &dns.servers), ("searches", &dns.searches), ("options", &dns.options)]
+    {
+        if let Some(value) = values.iter().find(|value| value.contains(breaks)) {
+            return Err(InvalidPod::Dns { field, value: value.clone() });
+        }
+    }
+    Ok(())
+}
+
 fn hostname(config: &PodConfig) -> Result<(), InvalidPod> {
     let hostname = &config.hostname;
-    if hostname.len() > 64 || hostname.contains('\0') {
+    if hostname.len() > 64 || hostname.contains(breaks) {
         return Err(InvalidPod::Hostname(hostname.clone()));
     }
     if !hostname.is_empty() && config.security.namespaces.network == NamespaceMode::Node {
@@ -203,7 +244,7 @@ mod tests {
         let range = |container_id, host_id, length| IdMapping { host_id, container_id, length };
         let fine = range(0, 100_000, 65_536);
         let bad = [
-            (&[][..], "uids of the pod is empty: want exactly one range"),
+            (&[][..], "uids of the pod is empty: want exactly one mapping"),
             (
                 &[fine, range(65_536, 200_000, 1)],
                 "0:100000:65536, 65536:200000:1: want exactly one",
@@ -227,6 +268,57 @@ mod tests {
             let error = pod(&with_users(mode, &[fine], &[fine])).unwrap_err().to_string();
             assert!(error.contains("user namespace of a pod"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_files_and_plugins_could_not_be_told_is_refused_by_value() {
+        let port = |host_ip: &str| model::PortMapping {
+            protocol: model::PortProtocol::Tcp,
+            container_port: 80,
+            host_port: 8080,
+            host_ip: host_ip.into(),
+        };
+        let dns = |of: fn(&mut model::DnsConfig) -> &mut Vec<String>, value: &str| {
+            let mut dns = model::DnsConfig::default();
+            of(&mut dns).push(value.into());
+            Some(dns)
+        };
+        type Edit<'a> = &'a dyn Fn(&mut PodConfig);
+        let rows: &[(Edit<'_>, &str)] = &[
+            (&|c| c.hostname = "a\nb".into(), "hostname `a\\nb`"),
+            (&|c| c.hostname = "a b".into(), "hostname `a b`"),
+            (&|c| c.hostname = "a\u{7f}".into(), "hostname `a\\u{7f}`"),
+            (&|c| c.dns = dns(|d| &mut d.servers, "1.1.1.1\nx"), "dns_config.servers"),
+            (&|c| c.dns = dns(|d| &mut d.searches, "a b"), "dns_config.searches has `a b`"),
+            (&|c| c.dns = dns(|d| &mut d.options, "a\0"), "dns_config.options has `a\\0`"),
+            (&|c| c.security.run_as.user = Some(-1), "run_as_user -1"),
+            (&|c| c.security.run_as.user = Some(1 << 31), "run_as_user 2147483648"),
+            (&|c| c.security.run_as.group = Some(5), "run_as_group is set without"),
+            (&|c| c.security.run_as.supplemental_groups = vec![-5], "supplemental group -5"),
+            (&|c| c.port_mappings = vec![port("not-an-ip")], "host_ip is `not-an-ip`"),
+            (&|c| c.port_mappings = vec![port("10.0.0.1\n")], "host_ip is `10.0.0.1\\n`"),
+            (
+                &|c| drop(c.annotations.insert(BANDWIDTH.into(), "fast".into())),
+                "annotation kubernetes.io/egress-bandwidth: `fast`",
+            ),
+            (&|c| c.name.name = "a;b".into(), "K8S_POD_NAME `a;b`"),
+            (&|c| c.log_directory = "/a\0b".into(), "log_directory"),
+        ];
+        for (edit, words) in rows {
+            let error = crate::error::chain(&pod(&pod_of(edit)).unwrap_err());
+            assert!(error.contains(words), "{error}: want {words}");
+        }
+    }
+
+    const BANDWIDTH: &str = "kubernetes.io/egress-bandwidth";
+
+    #[test]
+    fn a_pod_on_the_hosts_network_has_no_use_for_ports_and_bandwidth() {
+        let config = pod_of(|c| {
+            c.security.namespaces.network = NamespaceMode::Node;
+            c.annotations.insert(BANDWIDTH.into(), "fast".into());
+        });
+        pod(&config).unwrap();
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod apparmor;
 mod bad_input;
+mod broken_fields;
 mod churn;
 mod cli;
 mod containerd;

@@ -291,8 +291,8 @@ fn mappings_that_cannot_be_are_refused_by_field() -> Result<()> {
         };
         use v1::NamespaceMode::{Container, Node, Pod, Target};
         let cases = [
-            (with(Pod, &[], &fine), vec!["uids", "exactly one range"]),
-            (with(Pod, &fine, &[]), vec!["gids", "exactly one range"]),
+            (with(Pod, &[], &fine), vec!["uids", "exactly one mapping"]),
+            (with(Pod, &fine, &[]), vec!["gids", "exactly one mapping"]),
             (
                 with(Pod, &[range(0, 1000, 10), range(10, 2000, 10)], &fine),
                 vec!["uids", "0:1000:10"],

@@ -12,6 +12,9 @@ use crate::{ContainerInput, PidSource, ResolvedMount, SpecError, path, pid_sourc
 /// The group that terminals belong to, where it exists.
 const TTY: u32 = 5;
 
+/// CRI `mount_options`: what a request may ask for besides.
+const OPTIONS: &[&str] = &["noexec", "nodev", "nosuid"];
+
 /// All mounts, parents before what is mounted below them.
 pub(super) fn mounts(input: &ContainerInput<'_>) -> Result<Vec<Mount>, SpecError> {
     let mut mounts = defaults(input);
@@ -138,23 +141,45 @@ fn pod_files(input: &ContainerInput<'_>) -> [Mount; 4] {
     ]
 }
 
+/// Refuses mounts whose fields cannot go together anywhere.
+pub(super) fn check(requests: &[MountRequest]) -> Result<(), SpecError> {
+    for request in requests {
+        let place = &request.container_path;
+        if path::clean(place) == "/" || place.contains('\0') {
+            let want = "a path below the root";
+            return Err(SpecError::invalid("mounts.container_path", place.escape_debug(), want));
+        }
+        if let MountSource::Host(path) = &request.source
+            && !path::is_absolute(path)
+        {
+            let field = "mounts.host_path";
+            return Err(SpecError::invalid(field, path.escape_debug(), path::ABSOLUTE));
+        }
+        for option in &request.options {
+            if !OPTIONS.contains(&option.as_str()) {
+                let want = "noexec, nodev or nosuid";
+                let option = option.escape_debug();
+                return Err(SpecError::invalid("mounts.mount_options", option, want));
+            }
+        }
+        let (uids, gids) = (&request.uid_mappings, &request.gid_mappings);
+        if uids.is_empty() != gids.is_empty() {
+            let field = if uids.is_empty() { "mounts.uidMappings" } else { "mounts.gidMappings" };
+            return Err(SpecError::invalid(field, "empty", "both mappings, or neither"));
+        }
+    }
+    Ok(())
+}
+
 fn requested(
     request: &MountRequest,
     facts: &ResolvedMount,
     input: &ContainerInput<'_>,
 ) -> Result<Mount, SpecError> {
     let destination = path::clean(&request.container_path);
-    if destination == "/" {
-        let want = "a path below the root";
-        return Err(SpecError::invalid("mounts.container_path", &request.container_path, want));
-    }
-    for (present, what) in [(
-        request.propagation == MountPropagation::Bidirectional && input.users().is_some(),
-        "a mount that propagates to the host out of a user namespace",
-    )] {
-        if present {
-            return Err(SpecError::Unsupported { what });
-        }
+    if request.propagation == MountPropagation::Bidirectional && input.users().is_some() {
+        let what = "a mount that propagates to the host out of a user namespace";
+        return Err(SpecError::Unsupported { what });
     }
     let mut options = vec!["rbind", propagation(request, facts, &destination)?];
     match request.source {
@@ -165,24 +190,14 @@ fn requested(
         // are no business of the container that only looks at it.
         MountSource::Image { .. } => options.extend(["ro", "nosuid", "nodev"]),
     }
-    for option in &request.options {
-        match option.as_str() {
-            known @ ("noexec" | "nodev" | "nosuid") if options.contains(&known) => {}
-            known @ ("noexec" | "nodev" | "nosuid") => options.push(known),
-            other => {
-                let want = "noexec, nodev or nosuid";
-                return Err(SpecError::invalid("mounts.mount_options", other, want));
-            }
+    for option in OPTIONS {
+        if !options.contains(option) && request.options.iter().any(|asked| asked == option) {
+            options.push(option);
         }
     }
     let mut mount = bind(&destination, &facts.host_path, &options);
-    let (uids, gids) = (&request.uid_mappings, &request.gid_mappings);
-    if uids.is_empty() != gids.is_empty() {
-        let field = if uids.is_empty() { "mounts.uidMappings" } else { "mounts.gidMappings" };
-        return Err(SpecError::invalid(field, "empty", "both mappings, or neither"));
-    }
-    if !uids.is_empty() {
-        map_ids(&mut mount, uids, gids)?;
+    if !request.uid_mappings.is_empty() {
+        map_ids(&mut mount, &request.uid_mappings, &request.gid_mappings)?;
     }
     Ok(mount)
 }

@@ -11,6 +11,17 @@ use crate::{
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// CRI: `working_dir` is a path in the container; an image's may be relative to its root.
+pub(super) fn check(config: &ContainerConfig) -> Result<(), SpecError> {
+    oom_score_adj(config.resources.oom_score_adj)?;
+    let dir = &config.working_dir;
+    if dir.is_empty() || path::is_absolute(dir) {
+        Ok(())
+    } else {
+        Err(SpecError::invalid("working_dir", dir.escape_debug(), path::ABSOLUTE))
+    }
+}
+
 pub(super) fn process(
     input: &ContainerInput<'_>,
     capabilities: CapabilityMasks,

@@ -12,11 +12,52 @@ pub(super) fn resources(input: &ContainerInput<'_>) -> Result<LinuxResources, Sp
     Ok(resources)
 }
 
+/// Refuses what is no limit on any host.
+pub(super) fn check(limits: &Resources) -> Result<(), SpecError> {
+    for (field, value) in [
+        ("cpu_quota", limits.cpu_quota_us),
+        ("memory_limit_in_bytes", limits.memory_limit_bytes),
+        ("memory_swap_limit_in_bytes", limits.memory_swap_limit_bytes),
+    ] {
+        if value < -1 {
+            return Err(SpecError::invalid(field, value, "-1 for no limit, or 0 or more"));
+        }
+    }
+    for (field, list) in
+        [("cpuset_cpus", &limits.cpuset_cpus), ("cpuset_mems", &limits.cpuset_mems)]
+    {
+        if !list.is_empty() && !list.split(',').all(is_range) {
+            let want = "numbers and ranges such as 0-3,8";
+            return Err(SpecError::invalid(field, list.escape_debug(), want));
+        }
+    }
+    cpu(limits)?;
+    hugepages(limits)?;
+    Ok(())
+}
+
+/// `3`, `0-3`, `0-7:1/2` (of each two the first): cpuset(7), formats.
+fn is_range(text: &str) -> bool {
+    let number = |text: &str| {
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse::<u32>().ok().filter(|_| digits)
+    };
+    let Some((first, rest)) = text.split_once('-') else { return number(text).is_some() };
+    let (last, step) = rest.split_once(':').map_or((rest, None), |(l, step)| (l, Some(step)));
+    let ordered = number(first).zip(number(last)).is_some_and(|(first, last)| first <= last);
+    ordered
+        && step.is_none_or(|step| {
+            let parts = step.split_once('/').map(|(used, group)| (number(used), number(group)));
+            matches!(parts, Some((Some(used), Some(group))) if 0 < used && used <= group)
+        })
+}
+
 /// The limits alone, as UpdateContainerResources changes them; device rules are not touched.
 ///
 /// # Errors
 /// [`SpecError`] names the value that cannot be a limit, or not on this host.
 pub fn limits(limits: &Resources, host: &HostFacts) -> Result<LinuxResources, SpecError> {
+    check(limits)?;
     if !limits.unified.is_empty() && !host.cgroup.is_v2() {
         return Err(SpecError::Unsupported { what: "`unified` resources on cgroup v1" });
     }

@@ -19,6 +19,8 @@ fn cpu_period_quota_and_shares() {
     limit(|r| r.cpu_shares = 512, cpu(json!({ "shares": 512 })));
     limit(|r| r.cpu_shares = 0, json!({}));
     refused(|case| case.config.resources.cpu_shares = -1, "`cpu_shares` is `-1`");
+    refused(|case| case.config.resources.cpu_period_us = -5, "`cpu_period` is `-5`");
+    refused(|case| case.config.resources.cpu_quota_us = -2, "`cpu_quota` is `-2`");
 }
 
 #[test]
@@ -26,6 +28,30 @@ fn cpuset_cpus_and_mems() {
     let cpu = |fields: Value| json!({ "/linux/resources/cpu": fields });
     limit(|r| r.cpuset_cpus = "0-1".into(), cpu(json!({ "cpus": "0-1" })));
     limit(|r| r.cpuset_mems = "0".into(), cpu(json!({ "mems": "0" })));
+    for list in ["0", "0-3,8", "7,0-2", "0-7:1/2", "3-3"] {
+        limit(|r| r.cpuset_cpus = list.into(), cpu(json!({ "cpus": list })));
+    }
+    for list in [
+        "zzz",
+        "0-",
+        "-1",
+        "3-0",
+        "0,",
+        ",",
+        " 0",
+        "0\n",
+        "+1",
+        "0-7:0/2",
+        "0-7:3/2",
+        "0-7:",
+        "0:1/2",
+        "4294967296",
+    ] {
+        let words = format!("`cpuset_cpus` is `{}`", list.escape_debug());
+        refused(|case| case.config.resources.cpuset_cpus = list.into(), &words);
+        let words = words.replace("cpus`", "mems`");
+        refused(|case| case.config.resources.cpuset_mems = list.into(), &words);
+    }
 }
 
 #[test]
@@ -40,6 +66,11 @@ fn memory_limit_and_swap() {
     };
     limit(both(96), memory(json!({ "limit": 64, "swap": 96 })));
     limit(both(-1), memory(json!({ "limit": 64, "swap": -1 })));
+    limit(|r| r.memory_limit_bytes = -1, memory(json!({ "limit": -1, "swap": -1 })));
+    let below = |field: &str| format!("`{field}` is `-9`: want -1 for no limit, or 0 or more");
+    let (limit, swap) = (below("memory_limit_in_bytes"), below("memory_swap_limit_in_bytes"));
+    refused(|case| case.config.resources.memory_limit_bytes = -9, &limit);
+    refused(|case| case.config.resources.memory_swap_limit_bytes = -9, &swap);
     row(
         |case| {
             case.host.swap_limit = false;

@@ -118,6 +118,18 @@ fn mount_options() {
 }
 
 #[test]
+fn paths_that_name_nothing() {
+    for path in ["", "relative", "./a", "/a\0b"] {
+        let words = format!("`mounts.host_path` is `{}`: want an absolute", path.escape_debug());
+        refused(|case| data(case).source = MountSource::Host(path.into()), &words);
+    }
+    for path in ["", "/", "a/..", "/a\0b"] {
+        let words = format!("`mounts.container_path` is `{}`", path.escape_debug());
+        refused(|case| data(case).container_path = path.into(), &words);
+    }
+}
+
+#[test]
 fn image() {
     let image = |case: &mut Case| {
         let image = ImageSpec::default();

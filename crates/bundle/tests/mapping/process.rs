@@ -42,6 +42,11 @@ fn working_dir() {
         case.config.working_dir = "/own".into();
     };
     row(own, json!({ "/process/cwd": "/own" }));
+    row(|case| case.image.working_dir = "image".into(), json!({ "/process/cwd": "/image" }));
+    for dir in ["some/where", ".", "/a\0b"] {
+        let words = format!("`working_dir` is `{}`: want an absolute path", dir.escape_debug());
+        refused(|case| case.config.working_dir = dir.into(), &words);
+    }
 }
 
 #[test]

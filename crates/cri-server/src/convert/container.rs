@@ -58,6 +58,9 @@ fn mount(mount: v1::Mount) -> Result<MountRequest, ConvertError> {
             }
             MountSource::Image { image: image::spec(spec), sub_path: mount.image_sub_path }
         }
+        Some(_) | None if !mount.image_sub_path.is_empty() => {
+            return Err(ConvertError::SubPathOfNoImage { sub_path: mount.image_sub_path });
+        }
         Some(_) | None => MountSource::Host(mount.host_path),
     };
     Ok(MountRequest {

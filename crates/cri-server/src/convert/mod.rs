@@ -32,6 +32,12 @@ pub(crate) enum ConvertError {
         /// As given.
         host_path: String,
     },
+    /// A part of an image where there is none.
+    #[error("mounts.image_sub_path is `{sub_path}`, but mounts.image of the mount is empty")]
+    SubPathOfNoImage {
+        /// As given.
+        sub_path: String,
+    },
     /// A value outside what the field allows.
     #[error("{field} is {value}: want {want}")]
     OutOfRange {

@@ -48,6 +48,8 @@ impl Owner {
     async fn create(&mut self, config: ContainerConfig) -> Result<Fresh<ContainerId>, CreateError> {
         let name = config.name.name.clone();
         self.admit(&config)?;
+        bundle::check_container(&config)
+            .map_err(|source| CreateError::Spec { name: name.clone(), source })?;
         let lease = self.lease(&config)?;
         let volumes = image_volumes::lease(&self.cx.parts.images, &config)
             .map_err(|(destination, error)| refused_image(destination, error))?;
