@@ -1,8 +1,8 @@
 //! What a spec is made of: the requests, and the facts the caller has looked up for them.
 
 use model::{
-    CgroupLayout, ContainerConfig, ContainerId, ImageConfig, PodConfig, ResolvedUser, SandboxId,
-    StringMap, UserNamespace,
+    CgroupLayout, ContainerConfig, ContainerId, IdMaps, ImageConfig, PodConfig, ResolvedUser,
+    SandboxId, StringMap,
 };
 
 /// What the host is and offers; the same for every container.
@@ -178,8 +178,8 @@ impl ContainerInput<'_> {
         self.config.security.privileged
     }
 
-    /// The pod's user namespace, if it has one of its own.
-    pub(crate) fn users(&self) -> Option<&UserNamespace> {
+    /// The maps of the pod's user namespace, if it has one of its own.
+    pub(crate) fn users(&self) -> Option<&IdMaps> {
         self.pod.security.namespaces.own_users()
     }
 }

@@ -75,11 +75,14 @@ fn shown(users: Option<&UserNamespace>) -> String {
     let Some(users) = users.filter(|users| users.mode != NamespaceMode::Node) else {
         return "none".to_owned();
     };
-    let ranges = |map: &[IdMapping]| {
-        let range = |m: &IdMapping| format!("{}:{}:{}", m.container_id, m.host_id, m.length);
-        map.iter().map(range).collect::<Vec<_>>().join(",")
-    };
-    format!("{:?}, uids {}, gids {}", users.mode, ranges(&users.uids), ranges(&users.gids))
+    let ranges =
+        |map: &[IdMapping]| map.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    format!(
+        "{:?}, uids {}, gids {}",
+        users.mode,
+        ranges(&users.maps.uids),
+        ranges(&users.maps.gids)
+    )
 }
 
 /// The namespace of the pod's users as a spec names it.

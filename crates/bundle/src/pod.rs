@@ -287,7 +287,10 @@ pub(crate) mod tests {
     fn in_a_user_namespace_no_groups_are_given_pings() {
         let mut pod = pod();
         let map = vec![model::IdMapping { host_id: 65_536, container_id: 0, length: 10 }];
-        let users = model::UserNamespace { mode: NamespaceMode::Pod, uids: map.clone(), gids: map };
+        let users = model::UserNamespace {
+            mode: NamespaceMode::Pod,
+            maps: model::IdMaps { uids: map.clone(), gids: map },
+        };
         pod.security.namespaces.userns = Some(users.clone());
         let names: Vec<String> = pod_sysctls(&pod).unwrap().into_keys().collect();
         assert_eq!(names, ["net.ipv4.ip_unprivileged_port_start"]);

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use model::IdMaps;
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use sys::mount::{Change, FsContext, Propagation};
 use sys::namespace::{self, Kind};
@@ -11,7 +12,7 @@ use sys::namespace::{self, Kind};
 use crate::error::{LaunchError, Step};
 use crate::host;
 use crate::launcher::return_to;
-use crate::plan::{IdMaps, MountPlan};
+use crate::plan::MountPlan;
 use crate::user;
 
 /// The container's user namespace and what it maps.
@@ -148,7 +149,7 @@ fn in_scratch_namespace<T>(f: impl FnOnce() -> T) -> io::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::IdMapping;
+    use model::IdMapping;
     use std::os::unix::fs::MetadataExt;
 
     #[test]
@@ -157,7 +158,7 @@ mod tests {
             println!("skipped: mounting needs root");
             return;
         }
-        let range = IdMapping { inside: 0, outside: 70_000, length: 10 };
+        let range = IdMapping { container_id: 0, host_id: 70_000, length: 10 };
         let ids = IdMaps { uids: vec![range], gids: vec![range] };
         let user = user::make(&ids, &[]).unwrap().user;
         let dir = tempfile::tempdir().unwrap();

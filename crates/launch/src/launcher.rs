@@ -14,7 +14,7 @@ use sys::namespace::{self, Kind};
 
 use crate::cgroup;
 use crate::error::{At, LaunchError, Step};
-use crate::plan::{CgroupPlan, IdMaps};
+use crate::plan::CgroupPlan;
 
 /// Where new roots are put together in a private namespace.
 const STAGING: &str = "/root";
@@ -149,14 +149,14 @@ impl Launcher {
         &self,
         path: &str,
         bytes: u64,
-        ids: Option<&IdMaps>,
+        ids: Option<&model::IdMaps>,
         label: Option<&str>,
     ) -> Result<(), LaunchError> {
         let mount = || {
             let context = FsContext::open("tmpfs")?;
             context.set("mode", "1777")?;
             context.set("size", &bytes.to_string())?;
-            let root = ids.map(|ids| (ids.outside_uid(0), ids.outside_gid(0)));
+            let root = ids.map(|ids| (ids.host_uid(0), ids.host_gid(0)));
             if let Some((Some(uid), Some(gid))) = root {
                 context.set("uid", &uid.to_string())?;
                 context.set("gid", &gid.to_string())?;

@@ -7,7 +7,7 @@ mod user;
 
 use minicbor::{Decode, Encode};
 
-pub use user::{IdMapping, IdMaps, MountIds, UserNamespace};
+pub use user::{MountIds, UserNamespace};
 
 /// Everything needed to start one container's first process.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
@@ -98,7 +98,7 @@ pub struct ProcessPlan {
     pub selinux_label: Option<String>,
     /// The process is in a user namespace with these maps, and its ids are those in there.
     #[n(15)]
-    pub user_ids: Option<IdMaps>,
+    pub user_ids: Option<model::IdMaps>,
 }
 
 /// One environment entry as bytes (`KEY=value`).

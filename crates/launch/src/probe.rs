@@ -4,11 +4,11 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use model::{IdMapping, IdMaps};
 use rustix::fs::AtFlags;
 
 use crate::error::{At, LaunchError, Step};
 use crate::ids;
-use crate::plan::{IdMapping, IdMaps};
 use crate::user;
 
 /// Tries it: a user namespace, and in `dir` (which is made, and removed again) an overlay with an
@@ -34,14 +34,14 @@ fn attempt(dir: &Path) -> Result<(), LaunchError> {
     }
     let file = path("lower/file");
     std::fs::write(&file, "").at(Step::Root, &file)?;
-    let range = IdMapping { inside: 0, outside: 65_536, length: 65_536 };
+    let range = IdMapping { container_id: 0, host_id: 65_536, length: 65_536 };
     let ids = IdMaps { uids: vec![range], gids: vec![range] };
     let user = user::make(&ids, &[])?.user;
     let root = ids::overlay(&[lower], Some((&upper, &work)), user.as_fd(), None)
         .map_err(|(subject, error)| LaunchError::new(Step::Root, subject, error))?;
     let stat =
         rustix::fs::statat(&root, "file", AtFlags::SYMLINK_NOFOLLOW).at(Step::Root, &file)?;
-    if stat.st_uid == range.outside {
+    if stat.st_uid == range.host_id {
         Ok(())
     } else {
         let cause = io::Error::from_raw_os_error(libc::EOPNOTSUPP);

@@ -6,23 +6,23 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use model::IdMaps;
 use rustix::fs::{Mode, OFlags};
 use sys::credentials;
 use sys::namespace::{self, Kind};
 use sys::pidfd::Ended;
 use sys::process::NewNamespaces;
-use sys::userns::{Made, Maps};
+use sys::userns::Made;
 
 use crate::birth;
 use crate::error::{At, LaunchError, Step};
 use crate::launcher::Launcher;
-use crate::plan::{IdMaps, LaunchPlan, UserNamespace};
+use crate::plan::{LaunchPlan, UserNamespace};
 use crate::sysctl;
 
 /// Makes a user namespace, and others that belong to it.
 pub(crate) fn make(ids: &IdMaps, owned: &[Kind]) -> Result<Made, LaunchError> {
-    let (uids, gids) = ids.in_kernel_words();
-    sys::userns::make(Maps { uids: &uids, gids: &gids }, owned).at(Step::UserNamespace, "")
+    sys::userns::make(ids, owned).at(Step::UserNamespace, "")
 }
 
 /// Becomes root of the user namespace this process is in, so that what it makes there has an owner.
@@ -76,7 +76,7 @@ impl Launcher {
         let ids = || {
             let ids = plan.process.user_ids.as_ref();
             let ids = ids.ok_or_else(|| LaunchError::bad_plan("a user namespace without maps"))?;
-            match ids.outside_uid(plan.process.uid).zip(ids.outside_gid(plan.process.gid)) {
+            match ids.host_uid(plan.process.uid).zip(ids.host_gid(plan.process.gid)) {
                 Some(_) => Ok(ids),
                 None => {
                     let (uid, gid) = (plan.process.uid, plan.process.gid);

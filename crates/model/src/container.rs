@@ -1,6 +1,6 @@
 //! What a container is asked to be. CRI: `ContainerConfig`.
 
-use crate::{ContainerSecurity, Resources, Signal, StringMap};
+use crate::{ContainerSecurity, IdMapping, Resources, Signal, StringMap};
 
 /// The identity kubelet gives a container within its pod.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,26 +50,6 @@ pub enum MountPropagation {
     HostToContainer,
     /// Both ways.
     Bidirectional,
-}
-
-/// One range of ids of a user namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct IdMapping {
-    /// First id on the host.
-    pub host_id: u32,
-    /// First id in the container.
-    pub container_id: u32,
-    /// How many.
-    pub length: u32,
-}
-
-impl IdMapping {
-    /// The host's number of an id in the container, if this range has it.
-    pub fn host_id_of(&self, container_id: u32) -> Option<u32> {
-        let offset = container_id.checked_sub(self.container_id)?;
-        if offset < self.length { self.host_id.checked_add(offset) } else { None }
-    }
 }
 
 /// What a requested mount shows.

@@ -6,14 +6,15 @@
 //! Main types: [`SandboxId`], [`ContainerId`], [`Digest`], [`PodConfig`], [`ContainerConfig`],
 //! [`Resources`], [`Signal`], [`UnixNanos`].
 //!
-//! The optional `serde` feature derives the stored form of these types (the daemon's records);
-//! the shim builds without it.
+//! The optional `serde` feature derives the stored form of these types (the daemon's records), with
+//! which the shim is built without; `cbor` that of the few which plans and messages hold.
 #![forbid(unsafe_code)]
 
 mod cgroup;
 mod container;
 mod digest;
 mod id;
+mod id_map;
 mod image;
 mod pod;
 mod reference;
@@ -25,11 +26,12 @@ mod time;
 
 pub use cgroup::{CgroupHierarchy, CgroupLayout};
 pub use container::{
-    CdiDevice, ContainerConfig, ContainerName, DeviceRequest, EnvVar, IdMapping, ImageSpec,
-    MountPropagation, MountRequest, MountSource,
+    CdiDevice, ContainerConfig, ContainerName, DeviceRequest, EnvVar, ImageSpec, MountPropagation,
+    MountRequest, MountSource,
 };
 pub use digest::{Digest, DigestError};
 pub use id::{ContainerId, ExecId, IdError, SandboxId};
+pub use id_map::{IdMapping, IdMaps};
 pub use image::{ImageConfig, ImageUser, Platform};
 pub use pod::{
     DnsConfig, NamespaceMode, NamespaceOptions, PodConfig, PodName, PodSecurity, PortMapping,

@@ -1,6 +1,6 @@
 //! What a pod sandbox is asked to be. CRI: `PodSandboxConfig`.
 
-use crate::{IdMapping, Resources, SecurityProfile, SelinuxOptions, StringMap, security::RunAs};
+use crate::{IdMaps, Resources, SecurityProfile, SelinuxOptions, StringMap, security::RunAs};
 
 /// The identity kubelet gives a sandbox; the four together are unique among live sandboxes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,28 +37,16 @@ pub enum NamespaceMode {
 pub struct UserNamespace {
     /// `Pod` for an own user namespace, `Node` for none.
     pub mode: NamespaceMode,
-    /// User id mappings.
-    pub uids: Vec<IdMapping>,
-    /// Group id mappings.
-    pub gids: Vec<IdMapping>,
-}
-
-impl UserNamespace {
-    /// A user as the host numbers it; `None` when it is not mapped.
-    pub fn host_uid(&self, uid: u32) -> Option<u32> {
-        self.uids.iter().find_map(|range| range.host_id_of(uid))
-    }
-
-    /// A group as the host numbers it; `None` when it is not mapped.
-    pub fn host_gid(&self, gid: u32) -> Option<u32> {
-        self.gids.iter().find_map(|range| range.host_id_of(gid))
-    }
+    /// Whom it maps.
+    #[cfg_attr(feature = "serde", serde(flatten))]
+    pub maps: IdMaps,
 }
 
 impl NamespaceOptions {
-    /// The user namespace of the pod's own, if it has one.
-    pub fn own_users(&self) -> Option<&UserNamespace> {
-        self.userns.as_ref().filter(|users| users.mode == NamespaceMode::Pod)
+    /// The maps of the pod's own user namespace, if it has one.
+    pub fn own_users(&self) -> Option<&IdMaps> {
+        let users = self.userns.as_ref().filter(|users| users.mode == NamespaceMode::Pod);
+        users.map(|users| &users.maps)
     }
 }
 

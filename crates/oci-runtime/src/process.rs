@@ -1,6 +1,7 @@
 //! `process`: identity, environment, limits, capabilities, seccomp.
 
-use launch::plan::{CapabilitySets, EnvEntry, IdMaps, ProcessPlan, Rlimit, SeccompPlan};
+use launch::plan::{CapabilitySets, EnvEntry, ProcessPlan, Rlimit, SeccompPlan};
+use model::IdMaps;
 use oci_spec::runtime::{Linux, PosixRlimitType, Process};
 
 use crate::{

@@ -321,7 +321,7 @@ fn user_namespaces_are_new_the_pods_or_anothers() {
     ] {
         let plan = planned(&sample_with_users(&namespace), true).unwrap();
         assert_eq!(plan.namespaces.user, want);
-        assert_eq!(plan.process.outside_uid(), 101_000);
+        assert_eq!(plan.process.host_uid(), 101_000);
     }
     let plan = planned(&sample(), true).unwrap();
     assert_eq!((plan.namespaces.user, plan.process.user_ids), (UserNamespace::Inherit, None));
@@ -372,7 +372,7 @@ fn mounts_are_mapped_as_their_options_and_mappings_say() {
     };
     let mapped = json!({"uidMappings": map, "gidMappings": map});
     let own = ids(mapped.clone(), false).unwrap().unwrap();
-    assert_eq!((own.maps.unwrap().outside_uid(9), own.recursive), (Some(70_009), false));
+    assert_eq!((own.maps.unwrap().host_uid(9), own.recursive), (Some(70_009), false));
     assert_eq!(ids(json!({}), true).unwrap(), None);
     let containers = ids(json!({"options": ["bind", "idmap"]}), true).unwrap();
     assert_eq!(containers, Some(MountIds { maps: None, recursive: false }));

@@ -1,6 +1,7 @@
 //! `linux.uidMappings`, `linux.gidMappings`, the mappings of mounts, and who is mapped.
 
-use launch::plan::{IdMapping, IdMaps, MountIds, UserNamespace};
+use launch::plan::{MountIds, UserNamespace};
+use model::{IdMapping, IdMaps};
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType as Kind, Mount, User};
 
 use crate::namespaces::{Origin, origin};
@@ -30,10 +31,10 @@ pub(crate) fn user_namespace(
         Origin::Path(path) => UserNamespace::Join(path),
     };
     let maps = IdMaps { uids, gids };
-    if maps.outside_uid(0).is_none() {
+    if maps.host_uid(0).is_none() {
         return Err(PlanError::Missing { field: "linux.uidMappings of container id 0" });
     }
-    if maps.outside_gid(0).is_none() {
+    if maps.host_gid(0).is_none() {
         return Err(PlanError::Missing { field: "linux.gidMappings of container id 0" });
     }
     Ok((user, Some(maps)))
@@ -83,14 +84,14 @@ pub(crate) enum Recursion {
 pub(crate) fn check_user(user: &User, maps: Option<&IdMaps>) -> Result<(), PlanError> {
     let Some(maps) = maps else { return Ok(()) };
     let refuse = |field: &str, id, want| Err(PlanError::invalid(field, id, want));
-    if maps.outside_uid(user.uid()).is_none() {
+    if maps.host_uid(user.uid()).is_none() {
         return refuse("process.user.uid", user.uid(), "an id that linux.uidMappings map");
     }
     let groups = user.additional_gids().iter().flatten().copied();
     for (field, gid) in std::iter::once(("process.user.gid", user.gid()))
         .chain(groups.map(|gid| ("process.user.additionalGids", gid)))
     {
-        if maps.outside_gid(gid).is_none() {
+        if maps.host_gid(gid).is_none() {
             return refuse(field, gid, "an id that linux.gidMappings map");
         }
     }
@@ -105,22 +106,22 @@ fn checked(
     let mut ranges: Vec<IdMapping> = Vec::new();
     for mapping in mappings.iter().flatten() {
         let range = IdMapping {
-            inside: mapping.container_id(),
-            outside: mapping.host_id(),
+            container_id: mapping.container_id(),
+            host_id: mapping.host_id(),
             length: mapping.size(),
         };
-        let shown = format!("{}:{}:{}", range.inside, range.outside, range.length);
+        let shown = range.to_string();
         if range.length == 0 {
             return Err(PlanError::invalid(field, shown, "a length of at least 1"));
         }
         // The last id is no id: it stands for "none".
         let last = u32::MAX - range.length;
-        if range.inside > last || range.outside > last {
+        if range.container_id > last || range.host_id > last {
             return Err(PlanError::invalid(field, shown, "ids below 4294967295"));
         }
         let overlap = |other: &IdMapping| {
-            overlaps((range.inside, other.inside), (range.length, other.length))
-                || overlaps((range.outside, other.outside), (range.length, other.length))
+            overlaps((range.container_id, other.container_id), (range.length, other.length))
+                || overlaps((range.host_id, other.host_id), (range.length, other.length))
         };
         if ranges.iter().any(overlap) {
             return Err(PlanError::invalid(field, shown, "ranges that do not overlap"));

@@ -93,7 +93,7 @@ impl Session {
         timeout: Option<Duration>,
     ) -> Result<ExecOutput, ExecError> {
         let pipe = |source| ExecError::Pipe { container: self.container.clone(), source };
-        let uid = self.target.plan.process.outside_uid();
+        let uid = self.target.plan.process.host_uid();
         let (stdout, stdout_end) = output_pipe(uid).map_err(pipe)?;
         let (stderr, stderr_end) = output_pipe(uid).map_err(pipe)?;
         let stdin = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())

@@ -118,10 +118,10 @@ fn namespaces(config: &PodConfig) -> Result<(), InvalidPod> {
     match users.mode {
         NamespaceMode::Node => {
             let want = "none in mode NODE";
-            none("uids", &users.uids, want).and_then(|()| none("gids", &users.gids, want))
+            none("uids", &users.maps.uids, want).and_then(|()| none("gids", &users.maps.gids, want))
         }
         NamespaceMode::Pod => {
-            mapping("uids", &users.uids).and_then(|()| mapping("gids", &users.gids))
+            mapping("uids", &users.maps.uids).and_then(|()| mapping("gids", &users.maps.gids))
         }
         mode @ (NamespaceMode::Container | NamespaceMode::Target) => {
             Err(InvalidPod::Mode { namespace: "user", mode })
@@ -150,10 +150,9 @@ fn mapping(field: &'static str, map: &[IdMapping]) -> Result<(), InvalidPod> {
 }
 
 fn bad_mapping(field: &'static str, map: &[IdMapping], want: &'static str) -> InvalidPod {
-    let range = |m: &IdMapping| format!("{}:{}:{}", m.container_id, m.host_id, m.length);
     let value = match map {
         [] => "empty".to_owned(),
-        ranges => ranges.iter().map(range).collect::<Vec<_>>().join(", "),
+        ranges => ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     };
     InvalidPod::IdMapping { field, value, want }
 }
@@ -190,7 +189,7 @@ fn hostname(config: &PodConfig) -> Result<(), InvalidPod> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{NamespaceOptions, PodName, UserNamespace};
+    use model::{IdMaps, NamespaceOptions, PodName, UserNamespace};
 
     fn pod_of(edit: impl FnOnce(&mut PodConfig)) -> PodConfig {
         let mut config = PodConfig::new(PodName {
@@ -234,7 +233,8 @@ mod tests {
 
     fn with_users(mode: NamespaceMode, uids: &[IdMapping], gids: &[IdMapping]) -> PodConfig {
         pod_of(|c| {
-            let users = UserNamespace { mode, uids: uids.to_vec(), gids: gids.to_vec() };
+            let users =
+                UserNamespace { mode, maps: IdMaps { uids: uids.to_vec(), gids: gids.to_vec() } };
             c.security.namespaces.userns = Some(users);
         })
     }

@@ -23,8 +23,8 @@ pub use exit_file::ExitFileError;
 pub use files::{FrameFiles, MAX_FILES, TooManyFiles};
 pub use message::{
     Asked, AttachEnd, Body, ContainerSnapshot, Event, Exit, Failure, FailureKind, FromShim, Hello,
-    IdMaps, IdRange, Phase, PodReady, PodSetup, Request, Response, StartAttach, StartContainer,
-    StartExec, Started, StateReport, Sysctl, Warning,
+    Phase, PodReady, PodSetup, Request, Response, StartAttach, StartContainer, StartExec, Started,
+    StateReport, Sysctl, Warning,
 };
 
 /// The protocol version this build speaks.

@@ -227,35 +227,10 @@ pub struct PodSetup {
     /// Make a user namespace with these maps; the others made here belong to it, and plans may
     /// name it as the pod's.
     #[n(11)]
-    pub users: Option<IdMaps>,
+    pub users: Option<model::IdMaps>,
     /// SELinux label of the files in the containers' `/dev/shm`.
     #[n(13)]
     pub shm_label: Option<String>,
-}
-
-/// Which ids of a user namespace are which of the host's.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
-pub struct IdMaps {
-    /// Users.
-    #[n(0)]
-    pub uids: Vec<IdRange>,
-    /// Groups.
-    #[n(1)]
-    pub gids: Vec<IdRange>,
-}
-
-/// One range of ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
-pub struct IdRange {
-    /// First id in the namespace.
-    #[n(0)]
-    pub inside: u32,
-    /// First id on the host.
-    #[n(1)]
-    pub outside: u32,
-    /// How many.
-    #[n(2)]
-    pub length: u32,
 }
 
 /// One kernel parameter.

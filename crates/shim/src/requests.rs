@@ -200,7 +200,7 @@ impl Supervisor {
         };
         if !plan.process.terminal {
             let (ours, theirs) =
-                stdio::pipes(&self.parts.null, keep_stdin, plan.process.outside_uid())
+                stdio::pipes(&self.parts.null, keep_stdin, plan.process.host_uid())
                     .map_err(failed)?;
             sink.attach(Stream::Stdout, ours.stdout, &mut self.tools).map_err(failed)?;
             sink.attach(Stream::Stderr, ours.stderr, &mut self.tools).map_err(failed)?;

@@ -4,10 +4,9 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use launch::plan::{
-    CgroupDir, CgroupPlan, ExecPlan, Hierarchy, HooksPlan, IdMapping, IdMaps, LaunchPlan,
-};
+use launch::plan::{CgroupDir, CgroupPlan, ExecPlan, Hierarchy, HooksPlan, LaunchPlan};
 use launch::{LaunchError, Launcher, Running};
+use model::IdMaps;
 use rustix::process::Pid;
 use shim_protocol::{Failure, FailureKind, Warning};
 use sys::cgroup::OomWatch;
@@ -129,10 +128,10 @@ impl Runtime {
     /// The kernel's.
     pub(crate) fn make_user_namespace(
         &mut self,
-        users: &shim_protocol::IdMaps,
+        users: &IdMaps,
         owned: &[Kind],
     ) -> Result<Vec<(Kind, OwnedFd)>, Failure> {
-        let made = self.launcher.make_pod_user_namespace(&id_maps(users), owned);
+        let made = self.launcher.make_pod_user_namespace(users, owned);
         made.map_err(|error| launch_failed(&error))
     }
 
@@ -149,11 +148,10 @@ impl Runtime {
         &self,
         path: &str,
         bytes: u64,
-        users: Option<&shim_protocol::IdMaps>,
+        users: Option<&IdMaps>,
         label: Option<&str>,
     ) -> Result<(), Failure> {
-        let ids = users.map(id_maps);
-        let mounted = self.launcher.mount_tmpfs(path, bytes, ids.as_ref(), label);
+        let mounted = self.launcher.mount_tmpfs(path, bytes, users, label);
         mounted.map_err(|error| launch_failed(&error))
     }
 
@@ -249,18 +247,6 @@ impl Runtime {
     pub(crate) fn members(&self, cgroup: &CgroupPlan) -> Result<Vec<Pid>, Failure> {
         self.launcher.pids(cgroup).map_err(|error| launch_failed(&error))
     }
-}
-
-fn id_maps(users: &shim_protocol::IdMaps) -> IdMaps {
-    let ranges = |map: &[shim_protocol::IdRange]| {
-        let range = |range: &shim_protocol::IdRange| IdMapping {
-            inside: range.inside,
-            outside: range.outside,
-            length: range.length,
-        };
-        map.iter().map(range).collect()
-    };
-    IdMaps { uids: ranges(&users.uids), gids: ranges(&users.gids) }
 }
 
 fn launch_failed(error: &LaunchError) -> Failure {

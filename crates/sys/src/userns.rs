@@ -3,20 +3,11 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use model::IdMapping;
+use model::{IdMapping, IdMaps};
 use rustix::process::Pid;
 
 use crate::namespace::{self, Kind};
 use crate::process::{Child, NewNamespaces, clone_holder};
-
-/// Which ids of a user namespace are which outside it.
-#[derive(Debug, Clone, Copy)]
-pub struct Maps<'a> {
-    /// Users.
-    pub uids: &'a [IdMapping],
-    /// Groups.
-    pub gids: &'a [IdMapping],
-}
 
 /// A new user namespace.
 #[derive(Debug)]
@@ -33,7 +24,7 @@ pub struct Made {
 /// # Errors
 /// What `clone3(2)` refuses with (`ENOSPC`: `user.max_user_namespaces` is reached), or the kernel's
 /// refusal of a map: `EINVAL` for ranges that overlap or are empty.
-pub fn make(maps: Maps<'_>, owned: &[Kind]) -> io::Result<Made> {
+pub fn make(maps: &IdMaps, owned: &[Kind]) -> io::Result<Made> {
     let flags = owned.iter().fold(NewNamespaces::USER, |flags, kind| flags.with(flag(*kind)));
     let holder = clone_holder(flags)?;
     let made = set_up(holder.pid, maps, owned);
@@ -53,10 +44,10 @@ fn flag(kind: Kind) -> NewNamespaces {
     }
 }
 
-fn set_up(holder: Pid, maps: Maps<'_>, owned: &[Kind]) -> io::Result<Made> {
+fn set_up(holder: Pid, maps: &IdMaps, owned: &[Kind]) -> io::Result<Made> {
     let file = |name: &str| format!("/proc/{}/{name}", holder.as_raw_nonzero());
-    std::fs::write(file("uid_map"), lines(maps.uids))?;
-    std::fs::write(file("gid_map"), lines(maps.gids))?;
+    std::fs::write(file("uid_map"), lines(&maps.uids))?;
+    std::fs::write(file("gid_map"), lines(&maps.gids))?;
     let open = |kind: &Kind| Ok((*kind, namespace::of_process(holder, *kind)?));
     Ok(Made {
         user: namespace::of_process(holder, Kind::User)?,
@@ -78,8 +69,8 @@ fn end(holder: &Child) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn map(container_id: u32, host_id: u32, length: u32) -> [IdMapping; 1] {
-        [IdMapping { host_id, container_id, length }]
+    fn map(container_id: u32, host_id: u32, length: u32) -> Vec<IdMapping> {
+        vec![IdMapping { host_id, container_id, length }]
     }
 
     #[test]
@@ -88,8 +79,8 @@ mod tests {
             println!("skipped: needs root");
             return;
         }
-        let maps = Maps { uids: &map(0, 70_000, 10), gids: &map(0, 80_000, 10) };
-        let made = make(maps, &[Kind::Net, Kind::Ipc]).unwrap();
+        let maps = IdMaps { uids: map(0, 70_000, 10), gids: map(0, 80_000, 10) };
+        let made = make(&maps, &[Kind::Net, Kind::Ipc]).unwrap();
         let owned: Vec<Kind> = made.owned.iter().map(|(kind, _)| *kind).collect();
         assert_eq!(owned, [Kind::Net, Kind::Ipc]);
         assert_eq!(inode(&owner_of(&made.owned[0].1)), inode(&made.user));
@@ -101,8 +92,8 @@ mod tests {
             println!("skipped: needs root");
             return;
         }
-        let maps = Maps { uids: &map(0, 70_000, 0), gids: &map(0, 80_000, 10) };
-        let error = make(maps, &[]).unwrap_err();
+        let maps = IdMaps { uids: map(0, 70_000, 0), gids: map(0, 80_000, 10) };
+        let error = make(&maps, &[]).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
     }
 

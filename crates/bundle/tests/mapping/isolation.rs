@@ -1,7 +1,7 @@
 //! Rows of namespaces, paths, filters and privilege.
 
 use bundle::{DeviceKind, HostDevice};
-use model::{CgroupLayout, IdMapping, NamespaceMode, SecurityProfile, UserNamespace};
+use model::{CgroupLayout, IdMapping, IdMaps, NamespaceMode, SecurityProfile, UserNamespace};
 use serde_json::json;
 
 use crate::case::{Case, refused, row};
@@ -57,7 +57,8 @@ fn pid() {
 #[test]
 fn users() {
     let map = || vec![IdMapping { host_id: 100_000, container_id: 0, length: 65_536 }];
-    let users = || UserNamespace { mode: NamespaceMode::Pod, uids: map(), gids: map() };
+    let users =
+        || UserNamespace { mode: NamespaceMode::Pod, maps: IdMaps { uids: map(), gids: map() } };
     let ask = move |case: &mut Case| {
         case.pod.security.namespaces.userns = Some(users());
         case.config.security.namespaces.userns = Some(users());

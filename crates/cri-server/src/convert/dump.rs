@@ -223,8 +223,8 @@ fn namespaces(options: &NamespaceOptions) -> Value {
     let userns = options.userns.as_ref().map_or(Value::Null, |userns| {
         object([
             ("mode", json!(security::mode_to_cri(userns.mode))),
-            ("uids", list(&userns.uids, mapping)),
-            ("gids", list(&userns.gids, mapping)),
+            ("uids", list(&userns.maps.uids, mapping)),
+            ("gids", list(&userns.maps.gids, mapping)),
         ])
     });
     object([

@@ -2,8 +2,8 @@
 
 use cri_api::v1;
 use model::{
-    Capabilities, ContainerSecurity, GroupsPolicy, IdMapping, NamespaceMode, NamespaceOptions,
-    PodSecurity, RunAs, SecurityProfile, SelinuxOptions, UserNamespace,
+    Capabilities, ContainerSecurity, GroupsPolicy, IdMapping, IdMaps, NamespaceMode,
+    NamespaceOptions, PodSecurity, RunAs, SecurityProfile, SelinuxOptions, UserNamespace,
 };
 
 use super::{ConvertError, known};
@@ -47,8 +47,10 @@ fn namespaces(options: v1::NamespaceOption) -> Result<NamespaceOptions, ConvertE
     let userns = options.userns_options.map(|userns| {
         Ok(UserNamespace {
             mode: mode("userns_options.mode", userns.mode)?,
-            uids: userns.uids.iter().map(mapping).collect(),
-            gids: userns.gids.iter().map(mapping).collect(),
+            maps: IdMaps {
+                uids: userns.uids.iter().map(mapping).collect(),
+                gids: userns.gids.iter().map(mapping).collect(),
+            },
         })
     });
     Ok(NamespaceOptions {
@@ -68,8 +70,8 @@ pub(crate) fn namespaces_to_cri(options: &NamespaceOptions) -> v1::NamespaceOpti
         target_id: options.target_id.clone(),
         userns_options: options.userns.as_ref().map(|userns| v1::UserNamespace {
             mode: mode_to_cri(userns.mode),
-            uids: userns.uids.iter().map(mapping_to_cri).collect(),
-            gids: userns.gids.iter().map(mapping_to_cri).collect(),
+            uids: userns.maps.uids.iter().map(mapping_to_cri).collect(),
+            gids: userns.maps.gids.iter().map(mapping_to_cri).collect(),
         }),
     }
 }

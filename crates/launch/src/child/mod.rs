@@ -155,7 +155,7 @@ impl Job<'_> {
         session::raise_limits(self.process)?;
         match self.io {
             Io::Files { stdin, stdout, stderr } => {
-                session::give_pipes([stdin, stdout, stderr], self.process.outside_uid())
+                session::give_pipes([stdin, stdout, stderr], self.process.host_uid())
             }
             Io::Terminal => Ok(()),
         }

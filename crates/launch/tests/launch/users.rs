@@ -5,11 +5,11 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
 use launch::plan::{
-    CapabilitySets, CgroupPlan, DeviceKind, DeviceNode, ExecPlan, IdMapping, IdMaps, LaunchPlan,
-    MountIds, MountPlan, MountSource, Namespace, PidNamespace, ProcessPlan, Rlimit, RootSource,
-    Sysctl, UserNamespace,
+    CapabilitySets, CgroupPlan, DeviceKind, DeviceNode, ExecPlan, LaunchPlan, MountIds, MountPlan,
+    MountSource, Namespace, PidNamespace, ProcessPlan, Rlimit, RootSource, Sysctl, UserNamespace,
 };
 use launch::{FailureKind, Io, LaunchError, Step};
+use model::{IdMapping, IdMaps};
 use sys::namespace::{self, Kind};
 use sys::pidfd::Ended;
 
@@ -42,7 +42,7 @@ pub(crate) const CASES: &[Case] = &[
 const FIRST: u32 = 100_000;
 
 fn ids(length: u32) -> IdMaps {
-    let range = IdMapping { inside: 0, outside: FIRST, length };
+    let range = IdMapping { container_id: 0, host_id: FIRST, length };
     IdMaps { uids: vec![range], gids: vec![range] }
 }
 
@@ -226,7 +226,7 @@ fn a_volume_is_mapped_when_asked(world: &mut World) {
 
 fn a_volume_with_its_own_mappings(world: &mut World) {
     let path = volume(world, 30);
-    let range = IdMapping { inside: 30, outside: FIRST + 3, length: 1 };
+    let range = IdMapping { container_id: 30, host_id: FIRST + 3, length: 1 };
     let own = IdMaps { uids: vec![range], gids: vec![range] };
     let mut mount = bind(&path, "/data", 0);
     mount.ids = Some(MountIds { maps: Some(own.clone()), recursive: false });

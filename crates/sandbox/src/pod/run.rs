@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use model::{NamespaceMode, PodConfig, SandboxId, UserNamespace};
-use shim_protocol::{Body, IdMaps, IdRange, PodReady, PodSetup, Response, Sysctl, Warning};
+use model::{NamespaceMode, PodConfig, SandboxId};
+use shim_protocol::{Body, PodReady, PodSetup, Response, Sysctl, Warning};
 
 use super::{Flow, Owner, Reply, Shim, ShimProcess};
 use crate::blocking;
@@ -189,7 +189,7 @@ impl Owner {
             shm_bytes: new_ipc.then_some(SHM_BYTES),
             shm_path: new_ipc.then(|| crate::plan::shm_path(paths, sandbox)),
             pause_plan,
-            users: options.own_users().map(id_maps),
+            users: options.own_users().cloned(),
             shm_label: self.file_label()?.filter(|_| new_ipc),
         })
     }
@@ -224,18 +224,6 @@ impl Owner {
             cgroup_parent: config.cgroup_parent.clone(),
         }
     }
-}
-
-fn id_maps(users: &UserNamespace) -> IdMaps {
-    let ranges = |map: &[model::IdMapping]| {
-        let range = |m: &model::IdMapping| IdRange {
-            inside: m.container_id,
-            outside: m.host_id,
-            length: m.length,
-        };
-        map.iter().map(range).collect()
-    };
-    IdMaps { uids: ranges(&users.uids), gids: ranges(&users.gids) }
 }
 
 pub(super) fn warn(sandbox: &SandboxId, warnings: &[Warning]) {

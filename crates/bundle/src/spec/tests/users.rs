@@ -1,13 +1,16 @@
 //! Pods with a user namespace of their own.
 
-use model::{IdMapping, UserNamespace};
+use model::{IdMapping, IdMaps, UserNamespace};
 
 use super::*;
 
 /// A container of a pod with 65 536 ids from 100 000 on.
 fn case() -> Case {
     let mut case = Case::new();
-    share(&mut case, UserNamespace { mode: NamespaceMode::Pod, uids: map(), gids: map() });
+    share(
+        &mut case,
+        UserNamespace { mode: NamespaceMode::Pod, maps: IdMaps { uids: map(), gids: map() } },
+    );
     case
 }
 
@@ -46,8 +49,9 @@ fn the_pods_user_namespace_is_joined_with_its_mappings() {
 fn a_container_must_have_its_pods_mappings() {
     let mut shorter = map();
     shorter[0].length = 1000;
-    let node = UserNamespace { mode: NamespaceMode::Node, uids: vec![], gids: vec![] };
-    let other = UserNamespace { mode: NamespaceMode::Pod, uids: shorter, gids: map() };
+    let node = UserNamespace { mode: NamespaceMode::Node, maps: IdMaps::default() };
+    let other =
+        UserNamespace { mode: NamespaceMode::Pod, maps: IdMaps { uids: shorter, gids: map() } };
     for users in [None, Some(node.clone()), Some(other)] {
         let mut case = case();
         case.config.security.namespaces.userns = users;
@@ -59,7 +63,7 @@ fn a_container_must_have_its_pods_mappings() {
     case.pod.security.namespaces.userns = Some(node);
     case.spec();
     case.config.security.namespaces.userns =
-        Some(UserNamespace { mode: NamespaceMode::Pod, uids: map(), gids: map() });
+        Some(UserNamespace { mode: NamespaceMode::Pod, maps: IdMaps { uids: map(), gids: map() } });
     assert!(matches!(case.build(), Err(SpecError::UserNamespace { .. })));
 }
 
@@ -68,7 +72,13 @@ fn users_that_are_not_mapped_are_refused() {
     for (length, field) in [(7, "user"), (8, "group"), (9, "group")] {
         let mut case = Case::new();
         let map = vec![IdMapping { host_id: 100_000, container_id: 0, length }];
-        share(&mut case, UserNamespace { mode: NamespaceMode::Pod, uids: map.clone(), gids: map });
+        share(
+            &mut case,
+            UserNamespace {
+                mode: NamespaceMode::Pod,
+                maps: IdMaps { uids: map.clone(), gids: map },
+            },
+        );
         let error = case.build().unwrap_err();
         assert!(matches!(&error, SpecError::Unmapped { field: f, .. } if *f == field), "{error}");
     }
@@ -114,7 +124,7 @@ fn the_terminals_group_is_left_out_where_it_does_not_exist() {
         IdMapping { host_id: 100_000, container_id: 0, length: 1 },
         IdMapping { host_id: 100_008, container_id: 8, length: 2 },
     ];
-    share(&mut case, UserNamespace { mode: NamespaceMode::Pod, uids, gids });
+    share(&mut case, UserNamespace { mode: NamespaceMode::Pod, maps: IdMaps { uids, gids } });
     assert!(!gid(&case));
 }
 
