@@ -130,11 +130,12 @@ impl Index {
         self.write(|maps| maps.pods.insert(view.record.id.clone(), Arc::new(view)));
     }
 
-    pub(crate) fn drop_pod(&self, id: &SandboxId) {
+    /// Takes a pod out with what is left of its containers; how it was last.
+    pub(crate) fn drop_pod(&self, id: &SandboxId) -> Option<Arc<PodView>> {
         self.write(|maps| {
-            maps.pods.remove(id);
             maps.containers.retain(|_, container| container.record.sandbox != *id);
-        });
+            maps.pods.remove(id)
+        })
     }
 
     /// Replaces a container's record and keeps what the background measured.

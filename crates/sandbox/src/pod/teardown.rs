@@ -50,9 +50,9 @@ impl Owner {
             self.remove_files(&mut failed).await;
         }
         if failed.is_empty() {
-            if self.announced {
-                self.cx.index.drop_pod(self.id());
-                self.tell(EventKind::Deleted, self.id().as_str());
+            // One that was never listed is not told of either.
+            if let Some(last) = self.cx.index.drop_pod(self.id()) {
+                self.cx.events.publish_removed(last);
             }
             tracing::info!(sandbox = %self.id(), "pod sandbox removed");
         }
