@@ -38,7 +38,7 @@ pub struct LifecycleEvent {
     pub kind: EventKind,
     /// When.
     pub at: UnixNanos,
-    /// The pod as it is now, or as it was last when it is the one that was removed.
+    /// The pod as it is now; none once it is removed.
     pub pod: Option<Arc<PodView>>,
     /// Its containers as they are now.
     pub containers: Vec<Arc<ContainerView>>,
@@ -125,26 +125,11 @@ impl Events {
 
     /// Tells what happened to `id` in the pod `sandbox`. Costs nothing when nobody listens.
     pub(crate) fn publish(&self, kind: EventKind, id: &str, sandbox: &str, index: &Index) {
-        self.send(|| event(kind, id, sandbox, now(), index));
-    }
-
-    /// Tells that a pod is no more. An evented kubelet passes over events without a pod, and
-    /// forgets the pod of this one.
-    pub(crate) fn publish_removed(&self, pod: Arc<PodView>) {
-        self.send(|| LifecycleEvent {
-            id: pod.record.id.to_string(),
-            kind: EventKind::Deleted,
-            at: now(),
-            pod: Some(pod),
-            containers: Vec::new(),
-        });
-    }
-
-    fn send(&self, event: impl FnOnce() -> LifecycleEvent) {
-        if self.sender.receiver_count() > 0 {
-            // The last subscriber may have left in this moment.
-            drop(self.sender.send(Arc::new(event())));
+        if self.sender.receiver_count() == 0 {
+            return;
         }
+        // The last subscriber may have left in this moment.
+        drop(self.sender.send(Arc::new(event(kind, id, sandbox, now(), index))));
     }
 }
 

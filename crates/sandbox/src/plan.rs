@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use bundle::{HostFacts, NamespacePaths, PauseInput, SpecError};
-use launch::plan::{CgroupPlan, ExecPlan, LaunchPlan, RootSource};
-use model::{ContainerId, Resources, SandboxId, SecurityProfile};
+use launch::plan::{CgroupPlan, EnvEntry, ExecPlan, LaunchPlan, RootSource};
+use model::{ContainerId, EnvVar, Resources, SandboxId, SecurityProfile};
 use oci_runtime::{ExecRequest, ImageTree, PlanContext, PlanError, Planned};
 use oci_spec::runtime::Spec;
 
@@ -98,8 +98,9 @@ pub(crate) fn of_spec(
         upper: text(dir.join("upper")),
         work: text(dir.join("work")),
     };
-    let Planned { plan, notes } =
+    let Planned { mut plan, notes } =
         with_context(cx, sandbox, id, root, &images, |context| oci_runtime::plan(spec, context))?;
+    put_bytes(&mut plan.process.env, &record.config.envs);
     for note in notes {
         tracing::warn!(%sandbox, container = %id, %note, "not applied");
     }
@@ -107,17 +108,27 @@ pub(crate) fn of_spec(
 }
 
 /// Reads a container's spec and compiles what running further commands in it needs.
-pub(crate) fn exec(
-    cx: &Context,
-    sandbox: &SandboxId,
-    id: &ContainerId,
-) -> Result<ExecPlan, PlanFailure> {
+pub(crate) fn exec(cx: &Context, record: &ContainerRecord) -> Result<ExecPlan, PlanFailure> {
+    let (sandbox, id) = (&record.sandbox, &record.id);
     let spec = read_spec(&cx.paths().container_spec(sandbox, id))?;
     // The command is filled in per call.
     let request = ExecRequest { args: vec!["exec".into()], ..ExecRequest::default() };
-    with_context(cx, sandbox, id, RootSource::Empty, &[], |context| {
+    let mut plan = with_context(cx, sandbox, id, RootSource::Empty, &[], |context| {
         oci_runtime::exec_plan(&spec, &request, context)
-    })
+    })?;
+    put_bytes(&mut plan.process.env, &record.config.envs);
+    Ok(plan)
+}
+
+/// A spec is JSON and shows a value that is not text with replacement characters; a process gets
+/// the bytes. What somebody else has put in its place since stays.
+fn put_bytes(env: &mut [EnvEntry], asked: &[EnvVar]) {
+    for EnvVar { key, value } in asked.iter().filter(|var| str::from_utf8(&var.value).is_err()) {
+        let shown = format!("{key}={}", String::from_utf8_lossy(value)).into_bytes();
+        if let Some(entry) = env.iter_mut().find(|EnvEntry(entry)| *entry == shown) {
+            entry.0 = [key.as_bytes(), b"=", value].concat();
+        }
+    }
 }
 
 fn with_context<T>(

@@ -130,12 +130,11 @@ impl Index {
         self.write(|maps| maps.pods.insert(view.record.id.clone(), Arc::new(view)));
     }
 
-    /// Takes a pod out with what is left of its containers; how it was last.
-    pub(crate) fn drop_pod(&self, id: &SandboxId) -> Option<Arc<PodView>> {
+    pub(crate) fn drop_pod(&self, id: &SandboxId) {
         self.write(|maps| {
+            maps.pods.remove(id);
             maps.containers.retain(|_, container| container.record.sandbox != *id);
-            maps.pods.remove(id)
-        })
+        });
     }
 
     /// Replaces a container's record and keeps what the background measured.

@@ -5,9 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use cri_api::v1;
-use test_support::cri::refused;
 use test_support::node::{Node, on_a_node, texts};
-use tonic::Code;
 
 #[test]
 fn the_images_entrypoint_arguments_environment_and_directory_are_used() -> Result<()> {
@@ -63,16 +61,26 @@ fn path_and_hostname_are_in_every_environment() -> Result<()> {
 }
 
 #[test]
-fn an_environment_value_that_is_not_text_is_refused_by_name() -> Result<()> {
+fn an_environment_value_that_is_not_text_reaches_the_process_byte_by_byte() -> Result<()> {
     on_a_node(async |node| {
         let image = node.pulled("busybox").await?;
         let pod = node.pod("bytes");
-        let pod_id = node.cri.run_pod(&pod).await?;
         let container = pod.container("main", &image).sleeper().with(|config| {
             config.envs = vec![v1::KeyValue { key: "RAW".into(), value: vec![0xff, b'x', 0xfe] }];
         });
-        let result = node.cri.create(&pod_id, &pod, &container).await;
-        refused(result, Code::InvalidArgument, &["RAW", "UTF-8"])
+        let (_, id) = node.run(&pod, &container).await?;
+        node.wait_log(&id, "asleep").await?;
+        let own = "tr '\\0' '\\n' </proc/1/environ | sed -n s/^RAW=//p";
+        for script in ["echo $RAW", own] {
+            let request = v1::ExecSyncRequest {
+                container_id: id.clone(),
+                cmd: ["sh", "-c", script].map(str::to_owned).into(),
+                timeout: 10,
+            };
+            let answer = node.cri.runtime.clone().exec_sync(request).await?.into_inner();
+            ensure!(answer.stdout == [0xff, b'x', 0xfe, b'\n'], "{script}: {answer:?}");
+        }
+        Ok(())
     })
 }
 

@@ -41,7 +41,7 @@ pub(super) fn process(
         .set_terminal(Some(config.tty))
         .set_user(user)
         .set_args(Some(process_args(config, image)?))
-        .set_env(Some(as_text(env)?))
+        .set_env(Some(as_text(env)))
         .set_cwd(working_dir(config, image).into())
         .set_capabilities(Some(capability::to_oci(capabilities)))
         .set_rlimits(None)
@@ -129,14 +129,11 @@ pub fn environment(
     Ok(env)
 }
 
-/// The spec is JSON, which has no bytes that are not text.
-fn as_text(env: Vec<EnvVar>) -> Result<Vec<String>, SpecError> {
-    env.into_iter()
-        .map(|EnvVar { key, value }| match String::from_utf8(value) {
-            Ok(value) => Ok(format!("{key}={value}")),
-            Err(_) => Err(SpecError::invalid("envs", key, "a value in UTF-8")),
-        })
-        .collect()
+/// The spec is JSON, which has no bytes that are not text: those show as replacement characters, as in
+/// the peers' specs. Who launches puts the bytes themselves back.
+fn as_text(env: Vec<EnvVar>) -> Vec<String> {
+    let entry = |EnvVar { key, value }| format!("{key}={}", String::from_utf8_lossy(&value));
+    env.into_iter().map(entry).collect()
 }
 
 fn oom_score_adj(value: i64) -> Result<i32, SpecError> {

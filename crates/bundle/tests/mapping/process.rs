@@ -65,9 +65,14 @@ fn envs() {
             "/process/env +": ["PATH=/image", "HOSTNAME=other", "A=pod", "B=image", "C=pod"],
         }),
     );
+    // JSON has no such bytes; the process gets them all the same.
+    row(
+        |case| case.config.envs = vec![EnvVar { key: "K".into(), value: vec![0xff, b'x'] }],
+        json!({ "/process/env +": ["K=\u{fffd}x"] }),
+    );
     refused(
-        |case| case.config.envs = vec![EnvVar { key: "K".into(), value: vec![0xff] }],
-        "`envs` is `K`: want a value in UTF-8",
+        |case| case.config.envs = vec![EnvVar { key: "K".into(), value: vec![b'x', 0] }],
+        "`envs` is `K`: want a value without NUL",
     );
 }
 

@@ -127,8 +127,6 @@ pub(crate) struct Owner {
     claim: Claim,
     /// It is listed. A pod in the making is not: its id is known to nobody.
     announced: bool,
-    /// Its network namespace was lost: in a reboot, say.
-    network_lost: bool,
 }
 
 impl Owner {
@@ -142,7 +140,6 @@ impl Owner {
             containers: BTreeMap::new(),
             claim: Claim::default(),
             announced: false,
-            network_lost: false,
         }
     }
 
@@ -358,8 +355,7 @@ impl Owner {
         }
         self.cx.index.put_pod(PodView {
             record: Arc::clone(&self.record),
-            network_closed: self.record.phase != PodPhase::Ready
-                && (self.network_lost || !self.record.attached),
+            network_closed: self.record.phase != PodPhase::Ready && !self.record.attached,
             cgroup_parent: Arc::clone(&self.cgroup_parent),
             pause_pid: self.shim.as_ref().and_then(|shim| shim.pause_pid),
         });

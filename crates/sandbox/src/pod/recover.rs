@@ -154,7 +154,6 @@ async fn recover(mut owner: Owner) -> Option<Owner> {
         Some(report) => owner.reconcile(report).await,
         None => {
             owner.bury_running().await;
-            owner.network_lost = owner.has_lost_network().await;
             if owner.record.phase == PodPhase::Ready {
                 tracing::warn!(sandbox = %owner.id(), "the shim is gone: pod is not ready");
                 owner.set_phase(PodPhase::Stopped).await;
@@ -182,13 +181,6 @@ impl Owner {
         let ended = |record: &ContainerRecord| matches!(record.state, ContainerState::Exited(_));
         let records = self.containers.values().map(|container| &container.record);
         records.filter(|record| ended(record)).map(|record| record.id.clone()).collect()
-    }
-
-    /// Whether the pin of its network namespace is gone. What cannot be looked at may be there.
-    async fn has_lost_network(&self) -> bool {
-        let path = self.cx.paths().netns(self.id());
-        let pinned = blocking::run(move || sys::netlink::netns::open(&path)).await;
-        matches!(pinned, Ok(None))
     }
 
     /// Finds the shim again and asks what it holds; `None` when there is none.

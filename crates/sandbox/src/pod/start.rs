@@ -153,9 +153,10 @@ impl Owner {
 
     async fn read_exec_plan(&self, id: &ContainerId) -> Result<Arc<ExecPlan>, ContainerError> {
         let cx = Arc::clone(&self.cx);
-        let (sandbox, container) = (self.id().clone(), id.clone());
-        blocking::run(move || plan::exec(&cx, &sandbox, &container)).await.map(Arc::new).map_err(
-            |source| ContainerError::Plan { container: id.clone(), source: Box::new(source) },
-        )
+        let container = self.containers.get(id).ok_or_else(|| unknown(id))?;
+        let record = Arc::clone(&container.record);
+        blocking::run(move || plan::exec(&cx, &record)).await.map(Arc::new).map_err(|source| {
+            ContainerError::Plan { container: id.clone(), source: Box::new(source) }
+        })
     }
 }

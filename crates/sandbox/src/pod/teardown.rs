@@ -50,9 +50,9 @@ impl Owner {
             self.remove_files(&mut failed).await;
         }
         if failed.is_empty() {
-            // One that was never listed is not told of either.
-            if let Some(last) = self.cx.index.drop_pod(self.id()) {
-                self.cx.events.publish_removed(last);
+            if self.announced {
+                self.cx.index.drop_pod(self.id());
+                self.tell(EventKind::Deleted, self.id().as_str());
             }
             tracing::info!(sandbox = %self.id(), "pod sandbox removed");
         }
