@@ -1,13 +1,8 @@
 //! `kill -9` and back: nothing that ran stops, nothing that happened is lost.
 
-use std::path::PathBuf;
-
 use anyhow::{Result, ensure};
 use cri_api::v1;
-use test_support::cri::refused;
-use test_support::node::{Node, PATIENCE, log_lines, on_a_node};
-use test_support::proc;
-use tonic::Code;
+use test_support::node::{log_lines, on_a_node};
 
 #[test]
 fn running_pods_are_the_same_after_a_crash() -> Result<()> {
@@ -56,10 +51,10 @@ fn an_exit_while_the_daemon_is_down_is_known_and_the_log_has_no_gap() -> Result<
         let grown = |text: &str| {
             u64::try_from(text.len()).is_ok_and(|now| now > length + 500).then_some(())
         };
-        test_support::files::wait_for(&log, PATIENCE, grown)?;
+        test_support::files::wait_for(&log, test_support::node::PATIENCE, grown)?;
         std::fs::write(signals.join("end"), "")?;
         let ended = |text: &str| text.contains(" F last\n").then_some(());
-        test_support::files::wait_for(&log, PATIENCE, ended)?;
+        test_support::files::wait_for(&log, test_support::node::PATIENCE, ended)?;
         node.daemon.launch(&node.scratch)?;
 
         let status = node.wait_exited(&id).await?;
@@ -100,10 +95,10 @@ fn a_pod_whose_supervisor_died_with_the_daemon_can_be_removed() -> Result<()> {
         let (pod_id, id) = node.sleeper("orphan").await?;
         node.daemon.kill9()?;
         let state = node.scratch.state().display().to_string();
-        for process in proc::all() {
+        for process in test_support::proc::all() {
             if process.cmdline.contains(&state) {
-                proc::signal(process.pid, rustix::process::Signal::KILL)?;
-                proc::wait_gone(process.pid, PATIENCE)?;
+                test_support::proc::signal(process.pid, rustix::process::Signal::KILL)?;
+                test_support::proc::wait_gone(process.pid, test_support::node::PATIENCE)?;
             }
         }
         node.daemon.launch(&node.scratch)?;
@@ -114,75 +109,6 @@ fn a_pod_whose_supervisor_died_with_the_daemon_can_be_removed() -> Result<()> {
         ensure!((container.exit_code, container.reason.as_str()) == (255, "Unknown"));
         node.cri.stop_pod(&pod_id).await?;
         node.cri.remove_pod(&pod_id).await?;
-        Ok(())
-    })
-}
-
-/// What a reboot does to a node, but for the kernel's own start: every process and namespace of its
-/// pods is gone, and so is everything volatile.
-fn reboot(node: &mut Node) -> Result<()> {
-    node.daemon.kill9()?;
-    let (state, mark) = (node.scratch.state().to_owned(), node.scratch.cgroup_parent());
-    let is_ours = |p: &proc::Process| {
-        p.cgroups.contains(&mark) || p.cmdline.contains(&state.display().to_string())
-    };
-    for process in proc::all().into_iter().filter(is_ours) {
-        proc::signal(process.pid, rustix::process::Signal::KILL)?;
-        proc::wait_gone(process.pid, PATIENCE)?;
-    }
-    let pods = std::fs::read_dir(state.join("pods"))?;
-    let ids: Vec<_> = pods.flatten().filter_map(|pod| pod.file_name().into_string().ok()).collect();
-    for id in ids {
-        let pin = PathBuf::from(format!("/run/netns/knarr-{id}"));
-        for mount in [&pin, &state.join("pods").join(&id).join("shm")] {
-            rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH).ok();
-        }
-        std::fs::remove_file(&pin).ok();
-        std::fs::remove_dir_all(state.join("pods").join(&id))?;
-    }
-    node.daemon.launch(&node.scratch)
-}
-
-#[test]
-fn after_a_reboot_pods_have_ended_and_new_ones_take_their_place() -> Result<()> {
-    on_a_node(async |node| {
-        let image = node.pulled("busybox").await?;
-        let pod = node.pod("rebooted");
-        let main = pod.container("main", &image).sleeper();
-        let (pod_id, id) = node.run(&pod, &main).await?;
-        let created =
-            node.cri.create(&pod_id, &pod, &pod.container("later", &image).sleeper()).await?;
-        let (before, was) = (node.cri.pod(&pod_id).await?, node.cri.container(&id).await?);
-        let ip = node.cri.pod_ip(&pod_id).await?;
-
-        reboot(node)?;
-
-        let status = node.cri.pod(&pod_id).await?;
-        ensure!(status.state() == v1::PodSandboxState::SandboxNotready, "{status:?}");
-        ensure!(status.network.clone().unwrap_or_default().ip.is_empty(), "{status:?}");
-        ensure!(status.created_at == before.created_at && status.labels == before.labels);
-        let ended = node.cri.container(&id).await?;
-        ensure!(ended.state() == v1::ContainerState::ContainerExited, "{ended:?}");
-        ensure!((ended.exit_code, ended.reason.as_str()) == (255, "Unknown"), "{ended:?}");
-        ensure!(ended.started_at == was.started_at && ended.finished_at >= was.started_at);
-        let waits = node.cri.container(&created).await?;
-        ensure!(waits.state() == v1::ContainerState::ContainerCreated, "{waits:?}");
-        refused(node.cri.start(&created).await, Code::FailedPrecondition, &["not ready"])?;
-        ensure!(node.cri.image(&image).await?.is_some());
-
-        // As kubelet goes on: the old one is stopped, a new attempt takes its place.
-        node.cri.stop_pod(&pod_id).await?;
-        let pod = pod.with(|config| {
-            if let Some(metadata) = &mut config.metadata {
-                metadata.attempt += 1;
-            }
-        });
-        let (new_id, new) = node.run(&pod, &main).await?;
-        node.wait_log(&new, "asleep").await?;
-        ensure!(node.cri.shell(&new, "hostname").await? == "rebooted");
-        node.cri.remove(&created).await?;
-        node.cri.remove_pod(&pod_id).await?;
-        ensure!(!node.cri.pod_ip(&new_id).await?.is_empty() && !ip.is_empty());
         Ok(())
     })
 }
@@ -239,10 +165,10 @@ fn what_ended_while_the_daemon_was_down_is_told_to_who_subscribes_then() -> Resu
         node.daemon.kill9()?;
         std::fs::write(signals.join("end"), "")?;
         let ended = |text: &str| text.contains(" F last\n").then_some(());
-        test_support::files::wait_for(&log, PATIENCE, ended)?;
+        test_support::files::wait_for(&log, test_support::node::PATIENCE, ended)?;
         let record = node.scratch.state().join("pods").join(&pod_id).join("exits").join(&id);
         let whole = |text: &str| text.ends_with("complete\n").then_some(());
-        test_support::files::wait_for(&record, PATIENCE, whole)?;
+        test_support::files::wait_for(&record, test_support::node::PATIENCE, whole)?;
         node.daemon.launch(&node.scratch)?;
         for _ in 0..2 {
             let request = v1::GetEventsRequest {};

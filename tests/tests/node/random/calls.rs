@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::shapes::{ContainerShape, Limits, PodShape, container, limits, pod};
+use super::shapes::{ContainerShape, Limits, PodShape, container, limits, ordinary_pod, pod};
 
 /// Calls made at the same moment.
 #[derive(Debug, Clone)]
@@ -21,6 +21,8 @@ pub(super) enum Call {
     StopPod(Which),
     RemovePod(Which),
     Create(Which, Box<ContainerShape>),
+    /// Create and start.
+    Launch(Which, Box<ContainerShape>),
     Start(Which),
     Stop(Which, i64),
     Remove(Which),
@@ -71,7 +73,7 @@ impl Command {
 
 fn which() -> impl Strategy<Value = Which> {
     prop_oneof![
-        9 => (0..8usize).prop_map(Which::Listed),
+        30 => (0..8usize).prop_map(Which::Listed),
         1 => (0..BOGUS.len()).prop_map(Which::Bogus),
     ]
 }
@@ -91,9 +93,10 @@ fn call() -> impl Strategy<Value = Call> {
         4 => pod().prop_map(Call::Run),
         1 => which().prop_map(Call::StopPod),
         1 => which().prop_map(Call::RemovePod),
-        6 => (which(), container()).prop_map(|(pod, shape)| Call::Create(pod, Box::new(shape))),
-        6 => which().prop_map(Call::Start),
-        2 => (which(), prop_oneof![Just(0), Just(1), Just(20)])
+        3 => (which(), container()).prop_map(|(pod, shape)| Call::Create(pod, Box::new(shape))),
+        6 => (which(), container()).prop_map(|(pod, shape)| Call::Launch(pod, Box::new(shape))),
+        3 => which().prop_map(Call::Start),
+        2 => (which(), prop_oneof![Just(0), Just(1), Just(2)])
             .prop_map(|(container, grace)| Call::Stop(container, grace)),
         2 => which().prop_map(Call::Remove),
         3 => (which(), command()).prop_map(|(container, command)| Call::Exec(container, command)),
@@ -103,7 +106,18 @@ fn call() -> impl Strategy<Value = Call> {
     ]
 }
 
-pub(super) fn step() -> impl Strategy<Value = Step> {
+/// A pod with something in it, then anything.
+pub(super) fn steps(at_most: usize) -> impl Strategy<Value = Vec<Step>> {
+    let launch = |shape| Step::Calls(vec![Call::Launch(Which::Listed(0), Box::new(shape))]);
+    let first = (ordinary_pod(), container(), container());
+    let first = first.prop_map(move |(pod, one, other)| {
+        vec![Step::Calls(vec![Call::Run(pod)]), launch(one), launch(other)]
+    });
+    let rest = proptest::collection::vec(step(), 1..at_most);
+    (first, rest).prop_map(|(first, rest)| first.into_iter().chain(rest).collect())
+}
+
+fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         10 => call().prop_map(|call| Step::Calls(vec![call])),
         4 => proptest::collection::vec(call(), 2..6).prop_map(Step::Calls),

@@ -17,10 +17,10 @@ use test_support::node::on_a_node;
 use world::World;
 
 /// Sequences in an ordinary run: some seconds.
-const CASES: u32 = 12;
+const CASES: u32 = 16;
 
 /// Calls of one sequence.
-const STEPS: usize = 14;
+const STEPS: usize = 20;
 
 fn runner() -> Result<TestRunner> {
     // Sequences are shrunk on a live daemon: each try takes a second.
@@ -48,7 +48,7 @@ fn random_calls_leave_the_daemon_and_the_kernel_in_agreement() -> Result<()> {
         let image = node.pulled("busybox").await?;
         let mut runner = runner()?;
         let world = RefCell::new(World::new(node, image));
-        let steps = proptest::collection::vec(calls::step(), 1..STEPS);
+        let steps = calls::steps(STEPS);
         let outcome = runner.run(&steps, |steps| {
             let mut world = world.borrow_mut();
             let run = async {
@@ -67,6 +67,8 @@ fn random_calls_leave_the_daemon_and_the_kernel_in_agreement() -> Result<()> {
             })
         });
         outcome.map_err(|error| anyhow::anyhow!("{error}"))?;
+        let seen = world.into_inner().seen;
+        ensure!(seen.ran > 20 && seen.crashes > 2 && seen.refused > 20, "too little: {seen:?}");
         let log = node.daemon.log_text();
         ensure!(!log.contains("panicked at"), "the daemon panicked");
         Leaks::of(&node.scratch).assert_none()

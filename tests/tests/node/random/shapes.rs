@@ -116,6 +116,11 @@ pub(super) fn pod() -> impl Strategy<Value = PodShape> {
         )
 }
 
+/// One in which most containers can run.
+pub(super) fn ordinary_pod() -> impl Strategy<Value = PodShape> {
+    pod().prop_map(|pod| PodShape { host: [false, false], privileged: true, ..pod })
+}
+
 pub(super) fn container() -> impl Strategy<Value = ContainerShape> {
     let program = prop_oneof![
         5 => Just(Program::Sleeper),

@@ -14,8 +14,9 @@ use test_support::proc;
 use tonic::{Code, Status};
 
 use super::calls::{BOGUS, Call, Step, Which};
+use super::shapes::ContainerShape;
 
-/// No call of this test has reason to take longer; StopContainer's grace is 20 s.
+/// No call of this test has reason to take longer; StopContainer's grace is 2 s.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A roll-back that nobody waits for is announced by no event: look again after this.
@@ -26,11 +27,23 @@ pub(super) struct World<'n> {
     image: String,
     pods: Vec<String>,
     containers: Vec<String>,
+    pub(super) seen: Tally,
+}
+
+/// What has come about: that the test tests something.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// Containers that were started.
+    pub(super) ran: usize,
+    /// Calls that were refused.
+    pub(super) refused: usize,
+    /// Daemons that were killed.
+    pub(super) crashes: usize,
 }
 
 impl<'n> World<'n> {
     pub(super) fn new(node: &'n mut Node, image: String) -> Self {
-        Self { node, image, pods: Vec::new(), containers: Vec::new() }
+        Self { node, image, pods: Vec::new(), containers: Vec::new(), seen: Tally::default() }
     }
 
     /// Makes the calls, then checks that List and the kernel agree.
@@ -40,6 +53,7 @@ impl<'n> World<'n> {
                 let answers = join_all(calls.iter().map(|call| self.call(call))).await;
                 for (call, answer) in calls.iter().zip(answers) {
                     let done = sensible(call, answer?)?;
+                    self.count(call, done);
                     if done && calls.len() == 1 {
                         self.check_effect(call).await?;
                     }
@@ -57,9 +71,18 @@ impl<'n> World<'n> {
                 // What was answered by then was answered; the rest learns of the crash.
                 tokio::time::timeout(Duration::from_millis(5), calls).await.ok();
                 self.node.crash_and_restart()?;
+                self.seen.crashes += 1;
             }
         }
         self.agree().await
+    }
+
+    fn count(&mut self, call: &Call, done: bool) {
+        match call {
+            Call::Start(_) | Call::Launch(..) if done => self.seen.ran += 1,
+            _ if !done => self.seen.refused += 1,
+            _ => {}
+        }
     }
 
     /// Removes everything and looks for leaks.
@@ -89,10 +112,10 @@ impl<'n> World<'n> {
             Call::Run(shape) => cri.run_pod(&shape.build(self.node)).await.map(drop),
             Call::StopPod(which) => cri.stop_pod(&self.pod(*which)).await,
             Call::RemovePod(which) => cri.remove_pod(&self.pod(*which)).await,
-            Call::Create(which, shape) => {
-                let pod = PodBuilder::new(&self.node.scratch, "any");
-                let container = shape.build(&pod, &self.image);
-                cri.create(&self.pod(*which), &pod, &container).await.map(drop)
+            Call::Create(which, shape) => self.create(*which, shape).await.map(drop),
+            Call::Launch(which, shape) => {
+                let id = self.create(*which, shape).await?;
+                cri.start(&id).await
             }
             Call::Start(which) => cri.start(&self.container(*which)).await,
             Call::Stop(which, grace) => cri.stop(&self.container(*which), *grace).await,
@@ -120,6 +143,15 @@ impl<'n> World<'n> {
                 cri.container(&self.container(*which)).await.map(drop)
             }
         }
+    }
+
+    async fn create(&self, pod: Which, shape: &ContainerShape) -> Result<String, Status> {
+        let any = PodBuilder::new(&self.node.scratch, "any");
+        let mut container = shape.build(&any, &self.image);
+        let linux = container.config.linux.get_or_insert_default();
+        // A container's options have to be its pod's; unset ones are.
+        linux.security_context.get_or_insert_default().namespace_options = None;
+        self.node.cri.create(&self.pod(pod), &any, &container).await
     }
 
     /// What a lone call that succeeded has brought about.
@@ -157,6 +189,7 @@ impl<'n> World<'n> {
             }
             Call::Run(_)
             | Call::Create(..)
+            | Call::Launch(..)
             | Call::Exec(..)
             | Call::Update(..)
             | Call::Reopen(_)
