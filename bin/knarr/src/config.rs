@@ -102,6 +102,10 @@ pub(crate) struct Cni {
     pub(crate) networks: Vec<String>,
     /// Networks that pods may ask for.
     pub(crate) pod_networks: Vec<String>,
+    /// Whether host ports that no plugin serves are served all the same.
+    pub(crate) serve_host_ports: bool,
+    /// What the built-in plugins filter and rewrite packets by.
+    pub(crate) packet_filter: cni::PacketFilter,
 }
 
 /// `[cgroup]`
@@ -349,6 +353,12 @@ fn build(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {
             built_in_network: values.text("cni.without_configuration") == "built-in",
             networks: values.list("cni.networks"),
             pod_networks: values.list("cni.pod_networks"),
+            serve_host_ports: values.text("cni.host_ports") == "always",
+            packet_filter: match values.text("cni.packet_filter").as_str() {
+                "nftables" => cni::PacketFilter::Nftables,
+                "iptables" => cni::PacketFilter::Iptables,
+                _ => cni::PacketFilter::Auto,
+            },
         },
         cdi_dirs: values.list("cdi.spec_dirs").into_iter().map(PathBuf::from).collect(),
         block_io_classes: values.text("blockio.config_file").into(),

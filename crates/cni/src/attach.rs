@@ -30,7 +30,6 @@ impl Engine {
             source,
         };
         netns::open(path).map_err(|error| absent(Some(error)))?.ok_or_else(|| absent(None))?;
-        self.warn_of_unserved_ports(attachment, &planned);
 
         let mut out: Option<NetworkResult> = None;
         for (at, network) in planned.iter().enumerate() {
@@ -142,17 +141,6 @@ impl Engine {
             // Made before: it was recorded.
             let Ok(entry) = self.entry(attachment, network) else { continue };
             self.undo(network, &entry, &attachment.netns_path);
-        }
-    }
-
-    /// Peers pass over host ports that no plugin serves without a word.
-    fn warn_of_unserved_ports(&self, attachment: &Attachment, planned: &[Planned]) {
-        let published = attachment.port_mappings.iter().any(|port| port.host_port > 0);
-        let served = planned.first().is_some_and(|first| first.list.declares("portMappings"));
-        if published && !served {
-            tracing::warn!(sandbox = %attachment.sandbox, pod = attachment.pod.name,
-                "the pod's host ports are not served: no plugin of its network declares \
-                 the capability portMappings");
         }
     }
 }

@@ -107,6 +107,16 @@ pub(crate) struct NetworkList {
 }
 
 impl NetworkList {
+    /// Adds the plugin that serves host ports. It is in the document so that the cached copy,
+    /// which DEL works from, has it too.
+    pub(crate) fn add_portmap(&mut self) {
+        let object = portmap();
+        if let Some(plugins) = self.document.get_mut("plugins").and_then(Value::as_array_mut) {
+            plugins.push(object.clone());
+        }
+        self.plugins.extend(parse_plugin(&object));
+    }
+
     /// Whether a plugin of the list takes this capability.
     pub(crate) fn declares(&self, capability: &str) -> bool {
         self.plugins.iter().any(|plugin| plugin.capabilities.contains(capability))
@@ -163,11 +173,12 @@ pub(crate) fn built_in_list(bridge: &str, subnets: &[IpPrefix], masquerade: bool
             "ipMasq": masquerade,
             "hairpinMode": true,
             "ipam": { "type": "host-local", "ranges": ranges },
-        }, {
-            "type": "portmap",
-            "capabilities": { "portMappings": true },
-        }],
+        }, portmap()],
     })
+}
+
+fn portmap() -> Value {
+    json!({ "type": "portmap", "capabilities": { "portMappings": true } })
 }
 
 /// The configuration files of a directory, by name.

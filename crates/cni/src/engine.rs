@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use sys::netlink::IpPrefix;
 
+use crate::builtin::PacketFilter;
 use crate::cache::Cache;
 use crate::conf::{self, ConfError, NetworkList, PluginConf};
 use crate::default_network::{self, Said};
@@ -43,8 +44,14 @@ pub struct EngineConfig {
     pub follow_pod_ranges: bool,
     /// Bridge of the built-in network; `knarr0`.
     pub bridge_name: String,
-    /// Whether the built-in network masquerades (needs nf_tables); true.
+    /// Whether the built-in network masquerades; true.
     pub masquerade: bool,
+    /// By what means the built-in plugins masquerade, serve host ports and keep networks apart.
+    pub packet_filter: PacketFilter,
+    /// Where `iptables` and `ip6tables` are; the directories of system programs.
+    pub tool_dirs: Vec<PathBuf>,
+    /// Whether host ports are served on networks none of whose plugins serves them; true.
+    pub serve_host_ports: bool,
     /// How long one plugin may take to attach; 2 minutes.
     pub add_limit: Duration,
     /// How long one plugin may take for anything else; 1 minute.
@@ -69,6 +76,9 @@ impl Default for EngineConfig {
             follow_pod_ranges: true,
             bridge_name: "knarr0".to_owned(),
             masquerade: true,
+            packet_filter: PacketFilter::Auto,
+            tool_dirs: ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from).to_vec(),
+            serve_host_ports: true,
             add_limit: Duration::from_secs(120),
             other_limit: Duration::from_secs(60),
             status_limit: Duration::from_secs(10),
@@ -132,6 +142,8 @@ impl Engine {
             add_limit: config.add_limit,
             other_limit: config.other_limit,
             status_limit: config.status_limit,
+            packet_filter: config.packet_filter,
+            tool_dirs: config.tool_dirs.clone(),
             standalone: false,
         };
         Self {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::builtin::{self, BuiltIn, BuiltInError};
+use crate::builtin::{self, BuiltIn, BuiltInError, PacketFilter};
 use crate::exec::{self, ExecError, Finished};
 use crate::{plugin, result};
 
@@ -117,6 +117,9 @@ pub(crate) struct Plugins {
     pub(crate) add_limit: Duration,
     pub(crate) other_limit: Duration,
     pub(crate) status_limit: Duration,
+    pub(crate) packet_filter: PacketFilter,
+    /// Where `iptables` is.
+    pub(crate) tool_dirs: Vec<PathBuf>,
     /// Called as a plugin binary by whatever runtime. Then DEL deletes the pod's links, which
     /// waits for the kernel, rather than leave them to the end of the pod's namespace, and
     /// nothing is taken for granted that this engine sees to.

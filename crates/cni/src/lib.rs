@@ -36,7 +36,7 @@ mod watch;
 
 pub use attachment::{Attachment, RequestError, check_pod};
 pub use bandwidth::BandwidthError;
-pub use builtin::BuiltInError;
+pub use builtin::{BuiltInError, PacketFilter};
 pub use cache::CacheError;
 pub use conf::ConfError;
 pub use default_network::{PodRanges, PodRangesError};

@@ -66,6 +66,11 @@ impl Engine {
         let mut out: Vec<Planned> = first.into_iter().collect();
         if let Some(first) = out.first_mut() {
             first.is_first = true;
+            let published = attachment.port_mappings.iter().any(|port| port.host_port > 0);
+            let unserved = published && !first.list.declares("portMappings");
+            if unserved && self.config.serve_host_ports {
+                first.list.add_portmap();
+            }
         }
         out.extend(lists.zip(1..).map(|(list, at)| planned(list, format!("eth{at}"), None)));
         for (request, at) in requests(FURTHER)?.iter().zip(1..) {

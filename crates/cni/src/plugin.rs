@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::builtin::{self, BuiltIn, BuiltInError};
-use crate::engine::chain;
+use crate::builtin::{self, BuiltIn, BuiltInError, PacketFilter};
+use crate::engine::{EngineConfig, chain};
 use crate::invoke::{Call, Plugins, Verb};
 use crate::result;
 use crate::version::CniVersion;
@@ -117,6 +117,8 @@ fn answer(
         add_limit: LIMIT,
         other_limit: LIMIT,
         status_limit: LIMIT,
+        packet_filter: PacketFilter::Auto,
+        tool_dirs: EngineConfig::default().tool_dirs,
         standalone: true,
     };
     let call = Call {

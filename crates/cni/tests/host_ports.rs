@@ -8,10 +8,13 @@ use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use model::{PortMapping, PortProtocol};
-use support::{Node, Pod, chain, is_root};
+use serde_json::json;
+use support::{Means, Node, Pod, ROUTER, STRANGER, chain, is_root};
 use sys::netlink::{NewRoute, Rtnetlink};
 
 const PORT: u16 = 12_000;
+/// Nobody has it; it is not in the pods' networks.
+const SERVICE: &str = "198.51.100.7";
 
 fn publish(pod: &mut Pod, protocol: PortProtocol, host_ip: &str) {
     pod.attachment.port_mappings.push(PortMapping {
@@ -37,10 +40,15 @@ fn reaches(listener: &TcpListener, to: &str) -> Option<IpAddr> {
 
 #[test]
 fn a_host_port_leads_to_the_pod_from_everywhere() {
-    if !is_root() {
-        return;
+    if is_root() {
+        Means::ALL
+            .into_iter()
+            .filter_map(Node::by)
+            .for_each(|node| host_port_leads_to_the_pod_from_everywhere(&node));
     }
-    let node = Node::new();
+}
+
+fn host_port_leads_to_the_pod_from_everywhere(node: &Node) {
     node.on_host(|| sys::netlink::set_link_up("lo").unwrap());
     let (mut pod, other) = (Pod::new(1), Pod::new(2));
     publish(&mut pod, PortProtocol::Tcp, "");
@@ -59,17 +67,227 @@ fn a_host_port_leads_to_the_pod_from_everywhere() {
         assert!(from.inside(|| reaches(&v4, "10.88.0.1")).is_some());
         assert!(from.inside(|| reaches(&v6, gateway)).is_some());
     }
+    // Those that the pod could not answer come from the host, the others from where they do.
+    let gateway = "10.88.0.1";
+    assert_eq!(node.on_host(|| reaches(&v4, "127.0.0.1")), gateway.parse().ok());
+    assert_eq!(other.inside(|| reaches(&v4, gateway)), gateway.parse().ok());
+    // It has a route to the host's other networks, but is in none of the pods'.
+    let stranger = node.stranger();
+    assert_eq!(stranger.inside(|| reaches(&v4, ROUTER)), STRANGER.parse().ok());
     node.del(&pod).unwrap();
     assert!(node.on_host(|| reaches(&v4, "127.0.0.1")).is_none());
     node.del(&pod).unwrap();
 }
 
+/// What others rewrite keeps its source: as of a service whose port a pod has as a host port too.
 #[test]
-fn a_host_port_of_one_address_is_on_no_other() {
+fn a_services_clients_are_not_masqueraded() {
+    if is_root() {
+        Means::ALL.into_iter().filter_map(Node::by).for_each(|node| services_clients(&node));
+    }
+}
+
+fn services_clients(node: &Node) {
+    configure(node, false, &json!({}));
+    let mut pod = Pod::new(1);
+    publish(&mut pod, PortProtocol::Tcp, "");
+    let source = node.add(&pod).unwrap().ips[0];
+    let stranger = node.stranger();
+    let listener = serve(&stranger, STRANGER.parse().unwrap());
+    let to = format!(
+        "add rule ip services pre ip daddr {SERVICE} tcp dport {PORT} dnat to {STRANGER}:80"
+    );
+    for rule in [
+        "add table ip services",
+        "add chain ip services pre { type nat hook prerouting priority -100 ; }",
+        &to,
+    ] {
+        if node.on_host(|| nft(&[rule])).is_none() {
+            println!("skipped: no nft");
+            return;
+        }
+    }
+    assert_eq!(pod.inside(|| reaches(&listener, SERVICE)), Some(source));
+}
+
+#[test]
+fn all_clients_are_masqueraded_where_the_network_wants_it() {
+    if is_root() {
+        Means::ALL.into_iter().filter_map(Node::by).for_each(|node| {
+            configure(&node, true, &json!({"masqAll": true}));
+            let mut pod = Pod::new(1);
+            publish(&mut pod, PortProtocol::Tcp, "");
+            let ips = node.add(&pod).unwrap().ips;
+            let listener = serve(&pod, ips[0]);
+            let stranger = node.stranger();
+            let seen = stranger.inside(|| reaches(&listener, ROUTER));
+            assert_eq!(seen, "10.50.0.1".parse().ok());
+            node.on_host(|| node.engine().check(&pod.attachment)).unwrap();
+            node.del(&pod).unwrap();
+        });
+    }
+}
+
+/// A bridge with `portmap` behind it, which has these options besides.
+fn configure(node: &Node, masquerade: bool, options: &serde_json::Value) {
+    let mut portmap = json!({"type": "portmap", "capabilities": {"portMappings": true}});
+    for (key, value) in options.as_object().unwrap() {
+        portmap[key] = value.clone();
+    }
+    let ipam = json!({"type": "host-local", "ranges": [[{"subnet": "10.50.0.0/24"}]]});
+    let bridge = json!({
+        "type": "bridge", "bridge": "cni0", "isDefaultGateway": true, "hairpinMode": true,
+        "ipMasq": masquerade, "ipam": ipam,
+    });
+    node.configure(&json!({"cniVersion": "1.0.0", "name": "net", "plugins": [bridge, portmap]}));
+}
+
+#[test]
+fn a_port_with_conditions_leads_to_the_pod_only_under_them() {
+    if !is_root() {
+        return;
+    }
+    let by_iptables = Means::ALL.into_iter().filter(|means| *means != Means::Nftables);
+    for mut node in by_iptables.filter_map(Node::by) {
+        // Whatever holds for the node: conditions are in the words of iptables.
+        node.config.packet_filter = cni::PacketFilter::Auto;
+        configure(&node, true, &json!({"conditionsV4": ["!", "-s", STRANGER]}));
+        let (mut pod, other) = (Pod::new(1), Pod::new(2));
+        publish(&mut pod, PortProtocol::Tcp, "");
+        let ips = node.add(&pod).unwrap().ips;
+        node.add(&other).unwrap();
+        let listener = serve(&pod, ips[0]);
+        assert!(other.inside(|| reaches(&listener, "10.50.0.1")).is_some());
+        let stranger = node.stranger();
+        assert!(stranger.inside(|| reaches(&listener, ROUTER)).is_none());
+        node.on_host(|| node.engine().check(&pod.attachment)).unwrap();
+        let rules = || node.on_host(|| node.iptables(&["-t", "nat", "-S"])).unwrap();
+        let id = pod.attachment.sandbox.to_string();
+        assert!(rules().contains(&id), "{}", rules());
+        node.del(&pod).unwrap();
+        let left = rules();
+        assert!(!left.contains(&id) && left.matches("-N KNARR-").count() == 2, "{left}");
+    }
+}
+
+#[test]
+fn conditions_that_cannot_be_served_are_refused() {
     if !is_root() {
         return;
     }
     let node = Node::new();
+    for options in [
+        json!({"conditionsV4": ["ip", "saddr", "10.0.0.0/8"]}),
+        json!({"conditionsV4": ["-s", "10.0.0.0/8"], "backend": "nftables"}),
+        json!({"markMasqBit": 5}),
+        json!({"backend": "pf"}),
+    ] {
+        configure(&node, true, &options);
+        let mut pod = Pod::new(1);
+        publish(&mut pod, PortProtocol::Tcp, "");
+        let text = chain(&node.add(&pod).unwrap_err());
+        assert!(text.contains("its configuration is unusable"), "{text}");
+        assert!(node.reserved("net").is_empty());
+    }
+}
+
+/// What was there before, and what others put there, is there afterwards.
+#[test]
+fn rules_of_others_are_left_alone() {
+    if !is_root() {
+        return;
+    }
+    let by_iptables = Means::ALL.into_iter().filter(|means| *means != Means::Nftables);
+    for node in by_iptables.filter_map(Node::by) {
+        let run = |arguments: &[&str]| node.on_host(|| node.iptables(arguments)).unwrap();
+        run(&["-t", "nat", "-N", "OTHERS"]);
+        run(&["-t", "nat", "-A", "POSTROUTING", "-j", "OTHERS"]);
+        let theirs = || {
+            let rules = run(&["-t", "nat", "-S"]);
+            rules.lines().filter(|line| !line.contains("KNARR-")).collect::<Vec<_>>().join("\n")
+        };
+        let before = theirs();
+        let mut pod = Pod::new(1);
+        publish(&mut pod, PortProtocol::Tcp, "");
+        node.add(&pod).unwrap();
+        node.add(&Pod::new(2)).unwrap();
+        let rules = run(&["-t", "nat", "-S"]);
+        assert_eq!(rules.matches("-j KNARR-MASQ").count(), 1, "{rules}");
+        assert_eq!(rules.matches("-j KNARR-PORTS\n").count(), 2, "{rules}");
+        run(&["-t", "nat", "-A", "OTHERS", "-j", "RETURN"]);
+        node.del(&pod).unwrap();
+        let left = run(&["-t", "nat", "-S", "KNARR-PORTS"]);
+        assert_eq!(left.trim(), "-N KNARR-PORTS");
+        assert_eq!(theirs().replace("\n-A OTHERS -j RETURN", ""), before);
+    }
+}
+
+/// No rule of `iptables` survives a pod that was attached before another means was chosen.
+#[test]
+fn a_pod_is_detached_by_the_means_it_was_attached_by() {
+    if !is_root() {
+        return;
+    }
+    for mut node in Means::ALL.into_iter().filter_map(Node::by) {
+        let mut pod = Pod::new(1);
+        publish(&mut pod, PortProtocol::Tcp, "");
+        node.add(&pod).unwrap();
+        node.config.packet_filter = match node.config.packet_filter {
+            cni::PacketFilter::Iptables => cni::PacketFilter::Nftables,
+            cni::PacketFilter::Auto | cni::PacketFilter::Nftables => cni::PacketFilter::Iptables,
+        };
+        node.del(&pod).unwrap();
+        let id = pod.attachment.sandbox.to_string();
+        let left = node.on_host(|| node.iptables(&["-t", "nat", "-S"])).unwrap_or_default();
+        assert!(!left.contains(&id), "{left}");
+        let left = node.on_host(|| nft(&["list", "ruleset"])).unwrap_or_default();
+        assert!(!left.contains(&id), "{left}");
+    }
+}
+
+#[test]
+fn host_ports_are_served_where_no_plugin_does_unless_that_is_left_to_plugins() {
+    if !is_root() {
+        return;
+    }
+    let mut node = Node::new();
+    node.on_host(|| sys::netlink::set_link_up("lo").unwrap());
+    let ipam = json!({"type": "host-local", "ranges": [[{"subnet": "10.50.0.0/24"}]]});
+    let bridge = json!({"type": "bridge", "isDefaultGateway": true, "ipam": ipam});
+    node.configure(&json!({"cniVersion": "0.3.1", "name": "net", "plugins": [bridge]}));
+    for serve_host_ports in [true, false] {
+        node.config.serve_host_ports = serve_host_ports;
+        let mut pod = Pod::new(1);
+        publish(&mut pod, PortProtocol::Tcp, "");
+        let ips = node.add(&pod).unwrap().ips;
+        let listener = serve(&pod, ips[0]);
+        let reached = node.on_host(|| reaches(&listener, "10.50.0.1")).is_some();
+        assert_eq!(reached, serve_host_ports);
+        // By what was recorded, whatever holds by then.
+        node.config.serve_host_ports = false;
+        node.del(&pod).unwrap();
+        assert!(node.on_host(|| reaches(&listener, "10.50.0.1")).is_none());
+    }
+    node.config.serve_host_ports = true;
+    let (mut first, mut second) = (Pod::new(1), Pod::new(2));
+    publish(&mut first, PortProtocol::Tcp, "");
+    publish(&mut second, PortProtocol::Tcp, "");
+    node.add(&first).unwrap();
+    let text = chain(&node.add(&second).unwrap_err());
+    assert!(text.contains("host port 12000/tcp already leads to sandbox"), "{text}");
+}
+
+#[test]
+fn a_host_port_of_one_address_is_on_no_other() {
+    if is_root() {
+        Means::ALL
+            .into_iter()
+            .filter_map(Node::by)
+            .for_each(|node| host_port_of_one_address_is_on_no_other(&node));
+    }
+}
+
+fn host_port_of_one_address_is_on_no_other(node: &Node) {
     node.on_host(|| sys::netlink::set_link_up("lo").unwrap());
     let mut pod = Pod::new(1);
     publish(&mut pod, PortProtocol::Tcp, "127.0.0.1");
@@ -160,10 +378,15 @@ fn nft(arguments: &[&str]) -> Option<String> {
 
 #[test]
 fn a_port_that_is_taken_names_its_holder_and_undoes_the_rest() {
-    if !is_root() {
-        return;
+    if is_root() {
+        Means::ALL
+            .into_iter()
+            .filter_map(Node::by)
+            .for_each(|node| port_that_is_taken_names_its_holder_and_undoes_the_rest(&node));
     }
-    let node = Node::new();
+}
+
+fn port_that_is_taken_names_its_holder_and_undoes_the_rest(node: &Node) {
     let (mut first, mut second) = (Pod::new(1), Pod::new(2));
     publish(&mut first, PortProtocol::Tcp, "");
     publish(&mut second, PortProtocol::Tcp, "");

@@ -43,6 +43,8 @@ impl Config {
             built_in_network: self.cni.built_in_network,
             networks: self.cni.networks.clone(),
             pod_networks: self.cni.pod_networks.clone(),
+            serve_host_ports: self.cni.serve_host_ports,
+            packet_filter: self.cni.packet_filter,
             bridge_name: self.cni.bridge_name.clone(),
             ..cni::EngineConfig::default()
         }

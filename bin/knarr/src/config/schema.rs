@@ -105,8 +105,9 @@ pub(crate) const KEYS: &[Key] = &[
     Key {
         path: "cni.bin_dirs",
         list: true,
-        default: &["/opt/cni/bin"],
-        help: "Directories of plugins, searched in this order.",
+        default: &["/opt/cni/bin", "/usr/lib/cni"],
+        help: "Directories of plugins, searched in this order; the second is Debian's. One that is\n\
+               not there is passed over.",
         check: absolute,
     },
     Key {
@@ -154,6 +155,22 @@ pub(crate) const KEYS: &[Key] = &[
         help: "Networks that pods may ask for by annotation k8s.v1.cni.cncf.io/networks.\n\
                Empty: the annotation is left to plugins.",
         check: network,
+    },
+    Key {
+        path: "cni.host_ports",
+        list: false,
+        default: &["always"],
+        help: "Who serves host ports on networks none of whose plugins declares that it does: knarr\n\
+               (\"always\"), or nobody but \"plugins\", which may do it without saying so.",
+        check: |text| one_of(text, &["always", "plugins"]),
+    },
+    Key {
+        path: "cni.packet_filter",
+        list: false,
+        default: &["auto"],
+        help: "What built-in plugins masquerade, serve host ports and keep networks apart by:\n\
+               \"nftables\", \"iptables\", or \"auto\": iptables only where the kernel lacks nf_tables.",
+        check: |text| one_of(text, &["auto", "nftables", "iptables"]),
     },
     Key {
         path: "cdi.spec_dirs",

@@ -15,11 +15,13 @@ fn parse(text: &str) -> Result<Config, String> {
 fn nothing_configured_means_defaults() {
     let config = parse("").unwrap();
     assert_eq!(config.cni.conf_dir, PathBuf::from("/etc/cni/net.d"));
-    assert_eq!(config.cni.bin_dirs, [PathBuf::from("/opt/cni/bin")]);
+    assert_eq!(config.cni.bin_dirs, ["/opt/cni/bin", "/usr/lib/cni"].map(PathBuf::from));
     assert_eq!(config.cni.bridge_name, "knarr0");
     let subnets = ["10.88.0.0/16", "fd6b:6e61:7272::/64"].map(|subnet| subnet.parse().unwrap());
     assert_eq!(config.cni.subnets, subnets);
     assert!(config.cni.follow_kubelet && config.cni.built_in_network);
+    assert!(config.cni.serve_host_ports);
+    assert_eq!(config.cni.packet_filter, cni::PacketFilter::Auto);
     assert!(config.cni.networks.is_empty() && config.cni.pod_networks.is_empty());
     assert_eq!(config.cdi_dirs, ["/etc/cdi", "/var/run/cdi"].map(PathBuf::from));
     assert_eq!(config.block_io_classes, PathBuf::from("/etc/knarr/blockio.yaml"));
@@ -61,6 +63,8 @@ fn every_key_is_honoured() {
         without_configuration = "none"
         networks = ["main", "storage"]
         pod_networks = ["backup"]
+        host_ports = "plugins"
+        packet_filter = "iptables"
         [cdi]
         spec_dirs = ["/v"]
         [blockio]
@@ -92,6 +96,8 @@ fn every_key_is_honoured() {
     assert!(!config.cni.follow_kubelet && !config.cni.built_in_network);
     assert_eq!(config.cni.networks, ["main", "storage"]);
     assert_eq!(config.cni.pod_networks, ["backup"]);
+    assert!(!config.cni.serve_host_ports);
+    assert_eq!(config.cni.packet_filter, cni::PacketFilter::Iptables);
     assert_eq!(config.cdi_dirs, [PathBuf::from("/v")]);
     assert_eq!(config.block_io_classes, PathBuf::from("/b.yaml"));
     assert_eq!(config.cgroup.driver, CgroupDriverKey::Systemd);
@@ -136,6 +142,7 @@ fn mistakes_are_named_with_their_line() {
         ("cni.subnets = [\"10.0.0.0/8\", \"11.0.0.0/8\"]\n", "two subnets of one address family"),
         ("cni.networks = [\"../x\"]\n", "is not a network's name"),
         ("cni.pod_ranges = \"me\"\n", "is none of \"kubelet\", \"subnets\""),
+        ("cni.packet_filter = \"pf\"\n", "is none of \"auto\", \"nftables\", \"iptables\""),
         ("cni.bridge_name = \"a-name-that-is-too-long\"\n", "at most 15 characters"),
         (
             "cgroup.driver = \"sytemd\"\n",

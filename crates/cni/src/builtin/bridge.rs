@@ -8,14 +8,15 @@ use serde_json::{Value, json};
 use sys::netlink::{IpPrefix, Link, Mac, NewBridge, NewVeth, Rtnetlink};
 
 use super::lease::Lease;
-use super::veth::{self, EEXIST, Pair, in_pod, ipv6_setting, mac_text, pod_netns, tolerate};
+use super::veth::{
+    self, EADDRNOTAVAIL, EEXIST, Pair, in_pod, ipv6_setting, mac_text, pod_netns, tolerate,
+};
 use super::vlan::{VlanConf, Vlans};
 use super::{BuiltInError, changed, masquerade, present, sysctl};
 use crate::invoke::{Call, Plugins, Verb};
 use crate::result;
 
 const EOPNOTSUPP: i32 = 95;
-const EADDRNOTAVAIL: i32 = 99;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -25,6 +26,7 @@ struct Conf {
     is_default_gateway: bool,
     force_address: bool,
     ip_masq: bool,
+    ip_masq_backend: String,
     mtu: u32,
     hairpin_mode: bool,
     promisc_mode: bool,
@@ -53,6 +55,7 @@ impl Default for Conf {
             is_default_gateway: false,
             force_address: false,
             ip_masq: false,
+            ip_masq_backend: String::new(),
             mtu: 0,
             hairpin_mode: false,
             promisc_mode: false,
@@ -116,7 +119,7 @@ pub(super) fn run(plugins: &Plugins, call: &Call<'_>, conf: &Value) -> Result<Va
         }
         Verb::Status => {
             if parsed.ip_masq {
-                super::ruleset::supported()?;
+                masquerade::supported(plugins, &parsed.ip_masq_backend)?;
             }
             return addresses(call);
         }
@@ -124,7 +127,8 @@ pub(super) fn run(plugins: &Plugins, call: &Call<'_>, conf: &Value) -> Result<Va
     }
     let netns = pod_netns(call)?;
     let lease = addresses(call)?;
-    let attached = Plan::new(&parsed, call, conf, &lease).and_then(|plan| plan.attach(&netns));
+    let attached =
+        Plan::new(plugins, &parsed, call, conf, &lease).and_then(|plan| plan.attach(&netns));
     if attached.is_err() && parsed.ipam_kind().is_some() {
         // The address may be given to the next pod; this error is the one to report.
         if let Err(error) = addresses(&Call { verb: Verb::Del, ..call.clone() }) {
@@ -136,6 +140,7 @@ pub(super) fn run(plugins: &Plugins, call: &Call<'_>, conf: &Value) -> Result<Va
 
 /// Everything about one pod's attachment that is known before the kernel is asked.
 struct Plan<'a> {
+    plugins: &'a Plugins,
     conf: &'a Conf,
     call: &'a Call<'a>,
     lease: Lease,
@@ -144,6 +149,7 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn new(
+        plugins: &'a Plugins,
         conf: &'a Conf,
         call: &'a Call<'a>,
         document: &Value,
@@ -158,7 +164,7 @@ impl<'a> Plan<'a> {
         }
         let wanted = veth::wanted_mac(call, document)?;
         let first = lease.addresses.first().map(|address| address.prefix);
-        Ok(Self { pair: Pair::new(call, first, wanted), conf, call, lease })
+        Ok(Self { pair: Pair::new(call, first, wanted), plugins, conf, call, lease })
     }
 
     fn attach(&self, netns: &OwnedFd) -> Result<Value, BuiltInError> {
@@ -174,7 +180,7 @@ impl<'a> Plan<'a> {
         }
         if self.conf.ip_masq {
             let subnets: Vec<_> = self.lease.prefixes().iter().map(IpPrefix::network).collect();
-            masquerade::ensure(&subnets)?;
+            masquerade::ensure(self.plugins, &self.conf.ip_masq_backend, &subnets)?;
         }
         host.create_veth(&NewVeth {
             host_name: &self.pair.host_name,

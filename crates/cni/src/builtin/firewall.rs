@@ -12,27 +12,26 @@
 //!     iifname "br1" oifname "br1" drop                        # for each closed bridge
 //!     iifname "br1" oifname != "br1" oifname @apart drop }    # for each bridge
 //! ```
-
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+//!
+//! or, without nf_tables, of our own chains KNARR-APART and KNARR-APART-TO in `iptables`' `filter`.
 
 use serde::Deserialize;
 use serde_json::Value;
 use sys::netlink::IpPrefix;
 use sys::netlink::nftables::{BaseChain, DataType, Element, Expression, Family, Hook, Nftables};
 
+use super::iptables::{self, Iptables, comment, commented};
 use super::ruleset::{self, Chain, REGISTER};
 use super::{BuiltInError, changed, present};
-use crate::exec;
-use crate::invoke::{Call, Verb};
+use crate::invoke::{Call, Plugins, Verb};
 use crate::result;
 
 const APART: &str = "apart";
 const CLOSED: &str = "closed";
+const APART_FROM: &str = "KNARR-APART";
+const APART_TO: &str = "KNARR-APART-TO";
 /// `nft`'s type of interface names.
 const IFNAME: DataType = DataType { id: 41, len: 16 };
-/// iptables waits for its own lock.
-const LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -52,7 +51,7 @@ enum Policy {
     Isolated,
 }
 
-pub(super) fn run(call: &Call<'_>, conf: &Value) -> Result<Value, BuiltInError> {
+pub(super) fn run(plugins: &Plugins, call: &Call<'_>, conf: &Value) -> Result<Value, BuiltInError> {
     let parsed =
         Conf::deserialize(conf).map_err(|error| BuiltInError::configuration(error.to_string()))?;
     if parsed.backend == "firewalld" {
@@ -64,23 +63,23 @@ pub(super) fn run(call: &Call<'_>, conf: &Value) -> Result<Value, BuiltInError> 
             let previous = conf.get("prevResult").ok_or_else(|| {
                 BuiltInError::configuration("it must come after the plugin that gives addresses")
             })?;
-            for (tool, addresses) in tools(previous) {
-                tool.accept(&addresses, &parsed)?;
+            for (tool, addresses) in tools(plugins, previous) {
+                accept(&tool, &addresses, &parsed)?;
             }
-            keep_apart(parsed.ingress_policy, previous)?;
+            keep_apart(plugins, parsed.ingress_policy, previous)?;
             Ok(previous.clone())
         }
         Verb::Del => {
             if let Some(previous) = conf.get("prevResult") {
-                for (tool, addresses) in tools(previous) {
-                    tool.forget(&addresses)?;
+                for (tool, addresses) in tools(plugins, previous) {
+                    forget(&tool, &addresses)?;
                 }
             }
             Ok(result::empty())
         }
         Verb::Check => {
-            for (tool, addresses) in tools(present::previous(conf)?) {
-                tool.check(&addresses)?;
+            for (tool, addresses) in tools(plugins, present::previous(conf)?) {
+                check(&tool, &addresses)?;
             }
             Ok(result::empty())
         }
@@ -88,22 +87,15 @@ pub(super) fn run(call: &Call<'_>, conf: &Value) -> Result<Value, BuiltInError> 
     }
 }
 
-/// `iptables` or `ip6tables`, where it is installed.
-struct Tool {
-    path: PathBuf,
-}
-
-/// The tools of the families the pod has addresses of.
-fn tools(previous: &Value) -> Vec<(Tool, Vec<IpPrefix>)> {
+/// `iptables` and `ip6tables`, where they are installed, for the families of the pod's addresses.
+fn tools(plugins: &Plugins, previous: &Value) -> Vec<(Iptables, Vec<IpPrefix>)> {
     let all = result::all_addresses(previous);
     let mut out = Vec::new();
-    for (name, v4) in [("iptables", true), ("ip6tables", false)] {
-        let own = all.iter().filter(|prefix| prefix.address().is_ipv4() == v4);
+    for family in [Family::Ipv4, Family::Ipv6] {
+        let own = ruleset::of_family(family, &all);
         let own: Vec<IpPrefix> = own.map(|prefix| IpPrefix::host(prefix.address())).collect();
-        let dirs = ["/usr/sbin", "/sbin", "/usr/local/sbin"].iter();
-        let found = dirs.map(|dir| Path::new(dir).join(name)).find(|path| path.exists());
-        if let (Some(path), false) = (found, own.is_empty()) {
-            out.push((Tool { path }, own));
+        if let (Some(tool), false) = (Iptables::find(&plugins.tool_dirs, family), own.is_empty()) {
+            out.push((tool, own));
         }
     }
     out
@@ -119,81 +111,56 @@ fn rules(address: &IpPrefix) -> [Vec<String>; 2] {
     [rule("-d POD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"), rule("-s POD -j ACCEPT")]
 }
 
-impl Tool {
-    fn accept(&self, addresses: &[IpPrefix], conf: &Conf) -> Result<(), BuiltInError> {
-        let admin = Some(conf.iptables_admin_chain_name.as_str()).filter(|name| !name.is_empty());
-        let admin = admin.unwrap_or(ADMIN);
-        for chain in [FORWARD, admin] {
-            if !self.holds(&["-S", chain])? {
-                self.run(&["-N", chain])?;
-            }
+fn accept(tool: &Iptables, addresses: &[IpPrefix], conf: &Conf) -> Result<(), BuiltInError> {
+    let admin = Some(conf.iptables_admin_chain_name.as_str()).filter(|name| !name.is_empty());
+    let admin = admin.unwrap_or(ADMIN);
+    let _lock = iptables::lock()?;
+    for chain in [FORWARD, admin] {
+        if !tool.holds(&["-S", chain])? {
+            tool.run(&["-N", chain])?;
         }
-        self.first("FORWARD", FORWARD, "CNI firewall plugin rules")?;
-        self.first(FORWARD, admin, "CNI firewall plugin admin overrides")?;
-        for rule in addresses.iter().flat_map(rules) {
-            let rule: Vec<&str> = rule.iter().map(String::as_str).collect();
-            if !self.holds(&[&["-C", FORWARD], &rule[..]].concat())? {
-                self.run(&[&["-A", FORWARD], &rule[..]].concat())?;
-            }
+    }
+    first(tool, "FORWARD", FORWARD, "CNI firewall plugin rules")?;
+    first(tool, FORWARD, admin, "CNI firewall plugin admin overrides")?;
+    for rule in addresses.iter().flat_map(rules) {
+        let rule: Vec<&str> = rule.iter().map(String::as_str).collect();
+        if !tool.holds(&[&["-C", FORWARD], &rule[..]].concat())? {
+            tool.run(&[&["-A", FORWARD], &rule[..]].concat())?;
         }
-        Ok(())
     }
+    Ok(())
+}
 
-    fn first(&self, chain: &str, target: &str, comment: &str) -> Result<(), BuiltInError> {
-        let rule = ["-m", "comment", "--comment", comment, "-j", target];
-        if self.holds(&[&["-C", chain], &rule[..]].concat())? {
-            return Ok(());
+fn first(tool: &Iptables, chain: &str, target: &str, comment: &str) -> Result<(), BuiltInError> {
+    let rule = ["-m", "comment", "--comment", comment, "-j", target];
+    if tool.holds(&[&["-C", chain], &rule[..]].concat())? {
+        return Ok(());
+    }
+    tool.run(&[&["-I", chain, "1"], &rule[..]].concat()).map(drop)
+}
+
+fn forget(tool: &Iptables, addresses: &[IpPrefix]) -> Result<(), BuiltInError> {
+    for rule in addresses.iter().flat_map(rules) {
+        let rule: Vec<&str> = rule.iter().map(String::as_str).collect();
+        if tool.holds(&[&["-C", FORWARD], &rule[..]].concat())? {
+            tool.run(&[&["-D", FORWARD], &rule[..]].concat())?;
         }
-        self.run(&[&["-I", chain, "1"], &rule[..]].concat())
     }
+    Ok(())
+}
 
-    fn forget(&self, addresses: &[IpPrefix]) -> Result<(), BuiltInError> {
-        for rule in addresses.iter().flat_map(rules) {
-            let rule: Vec<&str> = rule.iter().map(String::as_str).collect();
-            if self.holds(&[&["-C", FORWARD], &rule[..]].concat())? {
-                self.run(&[&["-D", FORWARD], &rule[..]].concat())?;
-            }
+fn check(tool: &Iptables, addresses: &[IpPrefix]) -> Result<(), BuiltInError> {
+    for rule in addresses.iter().flat_map(rules) {
+        let words: Vec<&str> = rule.iter().map(String::as_str).collect();
+        if !tool.holds(&[&["-C", FORWARD], &words[..]].concat())? {
+            return Err(changed(format!("chain {FORWARD} has no rule {}", rule.join(" "))));
         }
-        Ok(())
     }
-
-    fn check(&self, addresses: &[IpPrefix]) -> Result<(), BuiltInError> {
-        for rule in addresses.iter().flat_map(rules) {
-            let words: Vec<&str> = rule.iter().map(String::as_str).collect();
-            if !self.holds(&[&["-C", FORWARD], &words[..]].concat())? {
-                return Err(changed(format!("chain {FORWARD} has no rule {}", rule.join(" "))));
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a question is answered with yes.
-    fn holds(&self, arguments: &[&str]) -> Result<bool, BuiltInError> {
-        Ok(self.execute(arguments)?.status.success())
-    }
-
-    fn run(&self, arguments: &[&str]) -> Result<(), BuiltInError> {
-        let done = self.execute(arguments)?;
-        if done.status.success() {
-            return Ok(());
-        }
-        Err(BuiltInError::Tool {
-            path: self.path.clone(),
-            arguments: arguments.join(" "),
-            said: String::from_utf8_lossy(&done.stderr).trim().to_owned(),
-        })
-    }
-
-    fn execute(&self, arguments: &[&str]) -> Result<exec::Finished, BuiltInError> {
-        let path = "/usr/sbin:/sbin:/usr/bin:/bin".to_owned();
-        let arguments: Vec<&str> = ["-w"].iter().chain(arguments).copied().collect();
-        exec::run_with(&self.path, &arguments, &[("PATH", path)], b"", LIMIT)
-            .map_err(|source| BuiltInError::ToolFailed { path: self.path.clone(), source })
-    }
+    Ok(())
 }
 
 /// Makes the bridge, the first interface of the result, one that is kept apart.
-fn keep_apart(policy: Policy, previous: &Value) -> Result<(), BuiltInError> {
+fn keep_apart(plugins: &Plugins, policy: Policy, previous: &Value) -> Result<(), BuiltInError> {
     let closed = match policy {
         Policy::Open => return Ok(()),
         Policy::SameBridge => false,
@@ -204,28 +171,64 @@ fn keep_apart(policy: Policy, previous: &Value) -> Result<(), BuiltInError> {
         BuiltInError::configuration("`ingressPolicy` needs the plugin `bridge` before this one")
     })?;
     let addresses = result::all_addresses(previous);
-    let mut nft = Nftables::open().map_err(BuiltInError::Socket)?;
     for family in [Family::Ipv4, Family::Ipv6] {
-        if ruleset::of_family(family, &addresses).next().is_none() {
-            continue;
+        if ruleset::of_family(family, &addresses).next().is_some() {
+            plugins.packet_filter.apply(
+                || apart_by_nftables(family, bridge, closed),
+                || apart_by_iptables(&Iptables::need(&plugins.tool_dirs, family)?, bridge, closed),
+            )?;
         }
-        ruleset::update(&mut nft, family, |nft, edit| {
-            let apart = with(nft, family, APART, Some(bridge))?;
-            let shut = with(nft, family, CLOSED, closed.then_some(bridge))?;
-            edit.set(APART, IFNAME);
-            edit.set(CLOSED, IFNAME);
-            let chain = chain(&apart, &shut);
-            let comments: Vec<(&str, Vec<Expression>)> =
-                chain.iter().map(|(text, rule)| (text.as_str(), rule.clone())).collect();
-            let base = BaseChain { name: APART, nat: false, hook: Hook::Forward, priority: -1 };
-            if edit.chain(nft, &Chain { base, rules: comments })? {
-                edit.add(APART, &apart.iter().map(|name| element(name)).collect::<Vec<_>>());
-                edit.add(CLOSED, &shut.iter().map(|name| element(name)).collect::<Vec<_>>());
-            }
-            Ok(())
-        })?;
     }
     Ok(())
+}
+
+fn apart_by_nftables(family: Family, bridge: &str, closed: bool) -> Result<(), BuiltInError> {
+    ruleset::update(&mut ruleset::open()?, family, |nft, edit| {
+        let apart = with(nft, family, APART, Some(bridge))?;
+        let shut = with(nft, family, CLOSED, closed.then_some(bridge))?;
+        edit.set(APART, IFNAME);
+        edit.set(CLOSED, IFNAME);
+        let chain = chain(&apart, &shut);
+        let comments: Vec<(&str, Vec<Expression>)> =
+            chain.iter().map(|(text, rule)| (text.as_str(), rule.clone())).collect();
+        let base = BaseChain { name: APART, nat: false, hook: Hook::Forward, priority: -1 };
+        if edit.chain(nft, &Chain { base, rules: comments })? {
+            edit.add(APART, &apart.iter().map(|name| element(name)).collect::<Vec<_>>());
+            edit.add(CLOSED, &shut.iter().map(|name| element(name)).collect::<Vec<_>>());
+        }
+        Ok(())
+    })
+}
+
+/// A rule's comment is what it does and to which bridge, such as `closed br1`.
+fn apart_by_iptables(tool: &Iptables, bridge: &str, closed: bool) -> Result<(), BuiltInError> {
+    tool.update("filter", |present, change| {
+        let named = |what: &str, more: bool| {
+            let known = present.of(APART_FROM).filter_map(|rule| comment(rule).split_once(' '));
+            let of = known.filter(|(of, _)| *of == what).map(|(_, name)| name.to_owned());
+            let mut names: Vec<String> = of.chain(more.then(|| bridge.to_owned())).collect();
+            names.sort();
+            names.dedup();
+            names
+        };
+        let (apart, shut) = (named("apart", true), named("closed", closed));
+        let about = |what: &str, name: &str| commented(&format!("{what} {name}"));
+        let to: Vec<String> = apart
+            .iter()
+            .map(|name| format!("-o {name} {} -j DROP", about("apart", name)))
+            .collect();
+        change.chain(present, APART_TO, &to);
+        let drops = shut
+            .iter()
+            .map(|name| format!("-i {name} -o {name} {} -j DROP", about("closed", name)));
+        let leaves = apart
+            .iter()
+            .map(|name| format!("-i {name} ! -o {name} {} -j {APART_TO}", about("apart", name)));
+        change.chain(present, APART_FROM, &drops.chain(leaves).collect::<Vec<_>>());
+        // What is dropped here must not have been accepted there.
+        change.jump_first(present, "FORWARD", APART_FROM, FORWARD);
+        Ok(())
+    })
 }
 
 /// The names in a set, and one more.

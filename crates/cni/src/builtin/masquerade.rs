@@ -10,20 +10,53 @@
 //!     }
 //! }
 //! ```
+//!
+//! The same by `iptables`, in the table `nat`:
+//!
+//! ```text
+//! -A POSTROUTING -j KNARR-MASQ
+//! -A KNARR-MASQ -s 10.88.0.0/16 -j KNARR-LEAVING        # for each network
+//! -A KNARR-LEAVING -d 10.88.0.0/16 -j RETURN            # for each network
+//! -A KNARR-LEAVING -d 224.0.0.0/4 -j RETURN
+//! -A KNARR-LEAVING -j MASQUERADE
+//! ```
+
+use std::path::PathBuf;
 
 use sys::netlink::IpPrefix;
-use sys::netlink::nftables::{BaseChain, Expression, Family, Hook, Nftables};
+use sys::netlink::nftables::{BaseChain, Expression, Family, Hook};
 
 use super::BuiltInError;
+use super::iptables::{Change, Iptables, Rules, comment, commented};
 use super::ruleset::{self, Chain, REGISTER};
+use crate::invoke::Plugins;
 
 const SET: &str = "pods";
 const CHAIN: &str = "postrouting";
 const COMMENT: &str = "knarr: pod traffic that leaves the pod networks (1)";
 
-/// Sees to it that what pods of these networks send elsewhere is masqueraded.
-pub(super) fn ensure(subnets: &[IpPrefix]) -> Result<(), BuiltInError> {
-    let mut nft = Nftables::open().map_err(BuiltInError::Socket)?;
+const MASQUERADED: &str = "KNARR-MASQ";
+const LEAVING: &str = "KNARR-LEAVING";
+
+/// Sees to it that what pods of these networks send elsewhere is masqueraded. `asked`: by what
+/// means, as the plugin's `ipMasqBackend` says.
+pub(super) fn ensure(
+    plugins: &Plugins,
+    asked: &str,
+    subnets: &[IpPrefix],
+) -> Result<(), BuiltInError> {
+    let filter = plugins.packet_filter.asked("ipMasqBackend", asked)?;
+    filter.apply(|| by_nftables(subnets), || by_iptables(&plugins.tool_dirs, subnets))
+}
+
+/// Whether masquerading works on this node.
+pub(super) fn supported(plugins: &Plugins, asked: &str) -> Result<(), BuiltInError> {
+    let filter = plugins.packet_filter.asked("ipMasqBackend", asked)?;
+    filter.supported(|| Iptables::need(&plugins.tool_dirs, Family::Ipv4).map(drop))
+}
+
+fn by_nftables(subnets: &[IpPrefix]) -> Result<(), BuiltInError> {
+    let mut nft = ruleset::open()?;
     for family in [Family::Ipv4, Family::Ipv6] {
         if ruleset::of_family(family, subnets).next().is_some() {
             ruleset::update(&mut nft, family, |nft, edit| {
@@ -33,6 +66,47 @@ pub(super) fn ensure(subnets: &[IpPrefix]) -> Result<(), BuiltInError> {
         }
     }
     Ok(())
+}
+
+fn by_iptables(dirs: &[PathBuf], subnets: &[IpPrefix]) -> Result<(), BuiltInError> {
+    for family in [Family::Ipv4, Family::Ipv6] {
+        if ruleset::of_family(family, subnets).next().is_some() {
+            Iptables::need(dirs, family)?.update("nat", |present, change| {
+                chains(family, subnets, present, change);
+                Ok(())
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// A network's rule has the network for its comment.
+fn chains(family: Family, subnets: &[IpPrefix], present: &Rules, change: &mut Change) {
+    let known = present.of(MASQUERADED).filter_map(|rule| comment(rule).parse().ok());
+    let mut all: Vec<IpPrefix> = known.collect();
+    for subnet in ruleset::of_family(family, subnets) {
+        if !all.iter().any(|other| other.contains(subnet.address()) && other.len() <= subnet.len())
+        {
+            all.retain(|other| !subnet.contains(other.address()));
+            all.push(*subnet);
+        }
+    }
+    let of_each = |rule: &dyn Fn(&IpPrefix) -> String| -> Vec<String> {
+        all.iter()
+            .map(|subnet| format!("{} {}", commented(&subnet.to_string()), rule(subnet)))
+            .collect()
+    };
+    let multicast = match family {
+        Family::Ipv4 => "224.0.0.0/4",
+        Family::Ipv6 => "ff00::/8",
+    };
+    let mut leaving = of_each(&|subnet| format!("-d {subnet} -j RETURN"));
+    leaving.push(format!("{} -d {multicast} -j RETURN", commented("multicast")));
+    leaving.push(format!("{} -j MASQUERADE", commented(COMMENT)));
+    change.chain(present, LEAVING, &leaving);
+    let masqueraded = of_each(&|subnet| format!("-s {subnet} -j {LEAVING}"));
+    change.chain(present, MASQUERADED, &masqueraded);
+    change.jump(present, "POSTROUTING", &commented("knarr: pods"), MASQUERADED);
 }
 
 fn chain(family: Family) -> Chain<'static> {
@@ -68,6 +142,7 @@ mod tests {
     use super::*;
     use std::os::fd::AsFd;
     use sys::netlink::netns;
+    use sys::netlink::nftables::Nftables;
 
     fn nft(arguments: &[&str]) -> Option<String> {
         let output = std::process::Command::new("/usr/sbin/nft").args(arguments).output().ok()?;
@@ -101,8 +176,8 @@ mod tests {
     fn the_rule_is_there_once_and_reads_as_meant() {
         in_host(|| {
             let subnets = prefixes(&["10.88.0.0/16", "fd00::/64"]);
-            ensure(&subnets).unwrap();
-            ensure(&subnets).unwrap();
+            by_nftables(&subnets).unwrap();
+            by_nftables(&subnets).unwrap();
             let Some(text) = nft(&["list", "ruleset"]) else {
                 println!("skipped: no nft");
                 return;
@@ -120,13 +195,13 @@ mod tests {
     #[test]
     fn a_flushed_ruleset_is_put_back_and_other_tables_are_left_alone() {
         in_host(|| {
-            ensure(&prefixes(&["10.88.0.0/16"])).unwrap();
+            by_nftables(&prefixes(&["10.88.0.0/16"])).unwrap();
             if nft(&["flush", "ruleset"]).is_none() {
                 println!("skipped: no nft");
                 return;
             }
             nft(&["add", "table", "inet", "other"]);
-            ensure(&prefixes(&["10.88.0.0/16"])).unwrap();
+            by_nftables(&prefixes(&["10.88.0.0/16"])).unwrap();
             let text = nft(&["list", "ruleset"]).unwrap();
             assert!(text.contains("masquerade") && text.contains("table inet other"), "{text}");
         });
@@ -136,7 +211,7 @@ mod tests {
     fn networks_that_overlap_are_merged() {
         in_host(|| {
             for subnet in ["10.88.1.0/24", "10.88.0.0/16", "10.88.2.0/24", "10.99.0.0/16"] {
-                ensure(&prefixes(&[subnet])).unwrap();
+                by_nftables(&prefixes(&[subnet])).unwrap();
             }
             let starts: Vec<Vec<u8>> = starts().collect();
             assert_eq!(starts, [[10, 88, 0, 0], [10, 99, 0, 0]]);
@@ -148,7 +223,9 @@ mod tests {
         in_host(|| {
             std::thread::scope(|scope| {
                 for at in 0..8 {
-                    scope.spawn(move || ensure(&prefixes(&[&format!("10.{at}.0.0/24")])).unwrap());
+                    scope.spawn(move || {
+                        by_nftables(&prefixes(&[&format!("10.{at}.0.0/24")])).unwrap()
+                    });
                 }
             });
             let mut nft = Nftables::open().unwrap();

@@ -5,9 +5,11 @@ mod bandwidth;
 mod bridge;
 mod firewall;
 mod host_local;
+mod iptables;
 mod lease;
 mod loopback;
 mod masquerade;
+mod packet_filter;
 mod portmap;
 mod present;
 mod ptp;
@@ -27,6 +29,7 @@ use sys::netlink::{IpPrefix, NetlinkError};
 
 use crate::invoke::{Call, PluginError, Plugins};
 
+pub use packet_filter::PacketFilter;
 pub(crate) use reservations::{Owner, Reservations, holder};
 pub(crate) use sysctl::{Ipv6, ipv6};
 pub(crate) use veth::parse_mac;
@@ -133,10 +136,21 @@ pub enum BuiltInError {
     },
     /// The kernel cannot rewrite addresses.
     #[error(
-        "this kernel has no nf_tables NAT, which masquerading (`ipMasq`: set it to false to go \
-         without) and host ports need"
+        "this kernel has no nf_tables NAT, and there is no `iptables` instead: masquerading \
+         (`ipMasq`: set it to false to go without) and host ports need one of them"
     )]
     NoNftables(#[source] NetlinkError),
+    /// What was chosen to filter packets by is not installed.
+    #[error(
+        "{name} is not installed: it is not in {}",
+        searched.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", ")
+    )]
+    NoIptables {
+        /// `iptables` or `ip6tables`.
+        name: &'static str,
+        /// The directories looked in.
+        searched: Vec<PathBuf>,
+    },
     /// The ruleset kept changing under every attempt.
     #[error("the nf_tables ruleset changed during each of {attempts} attempts to change it")]
     RulesetBusy {
@@ -155,6 +169,15 @@ pub enum BuiltInError {
     #[error("cannot set {}", path.display())]
     Setting {
         /// The file below /proc/sys.
+        path: PathBuf,
+        /// The errno.
+        #[source]
+        source: io::Error,
+    },
+    /// The list of settings that may be changed cannot be read.
+    #[error("cannot read {}", path.display())]
+    AllowList {
+        /// The file.
         path: PathBuf,
         /// The errno.
         #[source]
@@ -274,7 +297,7 @@ pub(crate) fn run(
     match built_in {
         BuiltIn::Bandwidth => bandwidth::run(call, conf),
         BuiltIn::Bridge => bridge::run(plugins, call, conf),
-        BuiltIn::Firewall => firewall::run(call, conf),
+        BuiltIn::Firewall => firewall::run(plugins, call, conf),
         BuiltIn::HostLocal => host_local::run(plugins, call, conf),
         BuiltIn::Loopback => loopback::run(call, conf),
         BuiltIn::Portmap => portmap::run(plugins, call, conf),

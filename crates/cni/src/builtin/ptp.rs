@@ -23,6 +23,8 @@ struct Conf {
     #[serde(default)]
     ip_masq: bool,
     #[serde(default)]
+    ip_masq_backend: String,
+    #[serde(default)]
     mtu: u32,
     ipam: Ipam,
 }
@@ -51,11 +53,18 @@ pub(super) fn run(plugins: &Plugins, call: &Call<'_>, conf: &Value) -> Result<Va
             addresses(call)?;
             return check(call, conf).map(|()| result::empty());
         }
-        Verb::Status | Verb::Gc => return addresses(call),
+        Verb::Status => {
+            if parsed.ip_masq {
+                masquerade::supported(plugins, &parsed.ip_masq_backend)?;
+            }
+            return addresses(call);
+        }
+        Verb::Gc => return addresses(call),
     }
     let netns = pod_netns(call)?;
     let lease = addresses(call)?;
-    let attached = Plan::new(&parsed, call, conf, &lease).and_then(|plan| plan.attach(&netns));
+    let attached =
+        Plan::new(plugins, &parsed, call, conf, &lease).and_then(|plan| plan.attach(&netns));
     if attached.is_err()
         && let Err(error) = addresses(&Call { verb: Verb::Del, ..call.clone() })
     {
@@ -72,6 +81,7 @@ struct Hop {
 }
 
 struct Plan<'a> {
+    plugins: &'a Plugins,
     conf: &'a Conf,
     call: &'a Call<'a>,
     lease: Lease,
@@ -81,6 +91,7 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn new(
+        plugins: &'a Plugins,
         conf: &'a Conf,
         call: &'a Call<'a>,
         document: &Value,
@@ -94,7 +105,7 @@ impl<'a> Plan<'a> {
             Some(Hop { prefix: address.prefix, gateway: address.gateway? })
         };
         let hops = lease.addresses.iter().filter_map(hop).collect();
-        Ok(Self { conf, call, lease, hops, pair })
+        Ok(Self { plugins, conf, call, lease, hops, pair })
     }
 
     fn attach(&self, netns: &OwnedFd) -> Result<Value, BuiltInError> {
@@ -107,7 +118,7 @@ impl<'a> Plan<'a> {
         }
         if self.conf.ip_masq {
             let subnets: Vec<_> = self.lease.prefixes().iter().map(IpPrefix::network).collect();
-            masquerade::ensure(&subnets)?;
+            masquerade::ensure(self.plugins, &self.conf.ip_masq_backend, &subnets)?;
         }
         let mut host = Rtnetlink::open().map_err(BuiltInError::Socket)?;
         host.create_veth(&NewVeth {

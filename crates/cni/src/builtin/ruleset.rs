@@ -60,8 +60,14 @@ pub(super) fn update(
 /// Whether this kernel can do it. Asked before the first pod, this also has the kernel load what
 /// it needs, which it is not good at when many ask at once.
 pub(super) fn supported() -> Result<(), BuiltInError> {
-    let mut nft = Nftables::open().map_err(BuiltInError::Socket)?;
-    nft.generation().map(drop).map_err(missing_support)
+    open()?.generation().map(drop).map_err(missing_support)
+}
+
+/// A socket to the ruleset of this network namespace.
+pub(super) fn open() -> Result<Nftables, BuiltInError> {
+    Nftables::open().map_err(|source| {
+        missing_support(NetlinkError::Socket { operation: "reach nf_tables".to_owned(), source })
+    })
 }
 
 impl Edit {
@@ -85,13 +91,14 @@ impl Edit {
         Ok(true)
     }
 
-    /// The interval set holds these networks, besides what it holds already.
+    /// The interval set exists, and holds these networks besides what it holds already.
     pub(super) fn networks(
         &mut self,
         nft: &mut Nftables,
         set: &str,
         networks: &[IpPrefix],
     ) -> Result<(), BuiltInError> {
+        self.transaction.interval_set(set, address_type(self.family));
         let present = intervals(self.family, &nft.elements(self.family, TABLE, set)?);
         let wanted = of_family(self.family, networks).map(|network| Interval {
             first: number(network.network().address()),
@@ -102,7 +109,6 @@ impl Edit {
             return Ok(());
         }
         self.changed = true;
-        self.transaction.interval_set(set, address_type(self.family));
         // Replaced as a whole: an interval that overlaps a present one cannot be added.
         self.transaction.flush_set(set);
         self.transaction.add_elements(set, &elements(self.family, &merged));
@@ -119,7 +125,8 @@ impl Edit {
         self.transaction.map(name, key, value);
     }
 
-    /// Adds elements to a map. One whose key is there with another value is refused (`EBUSY`).
+    /// Adds elements to a set or map. In a map, one whose key is there with another value is
+    /// refused (`EBUSY`).
     pub(super) fn add(&mut self, map: &str, elements: &[Element]) {
         if !elements.is_empty() {
             self.changed = true;
@@ -127,7 +134,7 @@ impl Edit {
         }
     }
 
-    /// Deletes elements that were read from the map.
+    /// Deletes elements that were read from the set or map.
     pub(super) fn delete(&mut self, map: &str, elements: &[Element]) {
         if !elements.is_empty() {
             self.changed = true;

@@ -1,6 +1,7 @@
 //! `tuning`: kernel settings and properties of a pod's interface, after it was made.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,8 +12,8 @@ use super::{BuiltInError, changed, sysctl};
 use crate::invoke::{Call, Verb};
 use crate::result;
 
-/// Where an operator restricts the settings that configurations may change, by regular
-/// expressions.
+/// Where an operator restricts the settings that configurations may change: a regular expression
+/// on each line, one of which must fit somewhere in a setting's name.
 const ALLOWLIST: &str = "/etc/cni/tuning/allowlist.conf";
 
 #[derive(Debug, Default, Deserialize)]
@@ -46,9 +47,8 @@ struct Plan {
 
 impl Plan {
     fn new(call: &Call<'_>, conf: &Conf, document: &Value) -> Result<Self, BuiltInError> {
-        if !conf.sysctl.is_empty() && std::path::Path::new(ALLOWLIST).exists() {
-            let what = format!("`sysctl` under {ALLOWLIST} needs the reference tuning plugin");
-            return Err(BuiltInError::configuration(what));
+        if !conf.sysctl.is_empty() {
+            allowed(conf.sysctl.keys(), Path::new(ALLOWLIST))?;
         }
         let settings = conf
             .sysctl
@@ -70,6 +70,30 @@ impl Plan {
         };
         Ok(Self { settings, change })
     }
+}
+
+/// Whether all of the settings fit the list, if there is one.
+fn allowed<'a>(keys: impl Iterator<Item = &'a String>, list: &Path) -> Result<(), BuiltInError> {
+    let text = match std::fs::read_to_string(list) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(BuiltInError::AllowList { path: list.to_owned(), source }),
+    };
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let expressions = lines.map(|line| {
+        regex::Regex::new(line).map_err(|error| {
+            let what = format!("{}: `{line}` is no regular expression: {error}", list.display());
+            BuiltInError::configuration(what)
+        })
+    });
+    let expressions = expressions.collect::<Result<Vec<_>, _>>()?;
+    for key in keys {
+        if !expressions.iter().any(|expression| expression.is_match(key)) {
+            let what = format!("`{key}` fits no line of {}", list.display());
+            return Err(BuiltInError::configuration(what));
+        }
+    }
+    Ok(())
 }
 
 /// The file of a setting of the pod's network namespace. Nothing else may be changed: other
@@ -162,5 +186,24 @@ mod tests {
         {
             assert_eq!(path(key), None, "{key}");
         }
+    }
+
+    #[test]
+    fn a_list_of_the_operators_restricts_settings() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = dir.path().join("allowlist.conf");
+        let asked = |keys: &[&str]| {
+            let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+            allowed(keys.iter(), &list).map_err(|error| error.to_string())
+        };
+        asked(&["net.core.somaxconn"]).unwrap();
+        std::fs::write(&list, "^net\\.ipv4\\.conf\\.IFNAME\\.[a-z_]*$\n\n  somaxconn\n").unwrap();
+        asked(&["net.ipv4.conf.IFNAME.arp_filter", "net.core.somaxconn"]).unwrap();
+        let error = asked(&["net.core.somaxconn", "net.ipv4.ip_forward"]).unwrap_err();
+        assert!(error.contains("`net.ipv4.ip_forward` fits no line of"), "{error}");
+        std::fs::write(&list, "(").unwrap();
+        assert!(asked(&["net.core.somaxconn"]).unwrap_err().contains("`(` is no regular"));
+        std::fs::write(&list, "").unwrap();
+        asked(&["net.core.somaxconn"]).unwrap_err();
     }
 }

@@ -3,10 +3,12 @@
 //!
 //! The pair is made in one message, with the pod's end born in the pod's namespace: moving a
 //! device between namespaces waits for RCU, 14 ms of it under the lock that all of rtnetlink
-//! shares. For the same reason DEL deletes no link unless the engine asks for it. It releases the
-//! address; the pair goes, asynchronously, when the pod's namespace does. A DEL without a result,
-//! which undoes an ADD that never completed, always deletes the pair: its namespace may be used
-//! for the next attempt.
+//! shares. For the same reason DEL deletes no link unless the engine asks for it. It takes the
+//! addresses off the pod's end; the pair goes, asynchronously, when the pod's namespace does. That
+//! may take minutes: a connection whose peer has vanished keeps the namespace of the dead until
+//! the kernel gives it up, and so does whoever else has entered it. A DEL without a result, which
+//! undoes an ADD that never completed, always deletes the pair: its namespace may be used for the
+//! next attempt. So does one without a namespace, where nobody knows what became of it.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -16,9 +18,11 @@ use sys::netlink::{IpPrefix, Mac, NetlinkError, Rtnetlink, netns};
 
 use super::{BuiltInError, sysctl};
 use crate::invoke::{Call, Plugins};
+use crate::result;
 
 pub(super) const EEXIST: i32 = 17;
 pub(super) const ENODEV: i32 = 19;
+pub(super) const EADDRNOTAVAIL: i32 = 99;
 
 /// What a pair is called and which hardware addresses it gets.
 #[derive(Debug, Clone)]
@@ -60,13 +64,18 @@ pub(super) fn in_pod<T: Send>(
 
 /// Deletes the pair if this DEL is one that must.
 pub(super) fn delete(plugins: &Plugins, call: &Call<'_>, conf: &Value) -> Result<(), BuiltInError> {
-    let completed = conf.get("prevResult").is_some();
-    if completed && !plugins.standalone {
-        return Ok(());
+    if let (Some(previous), Some(_), false) =
+        (conf.get("prevResult"), call.netns, plugins.standalone)
+    {
+        return withdraw(call, previous);
     }
     let mut host = Rtnetlink::open().map_err(BuiltInError::Socket)?;
-    let name = host_name(call, fnv(call.container, call.ifname));
-    tolerate(host.delete_link(&name), ENODEV)?;
+    let hash = fnv(call.container, call.ifname);
+    let name = host_name(call, hash);
+    // The name is short; another pod may have it by now.
+    if host.link(&name)?.is_some_and(|link| link.mac == Some(mac(hash))) {
+        tolerate(host.delete_link(&name), ENODEV)?;
+    }
     if !plugins.standalone || call.netns.is_none() {
         return Ok(());
     }
@@ -76,6 +85,22 @@ pub(super) fn delete(plugins: &Plugins, call: &Call<'_>, conf: &Value) -> Result
         match pod.link(call.ifname)? {
             Some(link) if link.kind == "veth" => tolerate(pod.delete_link(call.ifname), ENODEV)?,
             Some(_) | None => {}
+        }
+        Ok(())
+    })
+}
+
+/// Takes the pod's addresses off its link: they are given to others while the namespace may live.
+fn withdraw(call: &Call<'_>, previous: &Value) -> Result<(), BuiltInError> {
+    let netns = match pod_netns(call) {
+        Err(BuiltInError::NoNamespace { .. }) => return Ok(()),
+        netns => netns?,
+    };
+    let addresses = result::addresses_on(previous, call.ifname);
+    in_pod(call, &netns, |pod| {
+        let Some(link) = pod.link(call.ifname)? else { return Ok(()) };
+        for address in addresses {
+            tolerate(pod.delete_address(link.index, address), EADDRNOTAVAIL)?;
         }
         Ok(())
     })

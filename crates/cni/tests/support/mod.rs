@@ -12,14 +12,30 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use cni::{Attachment, Engine, EngineConfig, NetworkResult};
+use cni::{Attachment, Engine, EngineConfig, NetworkResult, PacketFilter};
 use model::{PodName, SandboxId, StringMap};
-use sys::netlink::{Rtnetlink, netns};
+use sys::netlink::{NewBridge, NewRoute, NewVeth, Rtnetlink, netns};
 
 pub(crate) struct Node {
     pub(crate) host: OwnedFd,
     pub(crate) dir: tempfile::TempDir,
     pub(crate) config: EngineConfig,
+}
+
+/// The address of [`Node::stranger`], and that of the host there.
+pub(crate) const STRANGER: &str = "192.0.2.2";
+pub(crate) const ROUTER: &str = "192.0.2.1";
+
+/// By what packets are rewritten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Means {
+    Nftables,
+    Iptables,
+    LegacyIptables,
+}
+
+impl Means {
+    pub(crate) const ALL: [Self; 3] = [Self::Nftables, Self::Iptables, Self::LegacyIptables];
 }
 
 pub(crate) fn is_root() -> bool {
@@ -45,6 +61,71 @@ impl Node {
             ..EngineConfig::default()
         };
         Self { host: netns::create().unwrap(), dir, config }
+    }
+
+    /// A node on which packets are rewritten by these means; `None` (and says so) without them.
+    pub(crate) fn by(means: Means) -> Option<Self> {
+        let mut node = Self::new();
+        let program = match means {
+            Means::Nftables => {
+                node.config.packet_filter = PacketFilter::Nftables;
+                return Some(node);
+            }
+            Means::Iptables => "/usr/sbin/xtables-nft-multi",
+            Means::LegacyIptables => "/usr/sbin/xtables-legacy-multi",
+        };
+        node.config.packet_filter = PacketFilter::Iptables;
+        node.config.tool_dirs = vec![node.path("sbin")];
+        std::fs::create_dir(node.path("sbin")).unwrap();
+        for name in ["iptables", "ip6tables", "iptables-restore", "ip6tables-restore"] {
+            std::os::unix::fs::symlink(program, node.path("sbin").join(name)).unwrap();
+        }
+        let works = node.on_host(|| node.iptables(&["-t", "nat", "-S"]));
+        if works.is_none() {
+            println!("skipped: {program} cannot be used here");
+        }
+        works.map(|_| node)
+    }
+
+    /// A machine behind a second bridge of the host, which is its router.
+    pub(crate) fn stranger(&self) -> Pod {
+        let stranger = Pod::new(99);
+        self.on_host(|| {
+            let mut host = Rtnetlink::open().unwrap();
+            let mac = [2, 0, 0, 0, 0, 1];
+            let bridge = NewBridge { name: "out0", mac, mtu: None, vlan_filtering: false };
+            host.create_bridge(&bridge).unwrap();
+            let master = host.link("out0").unwrap().unwrap().index;
+            host.add_address(master, format!("{ROUTER}/24").parse().unwrap()).unwrap();
+            host.create_veth(&NewVeth {
+                host_name: "vethout",
+                host_mac: [2, 0, 0, 0, 0, 2],
+                master: Some(master),
+                hairpin: false,
+                isolated: false,
+                peer_name: "eth0",
+                peer_mac: [2, 0, 0, 0, 0, 3],
+                peer_netns: stranger.netns.as_ref().unwrap().as_fd(),
+                mtu: None,
+            })
+            .unwrap();
+        });
+        stranger.inside(|| {
+            let mut route = Rtnetlink::open().unwrap();
+            let index = route.index("eth0").unwrap();
+            let gateway = Some(ROUTER.parse().unwrap());
+            let back = NewRoute { gateway, ..NewRoute::to("0.0.0.0/0".parse().unwrap()) };
+            let own = format!("{STRANGER}/24").parse().unwrap();
+            route.configure(index, &[own], true, &[back]).unwrap();
+        });
+        stranger
+    }
+
+    /// What `iptables` prints; `None` if it fails. Call it on the host.
+    pub(crate) fn iptables(&self, arguments: &[&str]) -> Option<String> {
+        let path = self.path("sbin/iptables");
+        let output = std::process::Command::new(path).args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -45,11 +45,6 @@ impl Expression {
         Self::numbers("fib", [(1, to), (2, 3), (3, 2)])
     }
 
-    /// Loads the conntrack status bits into register `to`.
-    pub fn conntrack_status(to: u32) -> Self {
-        Self::numbers("ct", [(1, to), (2, 2)])
-    }
-
     /// Goes on only if register `from` holds exactly (or does not hold) `value`.
     pub fn compare(from: u32, equal: bool, value: &[u8]) -> Self {
         let mut out = Self::numbers("cmp", [(1, from), (2, u32::from(!equal))]);
@@ -64,6 +59,24 @@ impl Expression {
         out.attributes.push((4, Operand::Data(mask.to_vec())));
         out.attributes.push((5, Operand::Data(vec![0; mask.len()])));
         out
+    }
+
+    /// Sets bits of register `at` in place.
+    pub fn set_bits(at: u32, bits: u32) -> Self {
+        let mut out = Self::numbers("bitwise", [(1, at), (2, at), (3, 4)]);
+        out.attributes.push((4, Operand::Data((!bits).to_ne_bytes().to_vec())));
+        out.attributes.push((5, Operand::Data(bits.to_ne_bytes().to_vec())));
+        out
+    }
+
+    /// Loads the packet's mark into register `to`.
+    pub fn packet_mark(to: u32) -> Self {
+        Self::numbers("meta", [(1, to), (2, 3)])
+    }
+
+    /// Makes what is in register `from` the packet's mark.
+    pub fn mark_packet(from: u32) -> Self {
+        Self::numbers("meta", [(3, from), (2, 3)])
     }
 
     /// Goes on only if register `from` is (or is not) in the set.
