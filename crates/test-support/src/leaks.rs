@@ -154,7 +154,16 @@ impl<'a> Leaks<'a> {
         if names(&ports).is_empty() {
             return Vec::new();
         }
-        wait_until_empty(&ports).into_iter().map(Leak::Link).collect()
+        // Under emulation the kernel takes many seconds. Rounds, since an event may come before
+        // anybody listens.
+        let mut left = Vec::new();
+        for _ in 0..12 {
+            left = wait_until_empty(&ports);
+            if left.is_empty() {
+                break;
+            }
+        }
+        left.into_iter().map(Leak::Link).collect()
     }
 
     fn cgroups(&self) -> Vec<Leak> {
