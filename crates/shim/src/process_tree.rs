@@ -5,7 +5,8 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -16,6 +17,10 @@ use crate::failure::io_failure;
 
 const SIGKILL: i32 = 9;
 
+/// How long it is waited for those killed. What the kernel holds on to (a dead network file system)
+/// must not hold up the pod's other affairs.
+const DEAD_WITHIN: Duration = Duration::from_secs(1);
+
 /// What `/proc/<pid>/stat` says about where a process belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Kin {
@@ -23,7 +28,7 @@ struct Kin {
     /// Absent (0) for those from outside the PID namespace `/proc` shows.
     parent: Option<Pid>,
     session: Option<Pid>,
-    /// Dead already, or so good as: `Z`, `X`.
+    /// Dead, with all its threads: `Z`, `X`.
     gone: bool,
 }
 
@@ -50,10 +55,12 @@ fn parse(pid: Pid, stat: &[u8]) -> Option<Kin> {
     let end_of_name = stat.iter().rposition(|byte| *byte == b')')?;
     let rest = std::str::from_utf8(stat.get(end_of_name + 1..)?).ok()?;
     let mut fields = rest.split_ascii_whitespace();
-    let gone = matches!(fields.next()?, "Z" | "X");
+    let dead = matches!(fields.next()?, "Z" | "X");
     let parent = Pid::from_raw(fields.next()?.parse().ok()?);
     let session = Pid::from_raw(fields.nth(1)?.parse().ok()?);
-    Some(Kin { pid, parent, session, gone })
+    // A first thread that has ended is a zombie for as long as others run.
+    let threads = fields.nth(13).and_then(|count| count.parse::<u32>().ok());
+    Some(Kin { pid, parent, session, gone: dead && threads.is_none_or(|count| count <= 1) })
 }
 
 /// `root` and everything below it.
@@ -73,15 +80,17 @@ fn family(root: Pid, all: &[Kin]) -> HashSet<Pid> {
     }
 }
 
-/// Sends SIGKILL to `root` and its descendants among `members`, until no new one is found. A
-/// process with that signal pending cannot fork, so this ends. Does not wait for them to be gone.
+/// Sends SIGKILL to `root` and its descendants among `members`, and blocks until they are dead, for
+/// a bounded time. A process with that signal pending cannot fork, so this ends. Whoever has to
+/// reaps them.
 ///
 /// # Errors
-/// The kernel's, or that of `members`.
+/// The kernel's, or that of `members`; one that does not die.
 pub(crate) fn kill_family(
     root: Pid,
     mut members: impl FnMut() -> Result<Vec<Pid>, Failure>,
 ) -> Result<(), Failure> {
+    let until = Instant::now() + DEAD_WITHIN;
     let mut signalled = HashSet::new();
     loop {
         let mut pids = members()?;
@@ -91,15 +100,15 @@ pub(crate) fn kill_family(
             all.extend(kin(pid).map_err(|error| failed(pid, &error))?);
         }
         let family = family(root, &all);
-        let is_left =
-            |kin: &&Kin| !kin.gone && family.contains(&kin.pid) && !signalled.contains(&kin.pid);
-        let left: Vec<Kin> = all.iter().filter(is_left).copied().collect();
-        if left.is_empty() {
-            return Ok(());
+        all.retain(|kin| !kin.gone && family.contains(&kin.pid));
+        let Some(first) = all.first() else { return Ok(()) };
+        if all.iter().all(|kin| signalled.contains(&kin.pid)) {
+            await_death(*first, until).map_err(|error| failed(first.pid, &error))?;
         }
-        for kin in left {
-            signal_if_still(kin, SIGKILL).map_err(|error| failed(kin.pid, &error))?;
-            signalled.insert(kin.pid);
+        for kin in all {
+            if signalled.insert(kin.pid) {
+                signal_if_still(kin, SIGKILL).map_err(|error| failed(kin.pid, &error))?;
+            }
         }
     }
 }
@@ -122,22 +131,34 @@ pub(crate) fn signal_family(root: Pid, members: Vec<Pid>, signal: i32) -> Result
 }
 
 fn failed(pid: Pid, error: &io::Error) -> Failure {
-    let what = format!("cannot signal process {}", pid.as_raw_nonzero());
+    let what = format!("cannot end process {}", pid.as_raw_nonzero());
     io_failure(FailureKind::Internal, what, error)
 }
 
-/// The number may have gone to another process since it was looked at: hold it by a pidfd and
-/// look again.
-fn signal_if_still(seen: Kin, signal: i32) -> io::Result<()> {
+/// A handle on a process, if it is still there: the number may have gone to another one since it was
+/// looked at, so it is held by a pidfd and looked at again.
+fn hold(seen: Kin) -> io::Result<Option<OwnedFd>> {
     let held = match sys::pidfd::open(seen.pid) {
         Ok(held) => held,
-        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => return Ok(()),
+        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => return Ok(None),
         Err(error) => return Err(error),
     };
     // The parent may have died meanwhile; the session stays.
-    match kin(seen.pid)? {
-        Some(now) if now.session == seen.session => sys::pidfd::signal(held.as_fd(), signal),
-        Some(_) | None => Ok(()),
+    let still = kin(seen.pid)?.is_some_and(|now| now.session == seen.session);
+    Ok(still.then_some(held))
+}
+
+fn signal_if_still(seen: Kin, signal: i32) -> io::Result<()> {
+    hold(seen)?.map_or(Ok(()), |held| sys::pidfd::signal(held.as_fd(), signal))
+}
+
+fn await_death(seen: Kin, until: Instant) -> io::Result<()> {
+    let Some(held) = hold(seen)? else { return Ok(()) };
+    let left = until.saturating_duration_since(Instant::now());
+    if sys::pidfd::wait_ended(held.as_fd(), left)? {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::TimedOut, "it outlives SIGKILL"))
     }
 }
 
@@ -157,6 +178,11 @@ mod tests {
             Kin { pid: pid(7), parent: Some(pid(3)), session: Some(pid(5)), gone: false }
         );
         assert!(parse(pid(7), b"7 (x) Z 1 1 1").unwrap().gone);
+        let with_threads = |count: &str| {
+            let text = format!("7 (x) Z 1 7 7 0 -1 4227084 0 0 0 0 0 0 0 0 20 0 {count} 0 500 0");
+            parse(pid(7), text.as_bytes()).unwrap()
+        };
+        assert!(with_threads("1").gone && !with_threads("2").gone);
         assert_eq!(parse(pid(1), b"1 (init) S 0 0 0").unwrap().parent, None);
         for torn in [&b""[..], b"7 (x", b"7 (x)", b"7 (x) S 1 1"] {
             assert_eq!(parse(pid(7), torn), None);

@@ -292,8 +292,10 @@ impl Supervisor {
             .execs
             .get(number)
             .ok_or_else(|| not_found(format!("exec {number} is not running")))?;
-        kill_family(exec.pid, || self.members_of(exec))?;
-        Ok((Response::Done, None))
+        let killed = kill_family(exec.pid, || self.members_of(exec));
+        // Once it is answered, nothing is left to be seen of it.
+        self.reap();
+        killed.map(|()| (Response::Done, None))
     }
 
     fn hang_up_exec(&mut self, number: u64) -> Done {

@@ -62,7 +62,7 @@ fn killing_an_exec_kills_its_descendants_and_nothing_else() {
         &[null.as_fd(), out_w.as_fd(), null.as_fd()],
     );
     drop(out_w);
-    assert!(matches!(client.answer_to(sent), Response::Started(_)));
+    let Response::Started(started) = client.answer_to(sent) else { panic!("not started") };
     let mut ready = [0; 6];
     out.read_exact(&mut ready).unwrap();
     assert_eq!(client.state().execs, Some(vec![5]));
@@ -73,6 +73,8 @@ fn killing_an_exec_kills_its_descendants_and_nothing_else() {
     };
     until("three sleepers run", || count(&mut client, 6) == 3);
     client.done(Body::KillExec { exec: 5 });
+    // Not even a zombie by the time of the answer.
+    assert!(!std::path::Path::new(&format!("/proc/{}", started.pid)).exists());
     let exit = client.exec_exit(5);
     assert_eq!((exit.code, exit.signal), (137, Some(9)));
     // The pipe ends only when the last of them is gone.
