@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+pub(crate) use model::chain;
 use serde_json::{Map, Value, json};
 use sys::netlink::IpPrefix;
 
@@ -284,16 +285,4 @@ fn described(list: &NetworkList) -> Value {
 /// Operators grep for the opening words.
 fn not_ready(error: &dyn std::error::Error) -> NetworkStatus {
     NetworkStatus::NotReady { message: format!("cni plugin not initialized: {}", chain(error)) }
-}
-
-/// An error with its causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        message.push_str(": ");
-        message.push_str(&error.to_string());
-        cause = error.source();
-    }
-    message
 }

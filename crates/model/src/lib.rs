@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod cgroup;
+mod chain;
 mod container;
 mod digest;
 mod id;
@@ -25,6 +26,7 @@ mod stats;
 mod time;
 
 pub use cgroup::{CgroupHierarchy, CgroupLayout};
+pub use chain::chain;
 pub use container::{
     CdiDevice, ContainerConfig, ContainerName, DeviceRequest, EnvVar, ImageSpec, MountPropagation,
     MountRequest, MountSource,

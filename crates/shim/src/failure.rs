@@ -1,21 +1,9 @@
 //! Failures as they travel: one sentence, a kind, the kernel's error.
 
-use std::error::Error;
 use std::io;
 
+pub(crate) use model::chain;
 use shim_protocol::{Failure, FailureKind};
-
-/// An error and its causes, joined.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
-    }
-    text
-}
 
 /// The request makes no sense.
 pub(crate) fn bad_request(message: impl Into<String>) -> Failure {
