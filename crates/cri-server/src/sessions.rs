@@ -2,7 +2,7 @@
 //! that meet in descriptors.
 
 use model::{SandboxId, Signal};
-use sandbox::{AttachEnding, AttachHold, ExecHold, Sandboxes, chain};
+use sandbox::{AttachEnding, AttachHold, ExecHold, Sandboxes, Session, chain};
 use streaming::{
     AttachRequest, Backend, BackendError, BoxFuture, Ending, ExecRequest, Process, ProcessControl,
     Streams, TerminalSize,
@@ -18,13 +18,7 @@ impl Backend for PodSessions {
         Box::pin(async move {
             let ExecRequest { container, command, streams } = request;
             let session = self.0.exec(container.as_str(), command, wanted(streams)).await;
-            let session = session.map_err(BackendError::new)?;
-            Ok(Process {
-                stdin: session.stdin,
-                stdout: session.stdout,
-                stderr: session.stderr,
-                control: Box::new(ExecControl(session.hold)),
-            })
+            session.map(|session| process(session, ExecControl)).map_err(BackendError::new)
         })
     }
 
@@ -32,13 +26,7 @@ impl Backend for PodSessions {
         Box::pin(async move {
             let AttachRequest { container, streams } = request;
             let session = self.0.attach(container.as_str(), wanted(streams)).await;
-            let session = session.map_err(BackendError::new)?;
-            Ok(Process {
-                stdin: session.stdin,
-                stdout: session.stdout,
-                stderr: session.stderr,
-                control: Box::new(AttachControl(session.hold)),
-            })
+            session.map(|session| process(session, AttachControl)).map_err(BackendError::new)
         })
     }
 
@@ -51,6 +39,14 @@ impl Backend for PodSessions {
             async move { self.0.connect(sandbox.as_str(), port).await.map_err(BackendError::new) },
         )
     }
+}
+
+fn process<H, C: ProcessControl + 'static>(
+    session: Session<H>,
+    control: impl FnOnce(H) -> C,
+) -> Process {
+    let Session { stdin, stdout, stderr, hold } = session;
+    Process { stdin, stdout, stderr, control: Box::new(control(hold)) }
 }
 
 fn wanted(streams: Streams) -> sandbox::Streams {

@@ -114,8 +114,10 @@ impl Session {
         }));
         let files = vec![stdin, stdout_end, stderr_end];
         if let Err(source) = self.target.link.call(body, files).await {
-            guard.armed = false;
-            self.target.link.unwatch_exec(exec);
+            if source.is_final() {
+                guard.armed = false;
+                self.target.link.unwatch_exec(exec);
+            }
             return Err(self.shim_error(source));
         }
         let output = self.collect(stdout, stderr, exited, timeout).await;

@@ -64,9 +64,7 @@ pub use record::{
     ContainerRecord, ContainerState, ExitReason, ExitRecord, ImageVolumeRecord, NetworkRecord,
     PodPhase, PodRecord, ProcessRecord,
 };
-pub use session::{
-    AttachEnding, AttachHold, AttachSession, ConnectError, ExecHold, ExecSession, Streams,
-};
+pub use session::{AttachEnding, AttachHold, ConnectError, ExecHold, Session, Streams};
 pub use spawn::SpawnError;
 pub use stats::metrics::{
     ContainerMetrics, DESCRIPTORS, Descriptor, MetricKind, PodMetrics, Sample,

@@ -75,6 +75,18 @@ pub enum LinkError {
     Failed(Failure),
 }
 
+impl LinkError {
+    /// Whether the request has no effect, now or later. A shim that is silent may still come to it.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Gone { .. } | Self::TooOld { .. } | Self::Failed(_) => {
+                true
+            }
+            Self::Silent { .. } | Self::Confused { .. } => false,
+        }
+    }
+}
+
 /// What a link tells the pod's owner.
 #[derive(Debug)]
 pub(crate) enum LinkEvent {

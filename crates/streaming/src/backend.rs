@@ -144,10 +144,11 @@ impl Error for BackendError {
 
 /// A process's streams and the hold on it.
 ///
-/// A descriptor is there exactly if [`Streams`] asked for it (attach: and the container has it).
-/// Each can be waited for by epoll: a pipe, a socket, a terminal. With a terminal, stdin and stdout
-/// are two duplicates of one descriptor, used both ways. The session makes them non-blocking,
-/// which holds for everybody who shares the file description.
+/// A descriptor is there exactly if [`Streams`] asked for it (attach: and the container has it); an
+/// exec's terminal is always read, or the command would soon wait for that. Each can be waited for by
+/// epoll: a pipe, a socket, a terminal. With a terminal, stdin and stdout are two duplicates of one
+/// descriptor, used both ways. The session makes them non-blocking, which holds for everybody who
+/// shares the file description.
 ///
 /// stdout and stderr end by end of file (a terminal: `EIO`). That they end and that the process
 /// ends are two events, in any order: what is still in the pipes is delivered.

@@ -53,7 +53,7 @@ impl Descriptor {
         loop {
             let Ok(mut ready) = self.0.readable().await else { return Ok(()) };
             stream.room().await?;
-            match ready.try_io(|fd| read(fd.as_fd(), stream)) {
+            match ready.try_io(|fd| read(fd.as_fd(), |bytes| stream.send(bytes))) {
                 Ok(Ok(Step::Ended)) => return Ok(()),
                 Ok(Ok(Step::Moved(_))) => {}
                 // A terminal without a process gives EIO; no other error says more than the end.
@@ -63,12 +63,23 @@ impl Descriptor {
         }
     }
 
+    /// Reads it to its end for nobody.
+    pub(crate) async fn skip(&self) {
+        loop {
+            let Ok(mut ready) = self.0.readable().await else { return };
+            match ready.try_io(|fd| read(fd.as_fd(), |_| {})) {
+                Ok(Ok(Step::Moved(_))) | Err(_) => {}
+                Ok(Ok(Step::Ended) | Err(_)) => return,
+            }
+        }
+    }
+
     /// Sends what is in it now, without waiting for more.
     pub(crate) async fn deliver_rest(&self, stream: &Stream) -> Result<(), Gone> {
         let mut total = 0;
         while total < PIPE {
             stream.room().await?;
-            match read(self.0.as_fd(), stream) {
+            match read(self.0.as_fd(), |bytes| stream.send(bytes)) {
                 Ok(Step::Moved(n)) => total += n,
                 Ok(Step::Ended) | Err(_) => break,
             }
@@ -77,13 +88,13 @@ impl Descriptor {
     }
 }
 
-fn read(fd: std::os::fd::BorrowedFd<'_>, stream: &Stream) -> io::Result<Step> {
+fn read(fd: std::os::fd::BorrowedFd<'_>, take: impl FnOnce(&[u8])) -> io::Result<Step> {
     with_scratch(|scratch| {
         let piece = &mut scratch[..PIECE];
         match rustix::io::read(fd, &mut *piece) {
             Ok(0) => Ok(Step::Ended),
             Ok(n) => {
-                stream.send(&piece[..n]);
+                take(&piece[..n]);
                 Ok(Step::Moved(n))
             }
             Err(Errno::INTR) => Ok(Step::Moved(0)),

@@ -9,6 +9,7 @@
 
 pub mod backend;
 pub mod client;
+mod connection;
 mod descriptor;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -19,6 +20,7 @@ mod session;
 mod spdy;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod websocket;
 mod wire;
 
@@ -26,4 +28,5 @@ pub use backend::{
     AttachRequest, Backend, BackendError, BoxFuture, Ending, ExecRequest, PortForwardRequest,
     Process, ProcessControl, Streams, StreamsError, TerminalSize,
 };
-pub use server::{BindError, Config, Server, TlsError, TlsFiles, TooManyRequests, Urls};
+pub use server::{BindError, Config, Server, TooManyRequests, Urls};
+pub use tls::{ClientTls, TlsError, TlsFiles};

@@ -11,7 +11,7 @@ use crate::{
     client::{Client, Limit},
     resolve::Inventory,
     stream::{
-        TransportArg,
+        StreamArgs,
         keys::DetachKeys,
         session::{self, Ended},
     },
@@ -32,9 +32,8 @@ pub struct Attach {
     #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q",
           value_parser = DetachKeys::parse)]
     detach_keys: DetachKeys,
-    /// How to speak with the runtime's streaming server
-    #[arg(long, value_enum, default_value_t, value_name = "TRANSPORT")]
-    transport: TransportArg,
+    #[command(flatten)]
+    stream: StreamArgs,
     /// Container: id, beginning of an id, NAME, POD/NAME or NAMESPACE/POD/NAME
     container: String,
 }
@@ -60,7 +59,7 @@ impl Attach {
             return Err(Error::Incomplete { rpc: "Attach", field: "url" });
         }
         let streams = Streams::new(self.interactive, true, !self.tty, self.tty)?;
-        let process = ClientProcess::connect(&answer.url, self.transport.into(), streams).await?;
+        let process = ClientProcess::connect(&answer.url, self.stream, streams).await?;
         match session::run(process, io, self.tty, self.detach_keys).await? {
             Ended::Told(Verdict::Success) => exit_code(client, &container.id).await,
             Ended::Told(Verdict::ExitCode(code)) => Ok(u8::try_from(code).unwrap_or(255)),

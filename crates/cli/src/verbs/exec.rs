@@ -15,7 +15,7 @@ use crate::{
     human::parse_duration,
     resolve::{Inventory, Object},
     stream::{
-        TransportArg,
+        StreamArgs,
         keys::DetachKeys,
         session::{self, Ended},
     },
@@ -34,9 +34,8 @@ pub struct Exec {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration,
           conflicts_with_all = ["interactive", "tty"])]
     timeout: Option<Duration>,
-    /// How to speak with the runtime's streaming server
-    #[arg(long, value_enum, default_value_t, value_name = "TRANSPORT")]
-    transport: TransportArg,
+    #[command(flatten)]
+    stream: StreamArgs,
     /// Container: id, beginning of an id, NAME, POD/NAME or NAMESPACE/POD/NAME
     container: String,
     /// Command and arguments
@@ -78,7 +77,7 @@ impl Exec {
             return Err(Error::Incomplete { rpc: "Exec", field: "url" });
         }
         let streams = Streams::new(self.interactive, true, !self.tty, self.tty)?;
-        let process = ClientProcess::connect(&url, self.transport.into(), streams).await?;
+        let process = ClientProcess::connect(&url, self.stream, streams).await?;
         // Leaving a command ends it, so there are no keys for it.
         let nothing = DetachKeys::parse("")?;
         match session::run(process, io, self.tty, nothing).await? {

@@ -18,7 +18,7 @@ use crate::{
     Error, Io,
     client::{Client, Limit},
     resolve::Inventory,
-    stream::TransportArg,
+    stream::StreamArgs,
 };
 
 /// Forward local ports to ports in a pod, until interrupted
@@ -27,9 +27,8 @@ pub struct PortForward {
     /// Local address to listen at [default: 127.0.0.1 and ::1]
     #[arg(long, value_name = "IP")]
     bind: Vec<IpAddr>,
-    /// How to speak with the runtime's streaming server
-    #[arg(long, value_enum, default_value_t, value_name = "TRANSPORT")]
-    transport: TransportArg,
+    #[command(flatten)]
+    stream: StreamArgs,
     /// Pod: id, beginning of an id, NAME or NAMESPACE/NAME
     pod: String,
     /// LOCAL:REMOTE, or one number for both; without LOCAL (`:80`) any free port
@@ -92,7 +91,7 @@ impl PortForward {
         if answer.url.is_empty() {
             return Err(Error::Incomplete { rpc: "PortForward", field: "url" });
         }
-        let (forwarder, driver) = Forwarder::connect(&answer.url, self.transport.into()).await?;
+        let (forwarder, driver) = Forwarder::connect(&answer.url, self.stream).await?;
         for (listener, remote) in &listeners {
             let local = listener.local_addr().map_err(Error::Start)?;
             io.line(format_args!("{local} -> {remote}"))?;

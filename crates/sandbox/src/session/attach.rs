@@ -9,25 +9,12 @@ use shim_protocol::{AttachEnd, Body, StartAttach};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Streams, pipe};
+use super::{Session, Streams, pipe};
 use crate::error::{AttachError, ContainerError, chain};
 use crate::exec::next_number;
 use crate::link::{Ended, LinkError, ShimLink, end_of};
 use crate::manager::{Sandboxes, ask, not_found};
 use crate::pod::Request;
-
-/// An attached client's streams.
-#[derive(Debug)]
-pub struct AttachSession {
-    /// To write to, if wanted and the container has it.
-    pub stdin: Option<OwnedFd>,
-    /// To read from, if wanted: output from now on.
-    pub stdout: Option<OwnedFd>,
-    /// To read from, if wanted and the container has no terminal.
-    pub stderr: Option<OwnedFd>,
-    /// The hold on it.
-    pub hold: AttachHold,
-}
 
 /// Why an attach is over.
 #[derive(Debug)]
@@ -64,11 +51,16 @@ impl std::fmt::Debug for AttachHold {
 }
 
 impl Sandboxes {
-    /// CRI `Attach`, once a client is there. Cancel-safe: a client that has left is detached.
+    /// CRI `Attach`, once a client is there: output from now on. Only what the container has is given.
+    /// Cancel-safe: a client that has left is detached.
     ///
     /// # Errors
     /// [`AttachError`]; nothing is left then.
-    pub async fn attach(&self, id: &str, streams: Streams) -> Result<AttachSession, AttachError> {
+    pub async fn attach(
+        &self,
+        id: &str,
+        streams: Streams,
+    ) -> Result<Session<AttachHold>, AttachError> {
         let view = self.running_container(id, "attach to")?;
         let (container, config) = (view.record.id.clone(), &view.record.config);
         let wanted = Streams {
@@ -106,10 +98,10 @@ impl Sandboxes {
         });
         let Files { theirs, stdin, stdout, stderr } = files;
         if let Err(source) = hold.link.call(body, theirs).await {
-            hold.void = !matches!(source, LinkError::Silent { .. });
+            hold.void = source.is_final();
             return Err(AttachError::Shim { container, source });
         }
-        Ok(AttachSession { stdin, stdout, stderr, hold })
+        Ok(Session { stdin, stdout, stderr, hold })
     }
 }
 
@@ -152,7 +144,7 @@ impl AttachHold {
         self.link.call_done(Body::Resize { container, columns, rows }).await
     }
 
-    /// The client will send nothing more, and its [`AttachSession::stdin`] is closed. What that
+    /// The client will send nothing more, and its [`Session::stdin`] is closed. What that
     /// means to the container is in its configuration.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use rustix::termios::Winsize;
 use shim_protocol::{Body, Exit, FailureKind, StartExec};
 use tokio_util::task::TaskTracker;
 
-use super::{Streams, pipe};
+use super::{Session, Streams, pipe};
 use crate::error::{ContainerError, ExecError};
 use crate::exec::{kill, next_number};
 use crate::link::{Ended, LinkError, ShimLink, end_of};
@@ -21,19 +21,6 @@ use crate::targets::ExecTarget;
 
 /// How long a command nobody listens to any more may take to end by itself after SIGHUP.
 const HANG_UP_WITHIN: Duration = Duration::from_secs(1);
-
-/// A running command.
-#[derive(Debug)]
-pub struct ExecSession {
-    /// To write to, if wanted.
-    pub stdin: Option<OwnedFd>,
-    /// To read from, if wanted.
-    pub stdout: Option<OwnedFd>,
-    /// To read from, if wanted.
-    pub stderr: Option<OwnedFd>,
-    /// The hold on it.
-    pub hold: ExecHold,
-}
 
 /// The hold on a command: dropping it while the command runs sends SIGHUP to the command and its
 /// descendants, and SIGKILL to what is left of them a second later or when the command ends.
@@ -66,7 +53,7 @@ impl Sandboxes {
         id: &str,
         command: Vec<String>,
         streams: Streams,
-    ) -> Result<ExecSession, ExecError> {
+    ) -> Result<Session<ExecHold>, ExecError> {
         let (container, queue) = self.container(id).map_err(ContainerError::from)?;
         let Some(first) = command.first().cloned() else {
             return Err(ExecError::EmptyCommand { container });
@@ -147,39 +134,36 @@ async fn with_pipes(
     body: Body,
     files: Files,
     mut hold: ExecHold,
-) -> Result<ExecSession, LinkError> {
+) -> Result<Session<ExecHold>, LinkError> {
     let Files { theirs, stdin, stdout, stderr } = files;
     let started = hold.link.call(body, theirs).await;
     hold.settle(started)?;
-    Ok(ExecSession { stdin, stdout, stderr, hold })
+    Ok(Session { stdin, stdout, stderr, hold })
 }
 
 async fn with_terminal(
     body: Body,
     streams: Streams,
     mut hold: ExecHold,
-) -> Result<ExecSession, LinkError> {
+) -> Result<Session<ExecHold>, LinkError> {
     let started = hold.link.call_for_files(body, Vec::new()).await;
     let (_started, mut files) = hold.settle(started)?;
     let copies = files.pop().and_then(|master| {
         let stdin = streams.stdin.then(|| master.try_clone()).transpose().ok()?;
-        let stdout = streams.stdout.then(|| master.try_clone()).transpose().ok()?;
+        // Also for a caller who does not want it: somebody must read, or the command would soon wait.
+        let stdout = master.try_clone().ok()?;
         Some((stdin, stdout, master))
     });
     // Without its terminal the command is of no use: dropping the hold ends it.
     let (stdin, stdout, master) = copies.ok_or_else(|| hold.link.confused())?;
     hold.terminal = Some(master);
-    Ok(ExecSession { stdin, stdout, stderr: None, hold })
+    Ok(Session { stdin, stdout: Some(stdout), stderr: None, hold })
 }
 
 impl ExecHold {
     /// After an answer that says that nothing runs there is nothing to hold.
     fn settle<T>(&mut self, started: Result<T, LinkError>) -> Result<T, LinkError> {
-        if let Err(LinkError::Failed(_) | LinkError::Gone { .. } | LinkError::TooOld { .. }) =
-            &started
-        {
-            self.void = true;
-        }
+        self.void = started.as_ref().is_err_and(LinkError::is_final);
         started
     }
 

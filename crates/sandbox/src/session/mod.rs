@@ -18,9 +18,9 @@ use crate::error::ContainerError;
 use crate::manager::Sandboxes;
 use crate::view::ContainerView;
 
-pub use attach::{AttachEnding, AttachHold, AttachSession};
+pub use attach::{AttachEnding, AttachHold};
 pub use connect::ConnectError;
-pub use exec::{ExecHold, ExecSession};
+pub use exec::ExecHold;
 
 /// Which streams of a process are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,20 @@ pub struct Streams {
     pub stderr: bool,
     /// An exec'd process gets a terminal; not looked at for attach.
     pub tty: bool,
+}
+
+/// A process's streams in the caller's hands: those that were wanted and that it has. A command's
+/// terminal can always be read.
+#[derive(Debug)]
+pub struct Session<H> {
+    /// To write to.
+    pub stdin: Option<OwnedFd>,
+    /// To read from.
+    pub stdout: Option<OwnedFd>,
+    /// To read from.
+    pub stderr: Option<OwnedFd>,
+    /// Dropping it ends the session.
+    pub hold: H,
 }
 
 impl Sandboxes {

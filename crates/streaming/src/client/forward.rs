@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use super::{ConnectError, TIMEOUTS, Transport, spdy, websocket};
+use super::{ConnectError, Options, TIMEOUTS, Transport, spdy, websocket};
 use crate::backend::BoxFuture;
 use crate::protocol::{FORWARD_SPDY, FORWARD_TUNNEL};
 use crate::session::{FORWARD_LIMITS, exchange};
@@ -46,15 +46,17 @@ impl Forwarder {
     /// [`ConnectError`].
     pub async fn connect(
         url: &str,
-        transport: Transport,
+        options: impl Into<Options>,
     ) -> Result<(Self, BoxFuture<'static, ()>), ConnectError> {
+        let Options { transport, tls } = options.into();
         let (upgrade, wire) = match transport {
             Transport::Spdy => {
-                (spdy(url, &[FORWARD_SPDY]).await?, Wire::Spdy(Endpoint::new(Role::Client)))
+                (spdy(url, tls, &[FORWARD_SPDY]).await?, Wire::Spdy(Endpoint::new(Role::Client)))
             }
-            Transport::WebSocket => {
-                (websocket(url, &[FORWARD_TUNNEL]).await?, Wire::Tunnel(Tunnel::new(Role::Client)))
-            }
+            Transport::WebSocket => (
+                websocket(url, tls, &[FORWARD_TUNNEL]).await?,
+                Wire::Tunnel(Tunnel::new(Role::Client)),
+            ),
         };
         let mux = Mux::new(wire, Limits { outlives_reset: true, ..FORWARD_LIMITS });
         let driven = mux.clone();

@@ -5,6 +5,7 @@ mod process;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -16,13 +17,17 @@ use http::{Method, Request, StatusCode, Uri};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 pub use self::forward::{ForwardError, Forwarder};
 pub use self::process::{ClientProcess, Reader, Verdict, VerdictError, Writer};
+use crate::connection::Connection;
 use crate::protocol::{
     SPDY, STREAM_PROTOCOL, WEBSOCKET_ACCEPT, WEBSOCKET_KEY, WEBSOCKET_PROTOCOL, WEBSOCKET_VERSION,
 };
+use crate::tls::{ClientTls, TlsError};
 use crate::wire::{Gone, Timeouts};
 use crate::{random, websocket};
 
@@ -41,6 +46,21 @@ pub enum Transport {
     WebSocket,
 }
 
+/// How to reach the server.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Options {
+    /// The protocol.
+    pub transport: Transport,
+    /// For URLs that are `https`.
+    pub tls: Option<ClientTls>,
+}
+
+impl From<Transport> for Options {
+    fn from(transport: Transport) -> Self {
+        Self { transport, tls: None }
+    }
+}
+
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -54,10 +74,30 @@ pub enum ConnectError {
         source: InvalidUri,
     },
     /// Of another kind.
-    #[error("the runtime's streaming URL `{url}` is not of the form http://HOST:PORT/PATH")]
+    #[error("the runtime's streaming URL `{url}` is not of the form http[s]://HOST:PORT/PATH")]
     Scheme {
         /// As given.
         url: String,
+    },
+    /// It is to be verified, and nobody said by whom.
+    #[error(
+        "the runtime's streaming URL `{url}` is https: name the authority that signed its certificate (--tls-ca)"
+    )]
+    NoAuthority {
+        /// As given.
+        url: String,
+    },
+    /// Our files for it.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// It is not whom we believe, or does not believe us.
+    #[error("no TLS connection with the runtime's streaming server at {address}")]
+    Handshake {
+        /// Host and port.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// Nobody is there.
     #[error("cannot connect to the runtime's streaming server at {address}")]
@@ -104,7 +144,7 @@ impl From<Gone> for ConnectError {
 
 /// A connection whose upgrade is done.
 struct Upgrade {
-    io: TcpStream,
+    io: Connection,
     early: Bytes,
     /// What the server chose of the offered sub-protocols.
     protocol: String,
@@ -118,17 +158,26 @@ const TIMEOUTS: Timeouts = Timeouts {
 };
 
 /// Upgrades to SPDY, offering `protocols`.
-async fn spdy(url: &str, protocols: &[&'static str]) -> Result<Upgrade, ConnectError> {
+async fn spdy(
+    url: &str,
+    tls: Option<ClientTls>,
+    protocols: &[&'static str],
+) -> Result<Upgrade, ConnectError> {
     let mut headers = HeaderMap::new();
     headers.insert(UPGRADE, const { HeaderValue::from_static(SPDY) });
     for protocol in protocols {
         headers.append(STREAM_PROTOCOL, HeaderValue::from_static(protocol));
     }
-    upgrade(url, Method::POST, headers, protocols, STREAM_PROTOCOL).await.map(|(done, _)| done)
+    let asked = upgrade(url, tls, Method::POST, headers, protocols, STREAM_PROTOCOL);
+    asked.await.map(|(done, _)| done)
 }
 
 /// Upgrades to WebSocket, offering `protocols`.
-async fn websocket(url: &str, protocols: &[&'static str]) -> Result<Upgrade, ConnectError> {
+async fn websocket(
+    url: &str,
+    tls: Option<ClientTls>,
+    protocols: &[&'static str],
+) -> Result<Upgrade, ConnectError> {
     let key = STANDARD.encode(random::bytes::<16>());
     let accept = websocket::handshake::accept(&key);
     let mut headers = HeaderMap::new();
@@ -142,7 +191,7 @@ async fn websocket(url: &str, protocols: &[&'static str]) -> Result<Upgrade, Con
     if let Ok(offer) = HeaderValue::from_str(&protocols.join(", ")) {
         headers.insert(WEBSOCKET_PROTOCOL, offer);
     }
-    let asked = upgrade(url, Method::GET, headers, protocols, WEBSOCKET_PROTOCOL);
+    let asked = upgrade(url, tls, Method::GET, headers, protocols, WEBSOCKET_PROTOCOL);
     let (done, answer) = asked.await?;
     if answer.get(&WEBSOCKET_ACCEPT).is_none_or(|value| value.as_bytes() != accept.as_bytes()) {
         return Err(ConnectError::Upgrade { what: "its Sec-WebSocket-Accept is wrong" });
@@ -152,6 +201,7 @@ async fn websocket(url: &str, protocols: &[&'static str]) -> Result<Upgrade, Con
 
 async fn upgrade(
     url: &str,
+    tls: Option<ClientTls>,
     method: Method,
     headers: HeaderMap,
     protocols: &[&'static str],
@@ -160,11 +210,18 @@ async fn upgrade(
     let uri: Uri =
         url.parse().map_err(|source| ConnectError::Url { url: url.to_owned(), source })?;
     let wrong = || ConnectError::Scheme { url: url.to_owned() };
-    if uri.scheme_str() != Some("http") {
-        return Err(wrong());
-    }
+    let tls = match (uri.scheme_str(), tls) {
+        (Some("http"), _) => None,
+        (Some("https"), Some(tls)) => Some(tls),
+        (Some("https"), None) => return Err(ConnectError::NoAuthority { url: url.to_owned() }),
+        _ => return Err(wrong()),
+    };
     let authority = uri.authority().ok_or_else(wrong)?.as_str().to_owned();
-    let asked = Box::pin(ask(&uri, &authority, method, headers));
+    let asked = async {
+        let connection = dial(&uri, tls).await?;
+        ask(connection, &uri, &authority, method, headers).await
+    };
+    let asked = Box::pin(asked);
     let (upgraded, answer) = match tokio::time::timeout(LIMIT, asked).await {
         Ok(done) => done?,
         Err(_elapsed) => return Err(ConnectError::Silent { address: authority }),
@@ -173,27 +230,45 @@ async fn upgrade(
     if !protocols.contains(&protocol) {
         return Err(ConnectError::Upgrade { what: "it chose a protocol that was not offered" });
     }
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>();
+    let parts = upgraded.downcast::<TokioIo<Connection>>();
     let parts = parts.map_err(|_| ConnectError::Upgrade { what: "it is not a connection" })?;
     let protocol = protocol.to_owned();
     let done = Upgrade { io: parts.io.into_inner(), early: parts.read_buf, protocol };
     Ok((done, answer))
 }
 
+/// Connects to the URL's host.
+async fn dial(uri: &Uri, tls: Option<ClientTls>) -> Result<Connection, ConnectError> {
+    let host = uri.host().unwrap_or_default();
+    let usual = if tls.is_some() { 443 } else { 80 };
+    let port = uri.port_u16().unwrap_or(usual);
+    let address = format!("{host}:{port}");
+    let unreachable = |source| ConnectError::Unreachable { address: address.clone(), source };
+    let addresses: Vec<SocketAddr> =
+        tokio::net::lookup_host(&address).await.map_err(unreachable)?.collect();
+    let tcp = TcpStream::connect(&*addresses).await.map_err(unreachable)?;
+    tcp.set_nodelay(true).map_err(unreachable)?;
+    let Some(tls) = tls else { return Ok(Connection::Plain(tcp)) };
+    let config = tokio::task::spawn_blocking(move || tls.config()).await;
+    let config = config.map_err(|gone| unreachable(io::Error::other(gone)))??;
+    // An IPv6 address in a URL is in brackets; as a name it is not.
+    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let name =
+        ServerName::try_from(bare).map_err(|_| ConnectError::Scheme { url: uri.to_string() })?;
+    let encrypted = TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
+    let encrypted =
+        encrypted.map_err(|source| ConnectError::Handshake { address: address.clone(), source })?;
+    Ok(Connection::Tls(Box::new(encrypted.into())))
+}
+
 /// Sends the request and takes the answer, which is 101.
 async fn ask(
+    connection: Connection,
     uri: &Uri,
     authority: &str,
     method: Method,
     headers: HeaderMap,
 ) -> Result<(Upgraded, HeaderMap), ConnectError> {
-    let with_port =
-        if uri.port().is_some() { authority.to_owned() } else { format!("{authority}:80") };
-    let unreachable = |source| ConnectError::Unreachable { address: authority.to_owned(), source };
-    let addresses: Vec<SocketAddr> =
-        tokio::net::lookup_host(with_port).await.map_err(unreachable)?.collect();
-    let tcp = TcpStream::connect(&*addresses).await.map_err(unreachable)?;
-    tcp.set_nodelay(true).map_err(unreachable)?;
     let mut request = Request::new(String::new());
     *request.method_mut() = method;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
@@ -204,7 +279,8 @@ async fn ask(
     if let Ok(host) = HeaderValue::from_str(authority) {
         request.headers_mut().insert(HOST, host);
     }
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(connection)).await?;
     let exchange = async move {
         let mut answer = sender.send_request(request).await?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::{ConnectError, TIMEOUTS, Transport, spdy, websocket};
+use super::{ConnectError, Options, TIMEOUTS, Transport, Upgrade, spdy, websocket};
 use crate::backend::{BoxFuture, Streams, TerminalSize};
 use crate::protocol::{V1, V2, V3, V4, V5};
 use crate::session::PROCESS_LIMITS;
@@ -197,17 +197,19 @@ impl ClientProcess {
     /// [`ConnectError`].
     pub async fn connect(
         url: &str,
-        transport: Transport,
+        options: impl Into<Options>,
         streams: Streams,
     ) -> Result<Self, ConnectError> {
+        let Options { transport, tls } = options.into();
         match transport {
-            Transport::Spdy => Self::spdy(url, streams).await,
-            Transport::WebSocket => Self::websocket(url, streams).await,
+            Transport::Spdy => Self::spdy(spdy(url, tls, &[V4, V3, V2, V1]).await?, streams).await,
+            Transport::WebSocket => {
+                Ok(Self::websocket(websocket(url, tls, &[V5, V4]).await?, streams))
+            }
         }
     }
 
-    async fn spdy(url: &str, streams: Streams) -> Result<Self, ConnectError> {
-        let upgrade = spdy(url, &[V4, V3, V2, V1]).await?;
+    async fn spdy(upgrade: Upgrade, streams: Streams) -> Result<Self, ConnectError> {
         let mux = Mux::new(Wire::Spdy(Endpoint::new(Role::Client)), LIMITS);
         let resizes = streams.tty() && [V4, V3].contains(&upgrade.protocol.as_str());
         let json = upgrade.protocol == V4;
@@ -239,8 +241,7 @@ impl ClientProcess {
         Ok(Self::new(driver, mux, json, [stdin, stdout, stderr, sizes], error))
     }
 
-    async fn websocket(url: &str, streams: Streams) -> Result<Self, ConnectError> {
-        let upgrade = websocket(url, &[V5, V4]).await?;
+    fn websocket(upgrade: Upgrade, streams: Streams) -> Self {
         let channels = Channels::new(Role::Client, Encoding::Binary, upgrade.protocol == V5);
         let mux = Mux::new(Wire::Channels(channels), LIMITS);
         let some = |wanted: bool, number| wanted.then(|| mux.channel(number));
@@ -256,7 +257,7 @@ impl ClientProcess {
             let end = drive(&driven, upgrade.io, upgrade.early, TIMEOUTS).await;
             tracing::debug!(%end, "the streaming connection ended");
         });
-        Ok(Self::new(driver, mux, true, all, error))
+        Self::new(driver, mux, true, all, error)
     }
 
     fn new(

@@ -2,7 +2,6 @@
 
 mod connection;
 mod negotiate;
-mod tls;
 mod tokens;
 
 use std::io;
@@ -17,13 +16,13 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use self::connection::{Connection, handshake, kind_of};
-use self::tls::Reloading;
-pub use self::tls::{TlsError, TlsFiles};
+use self::connection::{handshake, kind_of};
 use self::tokens::Tokens;
 pub use self::tokens::TooManyRequests;
 use crate::backend::{AttachRequest, Backend, ExecRequest, PortForwardRequest};
+use crate::connection::Connection;
 use crate::session::{Context, Patience, ProcessRequest, Request};
+use crate::tls::{Reloading, TlsError, TlsFiles};
 use crate::wire::Timeouts;
 
 /// Connections whose request has not come yet. A slow one is cut after ten seconds.
@@ -183,27 +182,21 @@ impl Server {
             tokio::select! {
                 () = &mut shutdown => break,
                 Some(done) = tasks.join_next() => report(done),
-                Ok(permit) = Arc::clone(&handshakes).acquire_owned() => {
-                    let accepted = tokio::select! {
-                        () = &mut shutdown => break,
-                        accepted = listener.accept() => accepted,
-                    };
-                    let tcp = match accepted {
-                        Ok((tcp, _)) => tcp,
-                        Err(error) => {
-                            tracing::warn!(%error, "the streaming server cannot accept connections");
-                            sleep(ACCEPT_PAUSE).await;
-                            continue;
-                        }
-                    };
-                    tasks.spawn(Visit {
-                        permit,
-                        sessions: Arc::clone(&sessions),
-                        tls: tls.clone(),
-                        tokens: urls.tokens.clone(),
-                        context: Arc::clone(&context),
-                    }.serve(tcp));
-                }
+                accepted = accept(&listener, &handshakes) => match accepted {
+                    Ok((permit, tcp)) => {
+                        tasks.spawn(Visit {
+                            permit,
+                            sessions: Arc::clone(&sessions),
+                            tls: tls.clone(),
+                            tokens: urls.tokens.clone(),
+                            context: Arc::clone(&context),
+                        }.serve(tcp));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the streaming server cannot accept connections");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
             }
         }
         drop(listener);
@@ -215,6 +208,16 @@ impl Server {
             }
         }
     }
+}
+
+/// The next connection, once its handshake has a place. Losing the future loses nothing.
+async fn accept(
+    listener: &TcpListener,
+    handshakes: &Arc<Semaphore>,
+) -> io::Result<(OwnedSemaphorePermit, TcpStream)> {
+    let permit = Arc::clone(handshakes).acquire_owned().await.map_err(io::Error::other)?;
+    let (tcp, _) = listener.accept().await?;
+    Ok((permit, tcp))
 }
 
 async fn finish(tasks: &mut JoinSet<()>) {
@@ -276,7 +279,7 @@ impl Visit {
         let handshaken = async {
             let connection = match &self.tls {
                 None => Connection::Plain(tcp),
-                Some(tls) => Connection::Tls(Box::new(encrypt(tls, tcp).await?)),
+                Some(tls) => Connection::Tls(Box::new(encrypt(tls, tcp).await?.into())),
             };
             handshake(connection, &self.tokens).await
         };

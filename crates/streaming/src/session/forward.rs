@@ -16,6 +16,9 @@ use crate::wire::{Mux, Parting, Stream};
 /// When the client is gone: for what it has sent to reach the pod.
 const LAST_BYTES: Duration = Duration::from_secs(10);
 
+/// Clients count their requests; a longer name for one would only be kept.
+const LONGEST_REQUEST: usize = 64;
+
 /// How the client's streams come about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrival {
@@ -128,7 +131,8 @@ impl Waiting {
         };
         let port = headers.get("port")?.parse().ok().filter(|port| *port > 0)?;
         let key = match (headers.get("requestid"), kind) {
-            (Some(id), _) => id.to_owned(),
+            (Some(id), _) if id.len() <= LONGEST_REQUEST => id.to_owned(),
+            (Some(_), _) => return None,
             // Clients before Kubernetes 1.1 open the error stream, then the data stream.
             (None, Kind::Error) => format!("#{}", stream.id().0),
             (None, Kind::Data) => format!("#{}", stream.id().0.checked_sub(2)?),

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+pub(crate) use model::chain;
 use tokio::sync::watch;
 
 pub(crate) use self::forward::Forwarding;
 pub(crate) use self::pair::exchange;
 pub(crate) use self::process::{ProcessSession, Version};
-pub(crate) use self::status::chain;
 pub(crate) use self::{forward::Arrival as ForwardArrival, process::Arrival as ProcessArrival};
 use crate::backend::{AttachRequest, Backend, ExecRequest, PortForwardRequest};
 use crate::wire::{End, Io, Limits, Mux, Timeouts, Wire, drive};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use model::SandboxId;
 use tokio::net::TcpStream;
 
-use super::status::chain;
+use super::chain;
 use crate::backend::Backend;
 use crate::wire::{Received, Stream, with_scratch};
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::resize::resize;
-use super::status::{Outcome, StatusFormat, chain};
-use super::{Context, ProcessRequest};
+use super::status::{Outcome, StatusFormat};
+use super::{Context, ProcessRequest, chain};
 use crate::backend::{Backend, Ending, Process, ProcessControl, Streams};
 use crate::descriptor::Descriptor;
 use crate::wire::{Mux, Parting, Received, Stream};
@@ -241,7 +241,8 @@ impl Ends {
             std::future::pending::<()>().await;
         };
         let output = async {
-            let (stdout, stderr) = (both(&stdout, &self.stdout), both(&stderr, &self.stderr));
+            let stdout = Output { from: stdout.as_ref(), to: self.stdout.as_ref() };
+            let stderr = Output { from: stderr.as_ref(), to: self.stderr.as_ref() };
             finish(control, stdout, stderr, drain).await
         };
         tokio::select! {
@@ -266,13 +267,6 @@ impl Ends {
     }
 }
 
-fn both<'e>(
-    descriptor: &'e Option<Descriptor>,
-    stream: &'e Option<Stream>,
-) -> Option<(&'e Descriptor, &'e Stream)> {
-    descriptor.as_ref().zip(stream.as_ref())
-}
-
 /// Passes input on until it ends or nobody takes it any more; then the process's end is closed.
 async fn feed(stream: &Stream, stdin: Option<Descriptor>) {
     let Some(stdin) = stdin else { return stream.discard() };
@@ -288,7 +282,24 @@ async fn feed(stream: &Stream, stdin: Option<Descriptor>) {
     }
 }
 
-type Output<'e> = Option<(&'e Descriptor, &'e Stream)>;
+/// What a process writes and who wants it.
+#[derive(Clone, Copy)]
+struct Output<'e> {
+    from: Option<&'e Descriptor>,
+    to: Option<&'e Stream>,
+}
+
+impl Output<'_> {
+    /// To its end, or until nobody takes it any more.
+    async fn deliver(self) {
+        match (self.from, self.to) {
+            // Gone is gone; the session learns it elsewhere.
+            (Some(from), Some(to)) => drop(from.deliver(to).await),
+            (Some(from), None) => from.skip().await,
+            (None, _) => {}
+        }
+    }
+}
 
 /// Waits for the process and for its outputs. A descendant that keeps an output open is waited for
 /// only so long; what is in the pipes then is still delivered.
@@ -298,13 +309,9 @@ async fn finish(
     stderr: Output<'_>,
     drain: Duration,
 ) -> Ending {
-    let deliver = async |output: Output<'_>| match output {
-        Some((descriptor, stream)) => descriptor.deliver(stream).await.is_ok(),
-        None => true,
-    };
     let ending;
     let delivered = {
-        let delivery = async { tokio::join!(deliver(stdout), deliver(stderr)) };
+        let delivery = async { tokio::join!(stdout.deliver(), stderr.deliver()) };
         tokio::pin!(delivery);
         let mut done = false;
         let wait = control.wait();
@@ -318,9 +325,10 @@ async fn finish(
         done || timeout(drain, delivery).await.is_ok()
     };
     if !delivered {
-        for (descriptor, stream) in [stdout, stderr].into_iter().flatten() {
-            // Gone is gone; the session learns it elsewhere.
-            if descriptor.deliver_rest(stream).await.is_err() {
+        for Output { from, to } in [stdout, stderr] {
+            if let (Some(from), Some(to)) = (from, to)
+                && from.deliver_rest(to).await.is_err()
+            {
                 break;
             }
         }

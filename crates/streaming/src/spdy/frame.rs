@@ -6,13 +6,14 @@
 
 use bytes::BytesMut;
 
+use super::headers::MAX_BLOCK;
 use crate::wire::{StreamId, WireError};
 
 /// On a frame that is its sender's last of this stream.
 pub(crate) const FLAG_FIN: u8 = 0x01;
-/// The longest control frame that is held. Header blocks are what can be long, and inflate to no
-/// more than this.
-pub(crate) const MAX_CONTROL_LENGTH: usize = 1 << 20;
+/// The longest control frame that is held. Header blocks are what can be long; compressing makes the
+/// longest of them longer by less than a half.
+pub(crate) const MAX_CONTROL_LENGTH: usize = MAX_BLOCK + MAX_BLOCK / 2;
 /// The longest payload of a data frame: its length has 24 bits.
 pub(crate) const MAX_DATA_LENGTH: usize = (1 << 24) - 1;
 

@@ -11,8 +11,9 @@ use crate::wire::WireError;
 
 /// More headers than this are an attack.
 pub(crate) const MAX_HEADERS: usize = 1000;
-/// What a block may inflate to: no name and no value is longer.
-pub(crate) const MAX_BLOCK: usize = 1 << 20;
+/// What a block may inflate to: no name and no value is longer. As much as an HTTP request may have:
+/// a connection may open thousands of streams, and each of them brings a block.
+pub(crate) const MAX_BLOCK: usize = 16 * 1024;
 
 /// Headers of one stream: names in lower case, each once.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -124,7 +125,7 @@ impl Inflater {
             block = block.get(taken..).unwrap_or_default();
             plain.extend_from_slice(piece.get(..made).unwrap_or_default());
             if plain.len() > MAX_BLOCK {
-                return Err(WireError::Headers("more than 1 MiB in one block"));
+                return Err(WireError::Headers("more than 16 KiB in one block"));
             }
             match step {
                 Ok(Status::StreamEnd) => {

@@ -95,6 +95,44 @@ async fn clients_are_known_by_their_authority_and_certificates_are_read_again() 
 }
 
 #[tokio::test]
+async fn our_own_client_knows_the_server_and_is_known() {
+    use client::{ClientProcess, ConnectError, Options, Verdict};
+    let dir = tempfile::tempdir().unwrap();
+    let (servers, clients) = (Authority::new(), Authority::new());
+    let file = |name: &str| dir.path().join(name);
+    write(dir.path(), &servers.sign("127.0.0.1"));
+    std::fs::write(file("servers.pem"), &servers.pem).unwrap();
+    std::fs::write(file("clients.pem"), &clients.pem).unwrap();
+    let (certificate, key) = clients.sign("somebody");
+    std::fs::write(file("us.pem"), certificate).unwrap();
+    std::fs::write(file("us.key"), key).unwrap();
+    let files = TlsFiles {
+        certificate: file("cert.pem"),
+        key: file("key.pem"),
+        client_ca: Some(file("clients.pem")),
+    };
+    let node = Node::with(Config { tls: Some(files), ..Config::default() }).await;
+    let connect = async |authorities: &str, known: bool, transport| {
+        let identity = known.then(|| (file("us.pem"), file("us.key")));
+        let tls = Some(ClientTls { authorities: file(authorities), identity });
+        let url = node.exec(&["sh", "-c", "cat; exit 3"], all());
+        ClientProcess::connect(&url, Options { transport, tls }, all()).await
+    };
+    let input = pattern(500_000);
+    for transport in TRANSPORTS {
+        let seen = converse(connect("servers.pem", true, transport).await.unwrap(), &input).await;
+        assert!(seen.stdout == input && seen.verdict == Verdict::ExitCode(3), "{transport:?}");
+        assert!(connect("servers.pem", false, transport).await.is_err(), "nobody knows us");
+        let Err(error) = connect("clients.pem", true, transport).await else { panic!() };
+        assert!(matches!(error, ConnectError::Handshake { .. }), "{error}");
+        let url = node.exec(&["true"], all());
+        let Err(error) = ClientProcess::connect(&url, transport, all()).await else { panic!() };
+        assert!(matches!(error, ConnectError::NoAuthority { .. }), "{error}");
+    }
+    drop(node);
+}
+
+#[tokio::test]
 async fn tls_files_that_cannot_be_used_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let certificate = dir.path().join("cert.pem");

@@ -1,7 +1,8 @@
 //! Channels: a message's first byte says which stream the rest belongs to.
 //!
 //! `channel.k8s.io` and its successors. The `base64.` variants carry texts: an ASCII digit and
-//! base64. From v5 on a message of 255 and a channel's number ends that channel.
+//! base64. From v5 on a client's message of 255 and a channel's number ends that channel; servers send
+//! none: clients know no such channel.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -84,9 +85,9 @@ impl Channels {
         }
     }
 
-    /// Before v5 there is no word for it.
+    /// Only clients have a word for it, and only since v5.
     pub(crate) fn finish(&self, id: StreamId, out: &mut BytesMut) {
-        if self.codec.can_close {
+        if self.codec.can_close && self.link.role() == Role::Client {
             let channel = u8::try_from(id.0).unwrap_or(CLOSE_CHANNEL);
             self.link.write(Opcode::Binary, &[CLOSE_CHANNEL], &[channel], out);
         }
@@ -174,6 +175,9 @@ impl Base64 {
         }
         let (groups, rest) = self.group.split_at(whole);
         self.ended = groups.ends_with(b"=");
+        if self.ended && !rest.is_empty() {
+            return Err(WireError::Base64);
+        }
         let plain = STANDARD.decode(groups).map_err(|_| WireError::Base64)?;
         self.group = rest.to_vec();
         Ok(plain)

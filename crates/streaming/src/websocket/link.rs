@@ -29,6 +29,11 @@ impl Link {
         Self { frames: FrameDecoder::new(role), role, closing: false, closed: false }
     }
 
+    /// Which end this is.
+    pub(crate) fn role(&self) -> Role {
+        self.role
+    }
+
     /// Takes what came from the peer; pings are answered in `out`.
     pub(crate) fn receive(
         &mut self,

@@ -53,7 +53,7 @@ fn channels_carry_bytes_in_binary_and_in_base64() {
     let mut out = BytesMut::new();
     base64.data(StreamId(1), b"out", &mut out);
     assert_eq!(&*out, b"\x81\x051b3V0");
-    for wrong in [&b"0a"[..], b"0====", b"0aW5wdXQ=aW5w", b"0%%%%"] {
+    for wrong in [&b"0a"[..], b"0====", b"0aW5wdXQ=aW5w", b"0aW5wdXQ=a", b"0%%%%"] {
         let mut base64 = server(Encoding::Base64, false);
         let received = receive(&mut base64, &message(Opcode::Text, wrong)).2;
         assert_eq!(received, Err(WireError::Base64), "{wrong:?}");
@@ -61,13 +61,23 @@ fn channels_carry_bytes_in_binary_and_in_base64() {
 }
 
 #[test]
-fn the_fifth_version_ends_channels_and_the_fourth_does_not() {
+fn clients_of_the_fifth_version_end_channels_and_nobody_else_does() {
     let (events, ..) =
         receive(&mut server(Encoding::Binary, true), &message(Opcode::Binary, &[255, 0]));
     assert_eq!(events, ["Ended { id: StreamId(0) }"]);
     let (events, ..) =
         receive(&mut server(Encoding::Binary, false), &message(Opcode::Binary, &[255, 0]));
     assert_eq!(events, ["255:\0"]);
+    for (role, can_close, says) in [
+        (Role::Client, true, true),
+        (Role::Client, false, false),
+        (Role::Server, true, false),
+        (Role::Server, false, false),
+    ] {
+        let mut out = BytesMut::new();
+        Channels::new(role, Encoding::Binary, can_close).finish(StreamId(0), &mut out);
+        assert_eq!(!out.is_empty(), says, "{role:?} {can_close}");
+    }
 }
 
 #[test]

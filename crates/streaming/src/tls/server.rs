@@ -2,16 +2,15 @@
 //! they change.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
-use rustls::RootCertStore;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+
+use super::{TlsError, authorities, certificates, private_key};
 
 /// Files for TLS, all PEM. They may be replaced at any time: connections made later use the new ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,46 +23,6 @@ pub struct TlsFiles {
     pub client_ca: Option<PathBuf>,
 }
 
-/// Why TLS cannot be offered.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A file cannot be read.
-    #[error("cannot read the streaming server's TLS file {}", path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A file has something else in it.
-    #[error("{} holds no PEM {want}", path.display())]
-    Pem {
-        /// Which.
-        path: PathBuf,
-        /// What was looked for.
-        want: &'static str,
-    },
-    /// The parts do not fit together.
-    #[error("certificate {} and its key cannot be used", certificate.display())]
-    Unusable {
-        /// The certificate's file.
-        certificate: PathBuf,
-        /// Why.
-        #[source]
-        source: rustls::Error,
-    },
-    /// The authorities cannot verify anybody.
-    #[error("client authorities {} cannot be used", path.display())]
-    ClientCa {
-        /// Their file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: rustls::server::VerifierBuilderError,
-    },
-}
-
 /// The configuration as the files last were.
 #[derive(Debug)]
 pub(crate) struct Reloading {
@@ -71,8 +30,8 @@ pub(crate) struct Reloading {
     current: Mutex<(Stamp, Arc<ServerConfig>)>,
 }
 
-/// What tells that a file was replaced: modification time and length of each.
-type Stamp = Vec<Option<(SystemTime, u64)>>;
+/// What tells that a file was replaced or rewritten: inode, change time and length of each.
+type Stamp = [Option<(u64, i64, i64, u64)>; 3];
 
 impl Reloading {
     /// Reads the files. Blocks.
@@ -104,11 +63,10 @@ impl Reloading {
 impl TlsFiles {
     fn stamp(&self) -> Stamp {
         let of = |path: &Path| {
-            let metadata = fs::metadata(path).ok()?;
-            Some((metadata.modified().ok()?, metadata.len()))
+            let file = fs::metadata(path).ok()?;
+            Some((file.ino(), file.ctime(), file.ctime_nsec(), file.len()))
         };
-        let ca = self.client_ca.as_deref().and_then(of);
-        vec![of(&self.certificate), of(&self.key), ca]
+        [of(&self.certificate), of(&self.key), self.client_ca.as_deref().and_then(of)]
     }
 
     fn config(&self) -> Result<ServerConfig, TlsError> {
@@ -121,12 +79,10 @@ impl TlsFiles {
         let builder = match &self.client_ca {
             None => builder.with_no_client_auth(),
             Some(path) => {
-                let mut roots = RootCertStore::empty();
-                roots.add_parsable_certificates(certificates(path)?);
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                        .build()
-                        .map_err(|source| TlsError::ClientCa { path: path.clone(), source })?;
+                let roots = Arc::new(authorities(path)?);
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
+                    .build()
+                    .map_err(|source| TlsError::ClientCa { path: path.clone(), source })?;
                 builder.with_client_cert_verifier(verifier)
             }
         };
@@ -137,21 +93,4 @@ impl TlsFiles {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let none = || TlsError::Pem { path: path.to_owned(), want: "certificate" };
-    let found: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?)
-        .collect::<Result<_, _>>()
-        .map_err(|_| none())?;
-    if found.is_empty() { Err(none()) } else { Ok(found) }
-}
-
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_slice(&read(path)?)
-        .map_err(|_| TlsError::Pem { path: path.to_owned(), want: "private key" })
 }
