@@ -50,6 +50,17 @@ pub fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
+/// Memory of a process, what it shares divided by those who share it (`Pss`), KiB.
+///
+/// # Errors
+/// The process is gone.
+pub fn pss_kib(pid: i32) -> Result<f64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let rollup = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
+    Ok(line.split_whitespace().next().context("no Pss")?.parse()?)
+}
+
 /// Sends a signal; a process that is gone is no error.
 ///
 /// # Errors

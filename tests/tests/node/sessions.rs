@@ -3,113 +3,13 @@
 use anyhow::{Context, Result, ensure};
 use cri_api::v1;
 use streaming::Streams;
-use streaming::client::{ClientProcess, Forwarder, Reader, Transport, Verdict};
+use streaming::client::{ClientProcess, Transport, Verdict};
 use test_support::cri::refused;
-use test_support::node::{Node, PATIENCE, on_a_node};
-use tokio::net::{TcpListener, TcpStream};
+use test_support::node::{PATIENCE, on_a_node};
+use tokio::net::TcpListener;
 use tonic::Code;
 
-const TRANSPORTS: [Transport; 2] = [Transport::Spdy, Transport::WebSocket];
-
-fn streams(tty: bool) -> Result<Streams> {
-    Ok(Streams::new(true, true, !tty, tty)?)
-}
-
-async fn exec_url(node: &Node, id: &str, script: &str, tty: bool) -> Result<String> {
-    let request = v1::ExecRequest {
-        container_id: id.to_owned(),
-        cmd: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
-        tty,
-        stdin: true,
-        stdout: true,
-        stderr: !tty,
-    };
-    Ok(node.cri.runtime.clone().exec(request).await?.into_inner().url)
-}
-
-async fn attach(node: &Node, id: &str, transport: Transport) -> Result<Live> {
-    let request = v1::AttachRequest {
-        container_id: id.to_owned(),
-        stdin: true,
-        tty: false,
-        stdout: true,
-        stderr: true,
-    };
-    let url = node.cri.runtime.clone().attach(request).await?.into_inner().url;
-    Live::connect(&url, transport, false).await
-}
-
-/// A session whose bytes move by themselves; dropping it is a client that disappears.
-struct Live {
-    process: ClientProcess,
-    driver: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
-}
-
-impl Live {
-    async fn connect(url: &str, transport: Transport, tty: bool) -> Result<Self> {
-        let mut process = ClientProcess::connect(url, transport, streams(tty)?).await?;
-        let moving = std::mem::replace(&mut process.driver, Box::pin(std::future::ready(())));
-        Ok(Self { process, driver: tokio::spawn(moving) })
-    }
-
-    async fn exec(node: &Node, id: &str, script: &str, transport: Transport) -> Result<Self> {
-        Self::connect(&exec_url(node, id, script, false).await?, transport, false).await
-    }
-
-    async fn send(&mut self, text: &str) -> Result<()> {
-        let stdin = self.process.stdin.as_mut().context("no stdin")?;
-        Ok(stdin.write_all(text.as_bytes()).await?)
-    }
-
-    fn finish(&mut self) {
-        if let Some(stdin) = &mut self.process.stdin {
-            stdin.finish();
-        }
-    }
-
-    /// Reads stdout until it has brought `text`.
-    async fn expect(&mut self, text: &str) -> Result<()> {
-        let stdout = self.process.stdout.as_mut().context("no stdout")?;
-        let mut got = Vec::new();
-        let wait = async {
-            while !String::from_utf8_lossy(&got).contains(text) {
-                let Some(more) = stdout.next().await else { return };
-                got.extend_from_slice(&more);
-            }
-        };
-        let waited = tokio::time::timeout(PATIENCE, wait).await;
-        let got = String::from_utf8_lossy(&got).into_owned();
-        waited.with_context(|| format!("{got:?} and not {text:?}"))?;
-        ensure!(got.contains(text), "{got:?} ended without {text:?}");
-        Ok(())
-    }
-
-    /// Everything that is still to come, and the verdict.
-    async fn rest(mut self) -> Result<(Vec<u8>, Vec<u8>, Verdict)> {
-        let (mut stdout, mut stderr) = (self.process.stdout.take(), self.process.stderr.take());
-        let all = async {
-            tokio::join!(to_end(&mut stdout), to_end(&mut stderr), self.process.end.verdict())
-        };
-        let (out, err, verdict) = tokio::time::timeout(PATIENCE, all).await?;
-        Ok((out, err, verdict?))
-    }
-}
-
-async fn to_end(reader: &mut Option<Reader>) -> Vec<u8> {
-    let mut all = Vec::new();
-    if let Some(reader) = reader {
-        while let Some(bytes) = reader.next().await {
-            all.extend_from_slice(&bytes);
-        }
-    }
-    all
-}
+use crate::live::{Live, TRANSPORTS, attach, exec_url, forwarder, pair};
 
 #[test]
 fn megabytes_go_through_a_command_and_come_back() -> Result<()> {
@@ -225,21 +125,6 @@ fn a_container_that_is_stopped_ends_its_sessions() -> Result<()> {
         ensure!(ended == Verdict::Success, "{ended:?}");
         Ok(())
     })
-}
-
-async fn forwarder(node: &Node, pod: &str, transport: Transport) -> Result<Forwarder> {
-    let request = v1::PortForwardRequest { pod_sandbox_id: pod.to_owned(), port: Vec::new() };
-    let url = node.cri.runtime.clone().port_forward(request).await?.into_inner().url;
-    let (forwarder, driver) = Forwarder::connect(&url, transport).await?;
-    tokio::spawn(driver);
-    Ok(forwarder)
-}
-
-/// Two ends of a connection on this machine.
-async fn pair() -> Result<(TcpStream, TcpStream)> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
-    Ok((near?, far?.0))
 }
 
 #[test]
