@@ -1,6 +1,6 @@
 //! Any bytes as WebSocket frames, in channels and around SPDY: no panic, no hang, bounded memory, and the same however they are cut:
 //!
-//! `cargo +nightly fuzz run channels -- -max_len=4096`
+//! `cargo xtask fuzz channels`
 //!
 //! The property tests of `streaming` call the same function on every test run.
 #![no_main]

@@ -1,6 +1,6 @@
 //! Any bytes as a SPDY header block: no panic, no hang, bounded memory, and the same however they are cut:
 //!
-//! `cargo +nightly fuzz run headers -- -max_len=4096`
+//! `cargo xtask fuzz headers`
 //!
 //! The property tests of `streaming` call the same function on every test run.
 #![no_main]

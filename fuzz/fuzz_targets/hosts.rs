@@ -1,6 +1,6 @@
 //! Any text as a `hosts.toml`: no panic, and what is accepted makes endpoints with URLs.
 //!
-//! `cargo +nightly fuzz run hosts`
+//! `cargo xtask fuzz hosts`
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

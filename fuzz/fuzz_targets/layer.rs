@@ -1,7 +1,7 @@
 //! Any bytes as a layer: no panic, no hang, nothing outside the target directory. Run as root, so
 //! that owners, devices and whiteouts are made for real:
 //!
-//! `cargo +nightly fuzz run layer -- -max_len=16384`
+//! `cargo xtask fuzz layer`
 //!
 //! Header checksums are put right first, or no input would get past the first one.
 #![no_main]

@@ -1,6 +1,6 @@
 //! Any bytes as a manifest or index, as a registry might send them: no panic.
 //!
-//! `cargo +nightly fuzz run manifest`
+//! `cargo xtask fuzz manifest`
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,6 +1,6 @@
 //! Any text as an image's name: no panic, and what is accepted reads back as itself.
 //!
-//! `cargo +nightly fuzz run reference`
+//! `cargo xtask fuzz reference`
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,6 +1,6 @@
 //! Any bytes as SPDY frames: no panic, no hang, bounded memory, and the same however they are cut:
 //!
-//! `cargo +nightly fuzz run spdy -- -max_len=4096`
+//! `cargo xtask fuzz spdy`
 //!
 //! The property tests of `streaming` call the same function on every test run.
 #![no_main]

@@ -1,7 +1,7 @@
 //! Two layers of few names, whiteouts among them, in any order: what the inventory says is what
 //! is on disk, nothing outside is touched, and the merged tree can be put together.
 //!
-//! Run as root: `cargo +nightly fuzz run whiteouts -- -max_len=64`
+//! Run as root: `cargo xtask fuzz whiteouts`
 #![no_main]
 
 use std::os::fd::AsFd;

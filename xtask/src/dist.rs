@@ -13,6 +13,15 @@ pub(crate) fn dist_dir(root: &Path) -> PathBuf {
     root.join("target/dist")
 }
 
+/// Where programs lie that are to be measured: those of `KNARR_DIST`, or fresh ones.
+pub(crate) fn given_or_built(root: &Path) -> Result<PathBuf> {
+    if let Some(dist) = std::env::var_os("KNARR_DIST") {
+        return Ok(dist.into());
+    }
+    run(root)?;
+    Ok(dist_dir(root))
+}
+
 pub(crate) fn run(root: &Path) -> Result<()> {
     step("build knarr", || build_daemon(root))?;
     step("build knarr-shim (static)", || build_shim(root))?;
@@ -44,7 +53,8 @@ fn build_shim(root: &Path) -> Result<()> {
     publish(root, &built, "knarr-shim")
 }
 
-fn host_triple(root: &Path) -> Result<String> {
+/// The machine this is, in the compiler's words.
+pub(crate) fn host_triple(root: &Path) -> Result<String> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let about = output(std::process::Command::new(rustc).arg("-vV").current_dir(root))?;
     let host = about.lines().find_map(|line| line.strip_prefix("host: "));

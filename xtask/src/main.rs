@@ -1,6 +1,6 @@
 //! Build, test and demonstrate knarr.
 //!
-//! `cargo xtask build|test|demo|vm|bench|generate`. CI calls `test` and nothing else.
+//! `cargo xtask build|test|demo|vm|bench|fuzz|generate`. CI calls `test` and nothing else.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks")]
 
@@ -13,6 +13,7 @@ mod bench;
 mod demo;
 mod dist;
 mod elf;
+mod fuzz;
 mod generate;
 mod steps;
 mod test;
@@ -37,6 +38,8 @@ enum Task {
     Vm(vm::Request),
     /// Measure, alone or against another runtime.
     Bench(bench::Options),
+    /// Give the readers of hostile input anything at all, and see that they bear it.
+    Fuzz(fuzz::Options),
     /// Regenerate the committed protobuf code from the .proto file.
     Generate {
         /// Fail when the committed code differs instead of writing it.
@@ -54,6 +57,7 @@ fn main() -> Result<()> {
         Task::Demo => demo::run(&root),
         Task::Vm(request) => vm::run(&root, &request),
         Task::Bench(options) => bench::run(&root, &options),
+        Task::Fuzz(options) => fuzz::run(&root, &options),
         Task::Generate { check } => generate::run(&root, check),
     }
 }

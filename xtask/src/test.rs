@@ -6,7 +6,7 @@ use anyhow::Result;
 use test_support::packages;
 
 use crate::steps::{cargo, execute, step};
-use crate::{dist, generate};
+use crate::{dist, fuzz, generate};
 
 /// Debian packages the build and the ring-2 tests use.
 const PACKAGES: &[&str] = &[
@@ -15,6 +15,7 @@ const PACKAGES: &[&str] = &[
     "containerd",
     "containernetworking-plugins",
     "docker-registry",
+    "g++",
     "gcc",
     "iptables",
     "iproute2",
@@ -41,6 +42,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
                 .env("KNARR_DIST", dist::dist_dir(root)),
         )
     })?;
+    fuzz::briefly(root)?;
     println!("\nall is well");
     Ok(())
 }
