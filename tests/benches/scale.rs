@@ -143,9 +143,7 @@ async fn idle(pid: u32) -> Result<()> {
     tokio::time::sleep(IDLE).await;
     let used = processor_seconds(pid)? - before;
     report("idle, % of a core", &[used * 100.0 / IDLE.as_secs_f64()]);
-    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
-    let kib: f64 = line.split_whitespace().next().context("no Pss")?.parse()?;
+    let kib = test_support::proc::pss_kib(i32::try_from(pid)?)?;
     report("memory, MiB", &[kib / 1024.0]);
     Ok(())
 }

@@ -80,6 +80,11 @@ impl Containerd {
         }
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The reservation of an address of its network.
     pub fn reservation(&self, scratch: &Scratch, address: &str) -> PathBuf {
         self.dir.join("addresses").join(scratch.mark()).join(address)

@@ -27,6 +27,8 @@ pub struct Settings {
     pub subnet: Option<String>,
     /// Directory of CNI plugin programs; `None`: one that is empty.
     pub cni_bin_dir: Option<PathBuf>,
+    /// What it logs, as `log.level`.
+    pub log_level: String,
     /// Lines added to the configuration file.
     pub extra_config: String,
 }
@@ -39,6 +41,7 @@ impl Settings {
             plain_registries: Vec::new(),
             subnet: None,
             cni_bin_dir: None,
+            log_level: "debug,h2=info,hyper_util=info,reqwest=info,tonic=info".to_owned(),
             extra_config: String::new(),
         }
     }
@@ -169,9 +172,10 @@ fn configuration(scratch: &Scratch, settings: &Settings) -> String {
     let own_bin = scratch.dir().join("cni.bin");
     let bin = settings.cni_bin_dir.as_deref().unwrap_or(&own_bin);
     format!(
-        "[log]\nlevel = \"debug,h2=info,hyper_util=info,reqwest=info,tonic=info\"\n\n[cgroup]\ndriver = \"cgroupfs\"\n\n\
+        "[log]\nlevel = \"{level}\"\n\n[cgroup]\ndriver = \"cgroupfs\"\n\n\
          [cni]\nconf_dir = \"{cni}\"\nbin_dirs = [\"{bin}\"]\nbridge_name = \"{bridge}\"\nsubnets = [\"{subnet}\"]\n\n\
          [registry]\nconfig_path = \"{certs}\"\n\n{extra}",
+        level = settings.log_level,
         bin = bin.display(),
         cni = scratch.dir().join("cni.d").display(),
         bridge = scratch.mark(),

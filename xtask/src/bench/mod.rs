@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 /// Names of the benchmarks.
-pub(crate) const NAMES: [&str; 3] = ["network", "pull", "scale"];
+pub(crate) const NAMES: [&str; 4] = ["network", "pull", "scale", "streaming"];
 
 /// What to measure, and how often.
 #[derive(Debug, Clone, clap::Args)]
@@ -62,6 +62,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
         "network" => program::run(root, options, &program::NETWORK)?,
         "pull" => pull::run(root, options)?,
         "scale" => program::run(root, options, &program::SCALE)?,
+        "streaming" => program::run(root, options, &program::STREAMING)?,
         other => anyhow::bail!("there is no benchmark `{other}`"),
     };
     println!("\n{:<24} {:<20} {:>12} {:>8}", "what", "who", "median", "ratio");

@@ -1,6 +1,7 @@
 //! Benchmarks that are programs of the package `tests`, which has the CRI client: `network`, a
 //! pod's start and stop with the network that is built in, with the reference plugins run by
-//! knarr, and with the same plugins run by Debian's containerd; `scale`, a full node.
+//! knarr, and with the same plugins run by Debian's containerd; `scale`, a full node; `streaming`, 500
+//! exec sessions at once with knarr and with Debian's containerd, through the same client.
 
 use std::path::Path;
 
@@ -43,12 +44,27 @@ pub(super) const SCALE: Program = Program {
     ],
 };
 
+pub(super) const STREAMING: Program = Program {
+    name: "streaming",
+    packages: &["busybox-static", "containerd", "containernetworking-plugins", "runc"],
+    quantities: &[
+        "begin a session, ms",
+        "daemon, KiB a session",
+        "shim, KiB a session",
+        "MiB/s each way",
+        "failed sessions",
+        "daemon, KiB more after",
+        "shim, KiB more after",
+        "ExecSync per second",
+    ],
+};
+
 pub(super) fn run(root: &Path, options: &Options, program: &Program) -> Result<Vec<Series>> {
     step("packages", || packages::ensure(program.packages))?;
-    dist::run(root)?;
+    let dist = dist::given_or_built(root)?;
     let mut bench = cargo(root);
     bench.args(["bench", "--quiet", "--package", "tests", "--bench", program.name]);
-    bench.env("KNARR_DIST", dist::dist_dir(root)).env("KNARR_BENCH_RUNS", options.runs.to_string());
+    bench.env("KNARR_DIST", dist).env("KNARR_BENCH_RUNS", options.runs.to_string());
     let text = step("measure", || output(&mut bench))?;
     let series = text.lines().filter_map(|line| program.parse(line).transpose());
     let series = series.collect::<Result<Vec<_>>>()?;

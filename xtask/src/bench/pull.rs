@@ -28,13 +28,7 @@ struct Measured {
 
 pub(super) fn run(root: &Path, options: &Options) -> Result<Vec<Series>> {
     step("packages", || packages::ensure(PACKAGES))?;
-    let dist = match std::env::var_os("KNARR_DIST") {
-        Some(dist) => dist.into(),
-        None => {
-            dist::run(root)?;
-            dist::dist_dir(root)
-        }
-    };
+    let dist = dist::given_or_built(root)?;
     let cache = root.join("target/bench");
     let store = cache.join("store");
     std::fs::create_dir_all(&store)?;
