@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
+use sys::program::{self, ExecError, Finished};
 
 use crate::builtin::{self, BuiltIn, BuiltInError, PacketFilter};
-use crate::exec::{self, ExecError, Finished};
 use crate::{plugin, result};
 
 /// How much of what a plugin said is quoted in an error.
@@ -200,9 +200,12 @@ impl Plugins {
             Verb::Del | Verb::Check | Verb::Gc => self.other_limit,
         };
         let input = conf.to_string();
-        let finished = exec::run(path, &self.environment(call), input.as_bytes(), limit).map_err(
-            |source| PluginError::Exec { plugin: plugin.to_owned(), path: path.to_owned(), source },
-        )?;
+        let finished = program::run(path, &[], &self.environment(call), input.as_bytes(), limit)
+            .map_err(|source| PluginError::Exec {
+                plugin: plugin.to_owned(),
+                path: path.to_owned(),
+                source,
+            })?;
         interpret(plugin, call.verb, &finished)
     }
 

@@ -23,6 +23,7 @@ pub mod netlink;
 pub mod pidfd;
 pub mod priority;
 pub mod process;
+pub mod program;
 pub mod seccomp;
 pub mod signal;
 pub mod supervise;

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use sys::netlink::nftables::{Family, Nftables};
+use sys::program;
 
 use super::BuiltInError;
-use crate::exec;
 
 /// iptables waits for its own lock.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -92,9 +92,9 @@ impl Iptables {
         path: &std::path::Path,
         arguments: &[&str],
         input: &[u8],
-    ) -> Result<exec::Finished, BuiltInError> {
+    ) -> Result<program::Finished, BuiltInError> {
         let search = "/usr/sbin:/sbin:/usr/bin:/bin".to_owned();
-        exec::run_with(path, arguments, &[("PATH", search)], input, LIMIT)
+        program::run(path, arguments, &[("PATH", search)], input, LIMIT)
             .map_err(|source| BuiltInError::ToolFailed { path: path.to_owned(), source })
     }
 
@@ -102,7 +102,7 @@ impl Iptables {
         &self,
         path: &std::path::Path,
         arguments: &[&str],
-        done: exec::Finished,
+        done: program::Finished,
     ) -> Result<Vec<u8>, BuiltInError> {
         if done.status.success() {
             return Ok(done.stdout);

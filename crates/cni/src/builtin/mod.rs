@@ -206,7 +206,7 @@ pub enum BuiltInError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: crate::exec::ExecError,
+        source: sys::program::ExecError,
     },
     /// No address is left.
     #[error("network `{network}` has no free address in {ranges}: {taken} are taken")]

@@ -1,4 +1,4 @@
-//! Running one plugin binary: its input in, its output out, within limits.
+//! Running one program of somebody else's: its input in, its output out, within limits.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,20 +10,23 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-/// More output than any result needs; a plugin that prints more is broken.
+/// More output than any answer needs; a program that prints more is broken.
 const OUTPUT_CAP: usize = 4 << 20;
 /// What is kept of standard error; the rest is read and dropped.
 const STDERR_CAP: usize = 16 << 10;
 
-/// How a plugin ended, and what it said.
+/// How a program ended, and what it said.
 #[derive(Debug)]
-pub(crate) struct Finished {
-    pub(crate) status: ExitStatus,
-    pub(crate) stdout: Vec<u8>,
-    pub(crate) stderr: Vec<u8>,
+pub struct Finished {
+    /// How.
+    pub status: ExitStatus,
+    /// All of it.
+    pub stdout: Vec<u8>,
+    /// The beginning of it.
+    pub stderr: Vec<u8>,
 }
 
-/// Why a plugin did not end by itself.
+/// Why a program did not end by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
     /// It cannot be started or watched.
@@ -41,18 +44,11 @@ pub enum ExecError {
 }
 
 /// Runs `path` with only these environment variables, feeds it `input`, and waits until it has
-/// ended. Blocks up to `limit`. The plugin runs in the calling thread's namespaces.
-pub(crate) fn run(
-    path: &Path,
-    environment: &[(&str, String)],
-    input: &[u8],
-    limit: Duration,
-) -> Result<Finished, ExecError> {
-    run_with(path, &[], environment, input, limit)
-}
-
-/// As [`run`], with arguments.
-pub(crate) fn run_with(
+/// ended. Blocks up to `limit`. The program runs in the calling thread's namespaces.
+///
+/// # Errors
+/// [`ExecError`]; an exit status other than 0 is none.
+pub fn run(
     path: &Path,
     arguments: &[&str],
     environment: &[(&str, String)],
@@ -89,10 +85,8 @@ pub(crate) fn run_with(
 fn kill_group(child: &Child) {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     // The child is not reaped yet, so its group id still is its own. Failure means it is gone.
-    if let Some(pid) = pid
-        && let Err(error) = rustix::process::kill_process_group(pid, Signal::KILL)
-    {
-        tracing::warn!(%error, pid = child.id(), "cannot kill a CNI plugin");
+    if let Some(pid) = pid {
+        let _gone = rustix::process::kill_process_group(pid, Signal::KILL);
     }
 }
 
@@ -153,7 +147,7 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Waits until something can be done; true when the plugin has ended.
+    /// Waits until something can be done; true when the program has ended.
     fn wait(&self, left: Duration) -> io::Result<bool> {
         let mut fds = vec![PollFd::new(&self.pidfd, PollFlags::IN)];
         fds.extend(self.stdin.as_ref().map(|fd| PollFd::new(fd, PollFlags::OUT)));
@@ -167,7 +161,7 @@ impl<'a> Running<'a> {
         Ok(!fds[0].revents().is_empty())
     }
 
-    /// Writes what the pipe takes; a plugin that does not read its input is no error.
+    /// Writes what the pipe takes; a program that does not read its input is no error.
     fn feed(&mut self) {
         while let Some(stdin) = &mut self.stdin {
             match stdin.write(self.input) {
@@ -179,8 +173,8 @@ impl<'a> Running<'a> {
     }
 }
 
-/// Reads what is there, keeping at most `cap` bytes; forgets the pipe at its end. A plugin that
-/// never stops writing gets back to the deadline after a few rounds.
+/// Reads what is there, keeping at most `cap` bytes; forgets the pipe at its end. A program
+/// that never stops writing gets back to the deadline after a few rounds.
 fn drain(pipe: &mut Option<impl Read>, into: &mut Vec<u8>, cap: usize) -> io::Result<()> {
     let mut buffer = [0; 16 << 10];
     for _ in 0..64 {
@@ -205,15 +199,15 @@ fn nonblocking(fd: &impl AsFd) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/plugin");
+    const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/program");
 
     fn script(body: &str, input: &[u8], limit: Duration) -> Result<Finished, ExecError> {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("plugin");
+        let path = dir.path().join("program");
         std::os::unix::fs::symlink(FIXTURE, &path).unwrap();
-        std::fs::write(dir.path().join("plugin.body"), body).unwrap();
-        let environment = [("PATH", "/usr/bin:/bin".to_owned()), ("CNI_COMMAND", "ADD".to_owned())];
-        run(&path, &environment, input, limit)
+        std::fs::write(dir.path().join("program.body"), body).unwrap();
+        let environment = [("PATH", "/usr/bin:/bin".to_owned()), ("WORD", "ADD".to_owned())];
+        run(&path, &[], &environment, input, limit)
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -221,7 +215,7 @@ mod tests {
     #[test]
     fn input_goes_in_and_output_comes_out() {
         let big = vec![b'x'; 300_000];
-        let done = script("cat; echo $CNI_COMMAND >&2; exit 3", &big, LONG).unwrap();
+        let done = script("cat; echo $WORD >&2; exit 3", &big, LONG).unwrap();
         assert_eq!(done.status.code(), Some(3));
         assert_eq!(done.stdout, big);
         assert_eq!(done.stderr, b"ADD\n");
@@ -235,12 +229,12 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_that_does_not_read_its_input_is_no_error() {
+    fn a_program_that_does_not_read_its_input_is_no_error() {
         assert!(script("exit 0", &vec![0; 1 << 20], LONG).unwrap().status.success());
     }
 
     #[test]
-    fn a_plugin_that_hangs_is_killed_with_its_children() {
+    fn a_program_that_hangs_is_killed_with_its_children() {
         let dir = tempfile::tempdir().unwrap();
         let pid_file = dir.path().join("pid");
         let body = format!("sleep 600 & echo $! > {}; wait", pid_file.display());
@@ -272,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_program_cannot_be_run() {
-        let error = run(Path::new("/etc/hostname"), &[], b"", LONG).unwrap_err();
+        let error = run(Path::new("/etc/hostname"), &[], &[], b"", LONG).unwrap_err();
         assert!(matches!(error, ExecError::Run(_)), "{error:?}");
     }
 }
