@@ -8,7 +8,7 @@
 
 use std::os::fd::AsFd;
 
-use layer::{Compression, Limits, UnpackOptions, unpack};
+use layer::{Beside, Compression, Limits, UnpackOptions, unpack};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -23,7 +23,7 @@ fuzz_target!(|data: &[u8]| {
     std::fs::create_dir(&root).expect("a layer root");
     let root = std::fs::File::open(root).expect("the layer root");
     let limits = Limits { file_bytes: 1 << 20, total_bytes: 1 << 24, ..Limits::default() };
-    drop(unpack(&*blob, root.as_fd(), Compression::Auto, &UnpackOptions { limits, ..UnpackOptions::default() }, None));
+    drop(unpack(&*blob, root.as_fd(), Compression::Auto, &UnpackOptions { limits, ..UnpackOptions::default() }, Beside::default()));
     let outside = std::fs::read_dir(scratch.path()).expect("the scratch directory").count();
     assert_eq!(outside, 1, "nothing appears beside the layer root");
 });

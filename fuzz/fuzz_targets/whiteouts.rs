@@ -6,7 +6,7 @@
 
 use std::os::fd::AsFd;
 
-use layer::{Compression, UnpackOptions, unpack, verify};
+use layer::{Beside, Compression, Packed, UnpackOptions, unpack, verify};
 use libfuzzer_sys::fuzz_target;
 
 const NAMES: [&str; 8] =
@@ -23,11 +23,18 @@ fuzz_target!(|data: &[u8]| {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let root = std::fs::File::open(scratch.path()).expect("the scratch directory");
     let (options, mut inventory) = (UnpackOptions::default(), Vec::new());
-    let unpacked = unpack(&*tar, root.as_fd(), Compression::None, &options, Some(&mut inventory));
+    let mut skeleton = tempfile::tempfile().expect("a scratch file");
+    let beside = Beside { inventory: Some(&mut inventory), skeleton: Some(&mut skeleton) };
+    let unpacked = unpack(&*tar, root.as_fd(), Compression::None, &options, beside);
     if let Ok(unpacked) = unpacked {
         let checksum = unpacked.inventory.expect("it was asked for");
         let verified = verify(root.as_fd(), &*inventory, &checksum).expect("it was just written");
         assert_eq!(verified.findings, [], "{}", String::from_utf8_lossy(&inventory));
+        if unpacked.skeleton {
+            let packed = Packed::open(skeleton).expect("it was just written");
+            let digest = packed.write(root.as_fd(), std::io::sink()).expect("all of it is there");
+            assert_eq!(digest, unpacked.diff_id);
+        }
     }
 });
 

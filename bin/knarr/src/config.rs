@@ -22,6 +22,7 @@ use std::{
 pub(crate) use verbs::ConfigVerb;
 
 use file::{Setting, Settings};
+use image::Verifiers;
 
 /// Where the configuration is looked for.
 pub(crate) const DEFAULT_FILE: &str = "/etc/knarr/config.toml";
@@ -81,6 +82,8 @@ pub(crate) struct Image {
     pub(crate) max_entries: u64,
     /// Bytes a decompressor may need.
     pub(crate) max_zstd_window_bytes: u64,
+    /// Whose consent each pull needs.
+    pub(crate) verifiers: Option<Verifiers>,
 }
 
 /// `[cni]`
@@ -339,6 +342,7 @@ fn build(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {
             max_file_bytes: values.size("image.max_file_size")?,
             max_entries: values.size("image.max_entries")?,
             max_zstd_window_bytes: values.size("image.max_zstd_window")?,
+            verifiers: verifiers(&values)?,
         },
         cni: Cni {
             conf_dir: values.text("cni.conf_dir").into(),
@@ -453,6 +457,13 @@ fn registry_path(values: &Values<'_>) -> Vec<PathBuf> {
     } else {
         vec![path, CONTAINERD_REGISTRY.into()]
     }
+}
+
+/// `None`: a value that cannot be. Without a directory nobody is asked.
+fn verifiers(values: &Values<'_>) -> Option<Option<Verifiers>> {
+    let limit = values.duration("image.verifier_timeout")?;
+    let dir = PathBuf::from(values.text("image.verifier_dir"));
+    Some((!dir.as_os_str().is_empty()).then_some(Verifiers { dir, limit }))
 }
 
 fn handlers(settings: &Settings, problems: &mut Vec<Problem>) -> BTreeMap<String, Handler> {

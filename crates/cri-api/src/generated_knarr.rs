@@ -252,6 +252,10 @@ pub struct SaveImagesRequest {
     /// For registries that have the layers.
     #[prost(message, optional, tag = "2")]
     pub login: ::core::option::Option<Login>,
+    /// Manifests and layers as they were pulled, from the registry. Otherwise layers come from the
+    /// store, as plain tars, and manifests say so.
+    #[prost(bool, tag = "3")]
+    pub from_registry: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ArchiveChunk {

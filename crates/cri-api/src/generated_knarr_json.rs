@@ -3262,12 +3262,18 @@ impl serde::Serialize for SaveImagesRequest {
         if true {
             len += 1;
         }
+        if true {
+            len += 1;
+        }
         let mut struct_ser = serializer.serialize_struct("knarr.v1.SaveImagesRequest", len)?;
         if true {
             struct_ser.serialize_field("images", &self.images)?;
         }
         if let Some(v) = self.login.as_ref() {
             struct_ser.serialize_field("login", v)?;
+        }
+        if true {
+            struct_ser.serialize_field("fromRegistry", &self.from_registry)?;
         }
         struct_ser.end()
     }
@@ -3281,12 +3287,15 @@ impl<'de> serde::Deserialize<'de> for SaveImagesRequest {
         const FIELDS: &[&str] = &[
             "images",
             "login",
+            "from_registry",
+            "fromRegistry",
         ];
 
         #[allow(clippy::enum_variant_names)]
         enum GeneratedField {
             Images,
             Login,
+            FromRegistry,
         }
         impl<'de> serde::Deserialize<'de> for GeneratedField {
             fn deserialize<D>(deserializer: D) -> std::result::Result<GeneratedField, D::Error>
@@ -3310,6 +3319,7 @@ impl<'de> serde::Deserialize<'de> for SaveImagesRequest {
                         match value {
                             "images" => Ok(GeneratedField::Images),
                             "login" => Ok(GeneratedField::Login),
+                            "fromRegistry" | "from_registry" => Ok(GeneratedField::FromRegistry),
                             _ => Err(serde::de::Error::unknown_field(value, FIELDS)),
                         }
                     }
@@ -3331,6 +3341,7 @@ impl<'de> serde::Deserialize<'de> for SaveImagesRequest {
             {
                 let mut images__ = None;
                 let mut login__ = None;
+                let mut from_registry__ = None;
                 while let Some(k) = map_.next_key()? {
                     match k {
                         GeneratedField::Images => {
@@ -3345,11 +3356,18 @@ impl<'de> serde::Deserialize<'de> for SaveImagesRequest {
                             }
                             login__ = map_.next_value()?;
                         }
+                        GeneratedField::FromRegistry => {
+                            if from_registry__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("fromRegistry"));
+                            }
+                            from_registry__ = Some(map_.next_value()?);
+                        }
                     }
                 }
                 Ok(SaveImagesRequest {
                     images: images__.unwrap_or_default(),
                     login: login__,
+                    from_registry: from_registry__.unwrap_or_default(),
                 })
             }
         }

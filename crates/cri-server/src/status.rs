@@ -206,11 +206,15 @@ pub(crate) fn from_resolve(error: &ResolveError) -> Status {
     status(Code::InvalidArgument, error)
 }
 
-/// Kubelet recognises `RegistryUnavailable` only at the start of a message of code Unknown.
+/// Kubelet recognises `RegistryUnavailable` and `SignatureValidationFailed` only at the start of a
+/// message of code Unknown.
 pub(crate) fn from_pull(error: &PullError) -> Status {
     let code = match error {
         PullError::RegistryUnavailable { .. } => {
             return Status::unknown(format!("RegistryUnavailable: {}", chain(error)));
+        }
+        PullError::Refused { .. } => {
+            return Status::unknown(format!("SignatureValidationFailed: {}", chain(error)));
         }
         PullError::NotFound { .. } => Code::NotFound,
         PullError::Unauthorized { .. } => Code::PermissionDenied,
@@ -240,6 +244,7 @@ pub(crate) fn from_load(error: &LoadError) -> Status {
             Code::NotFound
         }
         LoadError::NotATar { .. }
+        | LoadError::Inflate { .. }
         | LoadError::NoImages { .. }
         | LoadError::Missing { .. }
         | LoadError::TooLarge { .. }
@@ -250,6 +255,7 @@ pub(crate) fn from_load(error: &LoadError) -> Status {
         | LoadError::Config { .. } => Code::InvalidArgument,
         LoadError::ShuttingDown => Code::Unavailable,
         LoadError::Read { .. }
+        | LoadError::Scratch { .. }
         | LoadError::Layer { .. }
         | LoadError::Fixup { .. }
         | LoadError::Record { .. } => Code::Unknown,
@@ -260,9 +266,11 @@ pub(crate) fn from_load(error: &LoadError) -> Status {
 pub(crate) fn from_save(error: &SaveError) -> Status {
     let code = match error {
         SaveError::NoSource { .. } => Code::FailedPrecondition,
-        SaveError::Stored { .. } | SaveError::Fetch { .. } | SaveError::Digest { .. } => {
-            Code::Unknown
-        }
+        SaveError::Stored { .. }
+        | SaveError::Layer { .. }
+        | SaveError::Pack { .. }
+        | SaveError::Fetch { .. }
+        | SaveError::Digest { .. } => Code::Unknown,
     };
     status(code, error)
 }

@@ -3,6 +3,7 @@
 
 mod contents;
 mod load;
+mod manifest;
 mod members;
 mod save;
 
@@ -11,14 +12,14 @@ use std::path::PathBuf;
 
 use model::{Digest, Reference, ReferenceError};
 use registry::{ManifestError, RegistryError};
-use snapshot::FixupError;
+use snapshot::{FixupError, LayerTarError};
 use store::WriteError;
 
 use crate::config::ConfigError;
 use crate::error::{LayerError, PullError};
 
 pub use load::Loaded;
-pub use save::ArchiveStream;
+pub use save::{ArchiveStream, LayerSource};
 
 /// Why an archive was not stored, or not all of it.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +33,26 @@ pub enum LoadError {
         #[source]
         source: io::Error,
     },
+    /// It is compressed, and cannot be inflated.
+    #[error("cannot decompress {}", path.display())]
+    Inflate {
+        /// The archive.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: layer::UnpackError,
+    },
+    /// There is no place to inflate it to.
+    #[error("there is no place in {} for the decompressed archive", path.display())]
+    Scratch {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// It is not a tar.
-    #[error("{} is neither a directory nor a plain tar", path.display())]
+    #[error("{} is neither a directory nor a tar, compressed by gzip or zstd or not", path.display())]
     NotATar {
         /// The archive.
         path: PathBuf,
@@ -143,11 +162,33 @@ pub enum SaveError {
         #[source]
         source: ManifestError,
     },
-    /// Layers are stored unpacked, and nobody has them packed.
-    #[error("image {id} came from no registry that could give its layers again")]
+    /// The store cannot give the layer as it was, and no registry is known that could.
+    #[error(
+        "layer {layer} of image {id} cannot be packed again, and the image came from no registry that could give it"
+    )]
     NoSource {
         /// The image.
         id: Digest,
+        /// The layer.
+        layer: Digest,
+    },
+    /// A layer of the store cannot be opened.
+    #[error("cannot read a layer of image {id}")]
+    Layer {
+        /// The image.
+        id: Digest,
+        /// Why.
+        #[source]
+        source: LayerTarError,
+    },
+    /// A layer of the store cannot be packed.
+    #[error("cannot pack layer {layer} again; `knarr image verify` tells what became of it")]
+    Pack {
+        /// The layer.
+        layer: Digest,
+        /// Why.
+        #[source]
+        source: layer::RepackError,
     },
     /// A layer could not be fetched.
     #[error("cannot fetch the layers of {reference} for the archive")]
@@ -158,8 +199,10 @@ pub enum SaveError {
         #[source]
         source: Box<PullError>,
     },
-    /// What came is not the layer.
-    #[error("layer {wanted} came with digest {found}")]
+    /// What came is not the layer: the registry's fault, or damage in the store.
+    #[error(
+        "layer {wanted} came with digest {found}; `knarr image verify` tells whether the store is damaged"
+    )]
     Digest {
         /// What the manifest says.
         wanted: Digest,

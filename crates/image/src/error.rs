@@ -9,6 +9,7 @@ use store::WriteError;
 
 use crate::catalog::ResolveError;
 use crate::config::ConfigError;
+use crate::verifiers::VerifierError;
 
 /// Why the images of a root cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +63,15 @@ pub enum PullError {
         /// What went wrong.
         #[source]
         source: RegistryError,
+    },
+    /// The node's verifiers do not let it in.
+    #[error("image {reference} may not be pulled")]
+    Refused {
+        /// What was to be pulled.
+        reference: Reference,
+        /// Who says so, and why.
+        #[source]
+        source: VerifierError,
     },
     /// The image's configuration is not usable here.
     #[error("cannot use image {reference}")]
@@ -183,6 +193,8 @@ impl LayerError {
                 layer::UnpackError::Read { .. }
                     | layer::UnpackError::Syscall { .. }
                     | layer::UnpackError::Inventory { .. }
+                    | layer::UnpackError::Skeleton { .. }
+                    | layer::UnpackError::Write { .. }
                     | layer::UnpackError::Thread { .. }
             ),
             Self::Begin(_) | Self::Commit(_) | Self::Thread { .. } | Self::ShuttingDown => false,

@@ -22,6 +22,7 @@ use crate::progress::{Board, PullProgress};
 use crate::pull;
 use crate::record::Directory;
 use crate::slots::{Hold, Slots};
+use crate::verifiers::Verifiers;
 
 /// What can be configured.
 #[derive(Debug, Clone)]
@@ -34,6 +35,8 @@ pub struct Config {
     pub parallel_layers: usize,
     /// A download that breaks off after this time is kept for the next attempt.
     pub keep_after: Duration,
+    /// Whose consent each pull needs.
+    pub verifiers: Option<Verifiers>,
 }
 
 impl Default for Config {
@@ -49,6 +52,7 @@ impl From<registry::Config> for Config {
             limits: layer::Limits::default(),
             parallel_layers: 3,
             keep_after: Duration::from_secs(8),
+            verifiers: None,
         }
     }
 }
@@ -72,6 +76,7 @@ pub(crate) struct Inner {
     pub(crate) root: PathBuf,
     pub(crate) directory: Directory,
     pub(crate) registry: Client,
+    pub(crate) verifiers: Option<Verifiers>,
     pub(crate) unpack: layer::UnpackOptions,
     pub(crate) parallel_layers: usize,
     /// For layers that are unpacked at once, over all pulls.
@@ -114,7 +119,7 @@ impl Images {
         config: impl Into<Config>,
         layers: Arc<Layers>,
     ) -> Result<Self, OpenError> {
-        let Config { registry, limits, parallel_layers, keep_after } = config.into();
+        let Config { registry, limits, parallel_layers, keep_after, verifiers } = config.into();
         let partials = Partials::open(root, keep_after)
             .map_err(|source| OpenError::Directory { path: root.join("partial"), source })?;
         let directory = Directory::create(root)?;
@@ -125,6 +130,7 @@ impl Images {
                 root: root.to_owned(),
                 directory,
                 registry: Client::new(registry),
+                verifiers,
                 unpack: layer::UnpackOptions { limits, ..layer::UnpackOptions::default() },
                 parallel_layers: parallel_layers.max(1),
                 room: Arc::new(Semaphore::new(LAYERS_AT_ONCE.max(parallel_layers))),

@@ -12,6 +12,7 @@ use model::{Digest, Platform, Reference};
 use registry::{Credentials, Descriptor, ImageManifest, Session};
 
 pub(crate) use self::layer::{Context, Failure, Purpose, ensure};
+use crate::collect::blocking;
 use crate::config::{self, Parsed};
 use crate::error::PullError;
 use crate::image::Image;
@@ -33,6 +34,7 @@ pub(crate) async fn pull(
     let session = inner.registry.session(reference, credentials).await.map_err(fail)?;
     // Asked each time: it says what a tag means now, and that this caller may have it.
     let root = session.resolve().await.map_err(fail)?;
+    allowed(inner, reference, &root).await?;
     if let Some(image) = rename(inner, reference, &root.digest, &platform).await? {
         return Ok(image);
     }
@@ -48,6 +50,22 @@ pub(crate) async fn pull(
     let published =
         publish(inner, reference, root.digest, image.id, Some((image, documents)), hold).await?;
     published.ok_or_else(|| PullError::ShuttingDown { reference: reference.clone() })
+}
+
+/// Asks the node's verifiers, if there are any; also about what is here already.
+async fn allowed(
+    inner: &Arc<Inner>,
+    reference: &Reference,
+    root: &Descriptor,
+) -> Result<(), PullError> {
+    let Some(verifiers) = inner.verifiers.clone() else { return Ok(()) };
+    let (name, root) = (reference.clone(), root.clone());
+    let asked = blocking(inner, move |_| verifiers.ask(&name, &root)).await;
+    let reference = reference.clone();
+    match asked {
+        Some(verdict) => verdict.map_err(|source| PullError::Refused { reference, source }),
+        None => Err(PullError::ShuttingDown { reference }),
+    }
 }
 
 /// If an image here came from `root` and is whole, all that is new is a name.

@@ -7,7 +7,7 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
-    use image::{Images, LoadError, SaveError};
+    use image::{Images, LayerSource, LoadError, SaveError};
     use model::{Digest, Reference};
     use registry::testing::{FakeRegistry, ImageSpec, LayerSpec};
     use registry::{Config, Credentials};
@@ -60,9 +60,14 @@ mod tests {
         }
     }
 
-    async fn save(store: &Store, names: &[&str], to: &Path) -> Result<(), SaveError> {
+    async fn save(
+        store: &Store,
+        names: &[&str],
+        from: LayerSource,
+        to: &Path,
+    ) -> Result<(), SaveError> {
         let images = names.iter().map(|name| store.images.resolve(name).unwrap().unwrap());
-        let mut stream = store.images.save(images.collect(), Credentials::Anonymous);
+        let mut stream = store.images.save(images.collect(), from, Credentials::Anonymous);
         let mut file = std::fs::File::create(to).unwrap();
         while let Some(piece) = stream.recv().await {
             file.write_all(&piece?).unwrap();
@@ -89,8 +94,10 @@ mod tests {
             ids.push(image.id);
         }
         let archive = from.file("archive.tar");
-        save(&from, &[&names[0], &names[1]], &archive).await.unwrap();
+        save(&from, &[&names[0], &names[1]], LayerSource::Registry, &archive).await.unwrap();
+        let plain = from.file("plain.tar");
         drop(registry);
+        save(&from, &[&names[0], &names[1]], LayerSource::Store, &plain).await.unwrap();
 
         let loaded = to.images.load(&archive).await.unwrap();
         let got: Vec<Digest> = loaded.iter().map(|loaded| loaded.image.id).collect();
@@ -102,11 +109,65 @@ mod tests {
                 assert!(to.images.verify(diff_id).await.unwrap().is_sound());
             }
         }
-        // Again is no harm; and what came from an archive cannot be packed again.
+        // Again is no harm; and what came from an archive leads to no registry.
         to.images.load(&archive).await.unwrap();
         let again = to.file("again.tar");
-        let refused = save(&to, &[&names[1]], &again).await.unwrap_err();
+        let refused = save(&to, &[&names[1]], LayerSource::Registry, &again).await.unwrap_err();
         assert!(matches!(refused, SaveError::NoSource { .. }), "{refused}");
+        // What was pulled and what was loaded make the same archive.
+        save(&to, &[&names[0], &names[1]], LayerSource::Store, &again).await.unwrap();
+        assert_eq!(std::fs::read(&again).unwrap(), std::fs::read(&plain).unwrap());
+        let Some(third) = Store::new() else { return };
+        let loaded = third.images.load(&again).await.unwrap();
+        let got: Vec<Digest> = loaded.iter().map(|loaded| loaded.image.id).collect();
+        assert_eq!(got, ids);
+        for image in third.images.list().iter() {
+            let details = third.images.details(image).await.unwrap();
+            let blobs: Vec<_> = details.blobs.iter().map(|blob| blob.digest).collect();
+            assert_eq!(blobs, image.diff_ids, "plain layers are their own diff ids");
+        }
+    }
+
+    #[tokio::test]
+    async fn compressed_archives_are_loaded_and_broken_ones_refused() {
+        let Some(store) = Store::new() else { return };
+        let layer = tar(&[("bin/app", b"#!")]);
+        let dir = store.file("saved");
+        let id = docker_directory(&dir, &layer, registry::digest_of(&layer));
+        let mut builder = tar::Builder::new(Vec::new());
+        builder.append_dir_all(".", &dir).unwrap();
+        let plain = builder.into_inner().unwrap();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&plain).unwrap();
+        let packed = [gzip.finish().unwrap(), zstd::encode_all(&*plain, 1).unwrap()];
+        for bytes in &packed {
+            let archive = store.file("packed");
+            std::fs::write(&archive, bytes).unwrap();
+            assert_eq!(store.images.load(&archive).await.unwrap()[0].image.id, id);
+            std::fs::write(&archive, &bytes[..bytes.len() / 2]).unwrap();
+            let refused = store.images.load(&archive).await.unwrap_err();
+            assert!(matches!(refused, LoadError::Inflate { .. }), "{refused}");
+            store.images.remove(&id.to_string()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_layer_that_the_disk_has_spoilt_is_not_saved() {
+        let Some(store) = Store::new() else { return };
+        let layer = tar(&[("bin/app", b"#!")]);
+        let dir = store.file("saved");
+        docker_directory(&dir, &layer, registry::digest_of(&layer));
+        let image = Arc::clone(&store.images.load(&dir).await.unwrap()[0].image);
+        let path = store.layers.lower_dirs(&image.diff_ids).unwrap()[0].join("bin/app");
+        let id = image.id.to_string();
+        std::fs::write(&path, b"!#").unwrap();
+        let to = store.file("out");
+        let refused = save(&store, &[&id], LayerSource::Store, &to).await.unwrap_err();
+        assert!(matches!(refused, SaveError::Digest { .. }), "{refused}");
+        std::fs::write(&path, b"longer").unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let refused = save(&store, &[&id], LayerSource::Store, &to).await.unwrap_err();
+        assert!(matches!(refused, SaveError::Pack { .. }), "{refused}");
     }
 
     /// An archive in a directory, as `docker save` laid them out for years.

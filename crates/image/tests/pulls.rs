@@ -11,7 +11,7 @@ mod tests {
 
     use flate2::Compression;
     use flate2::write::GzEncoder;
-    use image::{Images, LayerError, PullError, RepairError, Stage};
+    use image::{Images, LayerError, PullError, RepairError, Stage, VerifierError};
     use model::{Digest, Reference};
     use registry::testing::{Access, FakeRegistry, Fault, ImageSpec, LayerSpec};
     use registry::{Config, Credentials, Retry};
@@ -134,6 +134,52 @@ mod tests {
             gzip(&[("etc/passwd", b"root:x:0:0::/:/bin/sh\n"), ("etc/group", b"root:x:0:\n")]),
             plain(&[("etc/passwd", b"app:x:7:7:\xff:/:/bin/sh\n"), ("bin/app", b"#!")]),
         ])
+    }
+
+    /// Puts a verifier into a directory, and beside it what it does.
+    fn verifier(dir: &Path, name: &str, script: &str) {
+        std::fs::create_dir_all(dir).unwrap();
+        std::fs::write(dir.join(format!(".{name}.body")), script).unwrap();
+        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/verifier");
+        std::os::unix::fs::symlink(fixture, dir.join(name)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn nothing_is_pulled_that_a_verifier_refuses() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("verifiers");
+        let limit = Duration::from_secs(60);
+        let verifiers = Some(image::Verifiers { dir: dir.clone(), limit });
+        let config = image::Config { verifiers, ..config().into() };
+        let Some(node) = Node::start_with(config).await else { return };
+        node.registry.put_image("a", "1", &two_layers());
+        let refused = async || match node.pull("a:1").await.unwrap_err() {
+            PullError::Refused { source, .. } => source,
+            other => panic!("{other}"),
+        };
+        assert!(matches!(refused().await, VerifierError::Directory { .. }));
+        std::fs::create_dir(&dir).unwrap();
+        assert!(matches!(refused().await, VerifierError::Nobody { .. }));
+        let said = scratch.path().join("said");
+        verifier(&dir, "a-yes", &format!("echo \"$@\" >{0}; cat >>{0}", said.display()));
+        let image = node.pull("a:1").await.unwrap();
+        let text = std::fs::read_to_string(&said).unwrap();
+        let root = image.repo_digests[0].split_once('@').unwrap().1.to_owned();
+        let name = node.reference("a:1");
+        let wanted = format!("-name {name} -digest {root} -stdin-media-type application/vnd.oci.");
+        assert!(text.starts_with(&wanted), "{text}");
+        let (_, descriptor) = text.split_once('\n').unwrap();
+        let descriptor: serde_json::Value = serde_json::from_str(descriptor).unwrap();
+        assert_eq!(descriptor["digest"], root);
+        assert!(descriptor["size"].as_u64() > Some(0), "{descriptor}");
+
+        // What is here is asked about too, and all have to consent.
+        verifier(&dir, "b-no", "echo nobody knows this key; exit 3");
+        let refusal = refused().await.to_string();
+        assert!(refusal.contains("b-no") && refusal.contains("nobody knows this key"), "{refusal}");
+        std::fs::remove_file(dir.join("b-no")).unwrap();
+        std::os::unix::fs::symlink("/nonexistent", dir.join("c")).unwrap();
+        assert!(matches!(refused().await, VerifierError::Run { .. }));
     }
 
     #[tokio::test]

@@ -23,6 +23,8 @@ pub(crate) struct Counts {
     pub(crate) bytes: u64,
     pub(crate) inodes: u64,
     pub(crate) dropped_xattrs: u64,
+    /// Content that was written is gone again: from the tree the tar cannot be had any more.
+    pub(crate) replaced: bool,
 }
 
 pub(crate) struct Applier<'r> {
@@ -42,7 +44,11 @@ impl<'r> Applier<'r> {
         Self { dirs: Dirs::new(root, ledger), counts, removed: 0, max_implied: limits.entries }
     }
 
-    pub(crate) fn apply(&mut self, entry: &Entry, tar: &mut TarReader) -> Result<(), UnpackError> {
+    pub(crate) fn apply(
+        &mut self,
+        entry: &Entry,
+        tar: &mut TarReader<'_>,
+    ) -> Result<(), UnpackError> {
         // One long name can ask for two thousand directories.
         check(LimitKind::Entries, self.dirs.created(), self.max_implied, &entry.name)?;
         match entry.path.role() {
@@ -67,7 +73,7 @@ impl<'r> Applier<'r> {
         Ok((counts, written.map_err(|source| UnpackError::Inventory { source })?))
     }
 
-    fn plain(&mut self, entry: &Entry, tar: &mut TarReader) -> Result<(), UnpackError> {
+    fn plain(&mut self, entry: &Entry, tar: &mut TarReader<'_>) -> Result<(), UnpackError> {
         if entry.path.is_root() && !matches!(entry.kind, Kind::Directory) {
             return Err(UnpackError::RootReplaced { name: entry.name.clone() });
         }
@@ -93,12 +99,14 @@ impl<'r> Applier<'r> {
         &mut self,
         entry: &Entry,
         holes: Option<&Sparse>,
-        tar: &mut TarReader,
+        tar: &mut TarReader<'_>,
     ) -> Result<(), UnpackError> {
         let (dir, file) = self.place(entry, "create", |dir, name| {
             rustix::fs::openat(dir, name, attrs::NEW_FILE, OWNER_ONLY)
         })?;
         let mut hash = self.dirs.ledger.hasher();
+        let (_, name) = entry.path.split();
+        tar.goes_to(&dir.real(name), holes.map(|sparse| &*sparse.pieces))?;
         match holes {
             None => self.write(entry, &file, 0, u64::MAX, tar, hash.as_mut())?,
             Some(sparse) => {
@@ -139,7 +147,7 @@ impl<'r> Applier<'r> {
         file: &OwnedFd,
         mut offset: u64,
         mut length: u64,
-        tar: &mut TarReader,
+        tar: &mut TarReader<'_>,
         mut hash: Option<&mut blake3::Hasher>,
     ) -> Result<(), UnpackError> {
         while let Some(piece) = tar.content(length)? {
@@ -324,6 +332,13 @@ impl<'r> Applier<'r> {
             name: entry.name.clone(),
             what: "name: it contains a NUL byte",
         };
+        let stat = stat_in(parent.fd(), &name);
+        self.counts.replaced |=
+            stat.is_ok_and(|stat| match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => true,
+                FileType::RegularFile => stat.st_size > 0,
+                _ => false,
+            });
         let name = CString::new(name).map_err(unusable)?;
         let removed = remove_tree(parent.fd(), &name)
             .map_err(|error| syscall(entry, "replace what was called", error.source))?;

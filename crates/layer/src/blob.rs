@@ -36,7 +36,8 @@ impl fmt::Display for Compression {
 }
 
 impl Compression {
-    fn of(magic: &[u8]) -> Self {
+    /// Told by the first bytes of a blob.
+    pub fn of(magic: &[u8]) -> Self {
         match magic {
             [0x1f, 0x8b, ..] => Self::Gzip,
             // A frame, or a skippable frame (RFC 8878, 3.1.2).
@@ -210,6 +211,10 @@ impl<'w, R: Read> Blob<'w, R> {
             }
         }
         Ok(filled)
+    }
+
+    pub(crate) fn compression(&self) -> Compression {
+        self.compression
     }
 
     /// Compressed bytes taken from the source so far (the decompressor may be a buffer behind).

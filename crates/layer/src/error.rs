@@ -77,6 +77,12 @@ pub enum UnpackError {
     /// The list of what the layer holds cannot be written.
     #[error("cannot write the inventory of the layer")]
     Inventory { source: io::Error },
+    /// What of the tar is not in the tree cannot be written.
+    #[error("cannot write the skeleton of the layer")]
+    Skeleton { source: io::Error },
+    /// What was decompressed cannot be written.
+    #[error("cannot write what was decompressed")]
+    Write { source: io::Error },
     /// The unpacking thread could not be started.
     #[error("cannot start the unpack thread")]
     Thread { source: io::Error },

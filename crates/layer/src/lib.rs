@@ -27,11 +27,12 @@
 //! - As Go's reader, which defines what layers look like in practice: a size on an entry that has
 //!   no content is taken as zero, and global PAX records are ignored.
 //!
-//! # The inventory
-//! While it unpacks it can write a list of what the tree holds, with the hash of every file.
-//! [`verify`] compares a tree with its list later on.
+//! # What can be written beside it
+//! An inventory lists what the tree holds, with the hash of every file: [`verify`] compares a tree
+//! with its list later on. A skeleton holds what of the tar the tree does not: with both,
+//! [`Packed`] gives the tar again.
 //!
-//! Main types: [`unpack`], [`UnpackOptions`], [`Unpacked`], [`UnpackError`], [`verify`].
+//! Main types: [`unpack`], [`UnpackOptions`], [`Unpacked`], [`UnpackError`], [`verify`], [`Packed`].
 //! [`remove_tree`] is shared with the crates that own the directories.
 #![forbid(unsafe_code)]
 
@@ -46,6 +47,7 @@ mod inventory;
 mod members;
 mod path;
 mod remove;
+mod skeleton;
 mod tar;
 mod unpack;
 mod verify;
@@ -54,7 +56,8 @@ pub use blob::{Compression, LargeWindows, Sha256 as Hasher};
 pub use error::{LimitKind, UnpackError};
 pub use members::{Member, Place, members};
 pub use remove::{RemoveTreeError, remove_tree};
-pub use unpack::{Limits, UnpackOptions, Unpacked, unpack};
+pub use skeleton::{Packed, RepackError};
+pub use unpack::{Beside, Limits, UnpackOptions, Unpacked, inflate, unpack};
 pub use verify::{Difference, Finding, Verified, VerifyError, verify};
 
 /// The SHA-256 digest of `bytes`.

@@ -3,8 +3,12 @@
 use tar_core::HEADER_SIZE;
 use tar_core::parse::{ParseError, ParseEvent, Parser};
 
+use tar_core::SparseEntry;
+
 use crate::chunks::Chunks;
 use crate::entry::{Entry, Sparse};
+use crate::path::LayerPath;
+use crate::skeleton::Skeleton;
 use crate::{LimitKind, Limits, UnpackError};
 
 /// All headers of one entry: PAX and GNU long names (bounded below this) and a sparse map.
@@ -12,8 +16,10 @@ const MAX_HEADER_BYTES: usize = 4 * 1024 * 1024;
 const MAX_SPARSE_PIECES: usize = 200_000;
 const BLOCK: u64 = HEADER_SIZE as u64;
 
-pub(crate) struct TarReader {
+pub(crate) struct TarReader<'w> {
     chunks: Chunks,
+    /// Gets all that is not content of a file.
+    skeleton: Option<Skeleton<'w>>,
     parser: Parser,
     limits: Limits,
     entries: u64,
@@ -31,8 +37,8 @@ enum Step {
     End { consumed: usize },
 }
 
-impl TarReader {
-    pub(crate) fn new(chunks: Chunks, limits: &Limits) -> Self {
+impl<'w> TarReader<'w> {
+    pub(crate) fn new(chunks: Chunks, limits: &Limits, skeleton: Option<Skeleton<'w>>) -> Self {
         let mut parser = Parser::new(tar_core::parse::Limits {
             max_sparse_entries: MAX_SPARSE_PIECES,
             ..tar_core::parse::Limits::default()
@@ -40,6 +46,7 @@ impl TarReader {
         parser.set_ignore_pax_errors(true);
         Self {
             chunks,
+            skeleton,
             parser,
             limits: limits.clone(),
             entries: 0,
@@ -65,15 +72,15 @@ impl TarReader {
                     want = more;
                 }
                 Step::Skip { consumed } => {
-                    self.chunks.consume(consumed);
+                    self.pass(consumed)?;
                     (want, parsed) = (HEADER_SIZE, HEADER_SIZE - 1);
                 }
                 Step::End { consumed } => {
-                    self.chunks.consume(consumed);
+                    self.pass(consumed)?;
                     return Ok(None);
                 }
                 Step::Entry { consumed, entry } => {
-                    self.chunks.consume(consumed);
+                    self.pass(consumed)?;
                     self.begin(&entry)?;
                     return Ok(Some(*entry));
                 }
@@ -146,16 +153,44 @@ impl TarReader {
         self.content = self.content.saturating_sub(count as u64);
     }
 
+    /// What comes of the current entry goes into this file, in these pieces; all in one if there
+    /// are none.
+    pub(crate) fn goes_to(
+        &mut self,
+        path: &LayerPath,
+        pieces: Option<&[SparseEntry]>,
+    ) -> Result<(), UnpackError> {
+        let Some(skeleton) = &mut self.skeleton else { return Ok(()) };
+        if self.content == 0 {
+            return Ok(());
+        }
+        let whole = [SparseEntry { offset: 0, length: self.content }];
+        let pieces = pieces.unwrap_or(&whole);
+        skeleton.file(path, pieces).map_err(|source| UnpackError::Skeleton { source })
+    }
+
     fn skip_content(&mut self) -> Result<(), UnpackError> {
         while self.content > 0 || self.padding > 0 {
-            let left = if self.content > 0 { &mut self.content } else { &mut self.padding };
             if !self.chunks.fill(1) {
                 return Err(self.truncated());
             }
+            let left = if self.content > 0 { &mut self.content } else { &mut self.padding };
             let count = clamp(*left, self.chunks.available().len());
             *left -= count as u64;
-            self.chunks.consume(count);
+            self.pass(count)?;
         }
+        Ok(())
+    }
+
+    /// Takes `count` of the available bytes, which are in no file.
+    fn pass(&mut self, count: usize) -> Result<(), UnpackError> {
+        if let Some(skeleton) = &mut self.skeleton {
+            let bytes = self.chunks.available();
+            skeleton
+                .raw(&bytes[..count.min(bytes.len())])
+                .map_err(|source| UnpackError::Skeleton { source })?;
+        }
+        self.chunks.consume(count);
         Ok(())
     }
 
@@ -168,22 +203,25 @@ impl TarReader {
     fn stream_end(&mut self) -> Result<(), UnpackError> {
         let rest = self.chunks.available();
         if rest.is_empty() || (rest.len() == HEADER_SIZE && rest.iter().all(|byte| *byte == 0)) {
-            self.chunks.consume(HEADER_SIZE);
-            return Ok(());
+            return self.pass(HEADER_SIZE);
         }
         let at = self.chunks.at() + rest.len() as u64;
         Err(UnpackError::TarTruncated { at, inside: "a header".to_owned() })
     }
 
-    /// Reads to the end of the stream behind the archive (padding to a tape record, usually).
-    pub(crate) fn finish(mut self) -> Result<(model::Digest, u64), UnpackError> {
+    /// Reads to the end of the stream behind the archive (padding to a tape record, usually). Gives
+    /// the digest, how many entries there were, and whether there is a skeleton.
+    pub(crate) fn finish(mut self) -> Result<(model::Digest, u64, bool), UnpackError> {
         while self.chunks.fill(1) {
             if self.chunks.available().iter().any(|byte| *byte != 0) {
                 return Err(UnpackError::TrailingData { at: self.chunks.at() });
             }
-            self.chunks.consume(usize::MAX);
+            self.pass(usize::MAX)?;
         }
-        Ok((self.chunks.finish(), self.entries))
+        let whole = self.skeleton.is_some();
+        let ended = self.skeleton.map_or(Ok(()), Skeleton::finish);
+        ended.map_err(|source| UnpackError::Skeleton { source })?;
+        Ok((self.chunks.finish(), self.entries, whole))
     }
 }
 

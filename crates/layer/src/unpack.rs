@@ -11,6 +11,7 @@ use crate::blob::{Blob, LargeWindows};
 use crate::chunks::{CHUNK_BYTES, Chunks, Feed, pipe};
 use crate::entry::check;
 use crate::inventory::Ledger;
+use crate::skeleton::Skeleton;
 use crate::tar::TarReader;
 use crate::{Compression, LimitKind, UnpackError};
 
@@ -68,6 +69,8 @@ pub struct Unpacked {
     /// Of the blob as it was read.
     pub blob_digest: Digest,
     pub blob_bytes: u64,
+    /// How the blob was compressed.
+    pub compression: Compression,
     /// Of the uncompressed tar.
     pub diff_id: Digest,
     /// Content bytes written to files (holes are not).
@@ -83,6 +86,25 @@ pub struct Unpacked {
     pub implied: Vec<Vec<u8>>,
     /// The checksum of the inventory, if one was written.
     pub inventory: Option<String>,
+    /// Whether there is a whole skeleton. What was written of another is of no use.
+    pub skeleton: bool,
+}
+
+/// What is written while a layer is unpacked, where somebody wants it.
+#[derive(Default)]
+pub struct Beside<'w> {
+    /// A list of what the tree holds, by which [`crate::verify`] can later tell whether it still
+    /// does.
+    pub inventory: Option<&'w mut (dyn Write + Send)>,
+    /// What the tree does not hold of the tar, by which [`crate::Packed`] puts it together again.
+    pub skeleton: Option<&'w mut (dyn Write + Send)>,
+}
+
+impl std::fmt::Debug for Beside<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { inventory, skeleton } = self;
+        write!(f, "Beside({}, {})", inventory.is_some(), skeleton.is_some())
+    }
 }
 
 /// Unpacks one layer into `target`, an empty directory, in a single pass over `blob`.
@@ -91,9 +113,6 @@ pub struct Unpacked {
 /// Reads `blob` to its end unless it fails; stop it from outside by letting `blob` return an error.
 /// Nothing is synced to disk.
 ///
-/// `inventory` gets a list of what the tree holds, by which [`crate::verify`] can later tell
-/// whether it still does.
-///
 /// # Errors
 /// [`UnpackError`]; the directory then holds part of the layer.
 pub fn unpack(
@@ -101,7 +120,7 @@ pub fn unpack(
     target: BorrowedFd<'_>,
     compression: Compression,
     options: &UnpackOptions,
-    inventory: Option<&mut (dyn Write + Send)>,
+    beside: Beside<'_>,
 ) -> Result<Unpacked, UnpackError> {
     let limits = &options.limits;
     let mut blob = Blob::open(blob, compression, limits.window_bytes, &options.large_windows)?;
@@ -109,7 +128,7 @@ pub fn unpack(
     let (fed, written) = std::thread::scope(|scope| {
         let worker = std::thread::Builder::new()
             .name("layer-unpack".to_owned())
-            .spawn_scoped(scope, || write_tree(chunks, target, limits, inventory))
+            .spawn_scoped(scope, || write_tree(chunks, target, limits, beside))
             .map_err(|source| UnpackError::Thread { source })?;
         let fed = feed_chunks(&mut blob, &feed, limits);
         // The end of the stream, for the worker.
@@ -122,10 +141,12 @@ pub fn unpack(
     // The cause first: a broken blob makes the tar look truncated.
     fed?;
     let written = written?;
+    let compression = blob.compression();
     let (blob_digest, blob_bytes) = blob.finish();
     Ok(Unpacked {
         blob_digest,
         blob_bytes,
+        compression,
         diff_id: written.diff_id,
         unpacked_bytes: written.applied.bytes,
         inodes: written.applied.inodes,
@@ -133,7 +154,47 @@ pub fn unpack(
         dropped_xattrs: written.applied.dropped_xattrs,
         implied: written.ledger.implied,
         inventory: written.ledger.inventory,
+        skeleton: written.skeleton && !written.applied.replaced,
     })
+}
+
+/// Writes what a gzip or zstd stream holds, within the limits of a layer. Blocks.
+///
+/// # Errors
+/// [`UnpackError`]; part of it may be written then.
+pub fn inflate(
+    from: impl Read,
+    mut to: impl Write,
+    options: &UnpackOptions,
+) -> Result<(), UnpackError> {
+    let limits = &options.limits;
+    let auto = Compression::Auto;
+    let mut blob = Blob::open(from, auto, limits.window_bytes, &options.large_windows)?;
+    let (mut total, mut chunk) = (0, vec![0; CHUNK_BYTES]);
+    loop {
+        let filled = fill(&mut blob, &mut chunk, &mut total, limits)?;
+        if filled == 0 {
+            return Ok(());
+        }
+        to.write_all(&chunk[..filled]).map_err(|source| UnpackError::Write { source })?;
+    }
+}
+
+/// Takes the next chunk, if the blob is still within its limits.
+fn fill(
+    blob: &mut Blob<'_, impl Read>,
+    chunk: &mut [u8],
+    total: &mut u64,
+    limits: &Limits,
+) -> Result<usize, UnpackError> {
+    let filled = blob.fill(chunk)?;
+    *total += filled as u64;
+    check(LimitKind::TotalBytes, *total, limits.total_bytes, "")?;
+    if *total > RATIO_FLOOR {
+        let ratio = *total / blob.bytes().max(1);
+        check(LimitKind::CompressionRatio, ratio, limits.compression_ratio, "")?;
+    }
+    Ok(filled)
 }
 
 /// Ends early, without an error, when the unpacking side has failed.
@@ -145,15 +206,9 @@ fn feed_chunks(
     let mut total: u64 = 0;
     loop {
         let mut chunk = feed.empty();
-        let filled = blob.fill(&mut chunk)?;
+        let filled = fill(blob, &mut chunk, &mut total, limits)?;
         if filled == 0 {
             return Ok(());
-        }
-        total += filled as u64;
-        check(LimitKind::TotalBytes, total, limits.total_bytes, "")?;
-        if total > RATIO_FLOOR {
-            let ratio = total / blob.bytes().max(1);
-            check(LimitKind::CompressionRatio, ratio, limits.compression_ratio, "")?;
         }
         chunk.truncate(filled);
         let last = filled < CHUNK_BYTES;
@@ -168,21 +223,25 @@ struct Written {
     entries: u64,
     applied: crate::apply::Counts,
     ledger: crate::inventory::Written,
+    skeleton: bool,
 }
 
 fn write_tree(
     chunks: Chunks,
     target: BorrowedFd<'_>,
     limits: &Limits,
-    inventory: Option<&mut (dyn Write + Send)>,
+    beside: Beside<'_>,
 ) -> Result<Written, UnpackError> {
-    let mut tar = TarReader::new(chunks, limits);
+    let Beside { inventory, skeleton } = beside;
+    let skeleton = skeleton.map(|out| Skeleton::new(out)).transpose();
+    let skeleton = skeleton.map_err(|source| UnpackError::Skeleton { source })?;
+    let mut tar = TarReader::new(chunks, limits, skeleton);
     let ledger = Ledger::new(inventory.map(|out| out as &mut dyn Write), limits.implied_bytes);
     let mut applier = Applier::new(target, limits, ledger);
     while let Some(entry) = tar.next()? {
         applier.apply(&entry, &mut tar)?;
     }
-    let (diff_id, entries) = tar.finish()?;
+    let (diff_id, entries, skeleton) = tar.finish()?;
     let (applied, ledger) = applier.finish()?;
-    Ok(Written { diff_id, entries, applied, ledger })
+    Ok(Written { diff_id, entries, applied, ledger, skeleton })
 }

@@ -31,6 +31,7 @@ pub struct Ingest {
 
 pub(crate) const FS: &str = "fs";
 pub(crate) const INVENTORY: &str = "inventory";
+pub(crate) const SKELETON: &str = "skeleton";
 
 pub(crate) const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -69,8 +70,20 @@ impl Ingest {
     /// # Errors
     /// It cannot be made.
     pub fn inventory(&self) -> Result<File, IngestError> {
+        self.file(INVENTORY)
+    }
+
+    /// A fresh file for what of the tar is not in the tree.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn skeleton(&self) -> Result<File, IngestError> {
+        self.file(SKELETON)
+    }
+
+    fn file(&self, name: &str) -> Result<File, IngestError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.dir, INVENTORY, flags, Mode::RUSR | Mode::WUSR)
+        rustix::fs::openat(&self.dir, name, flags, Mode::RUSR | Mode::WUSR)
             .map(File::from)
             .map_err(|source| IngestError { path: self.path.clone(), source })
     }

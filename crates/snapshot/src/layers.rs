@@ -11,12 +11,12 @@ use std::thread::JoinHandle;
 
 use layer::RemoveTreeError;
 use model::Digest;
-use rustix::fs::{Mode, RenameFlags};
+use rustix::fs::{AtFlags, Mode, RenameFlags};
 use rustix::io::Errno;
 
 use crate::fixup::{ChainId, Fixup};
 use crate::folder::Folder;
-use crate::ingest::{DIRECTORY, Ingest, IngestError};
+use crate::ingest::{DIRECTORY, Ingest, IngestError, SKELETON};
 use crate::sealed::{LayerUsage, Seal};
 use crate::usage::of_tree;
 
@@ -250,10 +250,17 @@ impl Layers {
             crate::fixup::write_implied(ingest.dir(), &implied)
                 .map_err(fault("writing its implied directories"))?;
         }
+        if !unpacked.skeleton {
+            match rustix::fs::unlinkat(ingest.dir(), SKELETON, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(fault("removing its useless skeleton")(errno.into())),
+            }
+        }
         rustix::fs::syncfs(ingest.root()).map_err(|errno| fault("syncfs")(errno.into()))?;
-        // Only now filesystems that allocate late know what the tree takes.
+        // Only now filesystems that allocate late know what it takes, the lists beside the tree
+        // included; the seal, one block, is still to come.
         let (bytes, inodes) = ingest
-            .root()
+            .dir()
             .try_clone_to_owned()
             .and_then(|root| Ok(of_tree(root)?))
             .map_err(fault("measuring"))?;

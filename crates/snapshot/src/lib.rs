@@ -13,12 +13,13 @@
 //! <root>/layers/<diff id, hex>/fs/      the unpacked layer
 //! <root>/layers/<diff id, hex>/sealed   says that fs/ is complete, and what it takes
 //! <root>/layers/<diff id, hex>/inventory  what fs/ holds, to verify it by
+//! <root>/layers/<diff id, hex>/skeleton what of the layer's tar fs/ does not hold
 //! <root>/layers/<diff id, hex>/implied  directories in it that have no attributes of their own
 //! <root>/fixups/<chain id, hex>/        what lies above a layer in images that need it
 //! <root>/ingest/<n>/fs/                 being unpacked, or on its way out
 //! ```
 //!
-//! Main types: [`Layers`], [`Ingest`], [`ContainerRoot`], [`read_file_in`].
+//! Main types: [`Layers`], [`Ingest`], [`LayerTar`], [`ContainerRoot`], [`read_file_in`].
 #![forbid(unsafe_code)]
 
 mod container;
@@ -27,6 +28,7 @@ mod folder;
 mod ingest;
 mod layers;
 mod old_kernel;
+mod packed;
 mod read;
 mod sealed;
 mod stack;
@@ -38,6 +40,7 @@ pub use container::{ContainerRoot, RootError};
 pub use fixup::FixupError;
 pub use ingest::{Ingest, IngestError};
 pub use layers::{CommitError, Layers, MissingLayer, OpenError, RemoveError};
+pub use packed::{LayerTar, LayerTarError};
 pub use read::{ReadError, read_file_in};
 pub use sealed::LayerUsage;
 pub use verify::{LayerVerdict, LayerVerifyError};

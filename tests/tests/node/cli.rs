@@ -125,14 +125,21 @@ fn images_are_tagged_inspected_and_carried_in_archives() -> Result<()> {
         ensure!(shown["layers"][0]["diskBytes"].as_u64() > Some(0), "{shown}");
         on(node, &["image", "history", name])?;
         ensure!(on(node, &["df"])?.contains("images"));
-        let archive = node.scratch.dir().join("archive.tar").display().to_string();
-        on(node, &["image", "save", "--output", &archive, name])?;
-        on(node, &["image", "rm", "--unused"])?;
-        ensure!(node.cri.image_list().await?.is_empty());
-        let loaded = on(node, &["image", "load", &archive])?;
-        ensure!(loaded.contains("kept.example/copy:1"), "{loaded}");
-        ensure!(node.cri.image_list().await?.len() == 1);
-        ensure!(on(node, &["image", "verify"])?.contains("whole"));
+        let archive = |file: &str| node.scratch.dir().join(file).display().to_string();
+        let (plain, packed, again) = (archive("plain"), archive("packed"), archive("again"));
+        on(node, &["image", "save", "--output", &plain, name])?;
+        on(node, &["image", "save", "--from-registry", "--output", &packed, name])?;
+        for file in [&packed, &plain] {
+            on(node, &["image", "rm", "--unused"])?;
+            ensure!(node.cri.image_list().await?.is_empty());
+            let loaded = on(node, &["image", "load", file])?;
+            ensure!(loaded.contains("kept.example/copy:1"), "{loaded}");
+            ensure!(node.cri.image_list().await?.len() == 1);
+            ensure!(on(node, &["image", "verify"])?.contains("whole"));
+        }
+        // What came from an archive can be given on.
+        on(node, &["image", "save", "--output", &again, name])?;
+        ensure!(std::fs::read(&again)? == std::fs::read(&plain)?);
         Ok(())
     })
 }

@@ -197,6 +197,34 @@ fn an_unreachable_registry_is_said_to_be_unreachable() -> Result<()> {
 }
 
 #[test]
+fn what_a_verifier_refuses_is_told_in_kubelets_words() -> Result<()> {
+    on_a_node_with(
+        |settings, scratch| {
+            // There is no such directory: nobody consents.
+            let dir = scratch.dir().join("verifiers");
+            settings.extra_config = format!("[image]\nverifier_dir = \"{}\"\n", dir.display());
+        },
+        async |node| {
+            let name = node.image("busybox")?;
+            let result = node.cri.pull(&name).await;
+            let text = text(&result);
+            ensure!(
+                text.starts_with("SignatureValidationFailed") && text.contains(&name),
+                "{text}"
+            );
+            refused(result, Code::Unknown, &["verifiers"])?;
+            let dir = node.scratch.dir().join("verifiers");
+            std::fs::create_dir(&dir)?;
+            std::os::unix::fs::symlink("/bin/true", dir.join("consents"))?;
+            node.cri.pull(&name).await?;
+            std::os::unix::fs::symlink("/bin/false", dir.join("refuses"))?;
+            refused(node.cri.pull(&name).await, Code::Unknown, &["refuses", "gave no reason"])?;
+            Ok(())
+        },
+    )
+}
+
+#[test]
 fn a_malformed_name_is_refused() -> Result<()> {
     on_a_node(async |node| {
         for name in ["", "UPPER/case", "a b", "name:", "name@sha256:short"] {

@@ -26,6 +26,7 @@ impl Config {
                 ..image::Limits::default()
             },
             parallel_layers: self.image.parallel_layers,
+            verifiers: self.image.verifiers.clone(),
             ..registry.into()
         }
     }

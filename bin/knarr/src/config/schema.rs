@@ -96,6 +96,22 @@ pub(crate) const KEYS: &[Key] = &[
         check: size,
     },
     Key {
+        path: "image.verifier_dir",
+        list: false,
+        default: &[""],
+        help: "Directory of programs that all have to consent to each pull, called as containerd\n\
+               calls image verifiers. While it is missing or has none, nothing is pulled.\n\
+               Empty: nobody is asked.",
+        check: |text| if text.is_empty() { Ok(()) } else { absolute(text) },
+    },
+    Key {
+        path: "image.verifier_timeout",
+        list: false,
+        default: &["10s"],
+        help: "How long each verifier may take.",
+        check: |text| positive_duration(text).map(drop),
+    },
+    Key {
         path: "cni.conf_dir",
         list: false,
         default: &["/etc/cni/net.d"],

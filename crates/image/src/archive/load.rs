@@ -10,15 +10,16 @@ use registry::Descriptor;
 
 use super::LoadError;
 use super::contents::{Content, list};
+use super::manifest::{self, PLAIN_LAYER};
 use super::members::Members;
 use crate::catalog::add_given;
 use crate::collect::blocking;
 use crate::config;
-use crate::error::LayerError;
 use crate::image::Image;
 use crate::images::{Images, Inner};
 use crate::record::{Documents, ImageRecord};
 use crate::slots::Hold;
+use crate::unpack::{Wanted, unpack};
 
 /// One image that is now here.
 #[derive(Debug, Clone)]
@@ -30,15 +31,16 @@ pub struct Loaded {
 }
 
 impl Images {
-    /// Stores all images of the archive at `path`, a tar or a directory. Those before one that
-    /// fails stay.
+    /// Stores all images of the archive at `path`: a tar, compressed or not, or a directory. Those
+    /// before one that fails stay.
     ///
     /// # Errors
     /// [`LoadError`].
     pub async fn load(&self, path: &Path) -> Result<Vec<Loaded>, LoadError> {
         let path = path.to_owned();
-        let (members, contents) =
-            blocking(&self.inner, move |_| open(path)).await.ok_or(LoadError::ShuttingDown)??;
+        let (members, contents) = blocking(&self.inner, move |inner| open(inner, path))
+            .await
+            .ok_or(LoadError::ShuttingDown)??;
         let mut loaded = Vec::new();
         for content in contents {
             let names = content.names.clone();
@@ -49,8 +51,8 @@ impl Images {
     }
 }
 
-fn open(path: PathBuf) -> Result<(Members, Vec<Content>), LoadError> {
-    let members = Members::open(&path)?;
+fn open(inner: &Inner, path: PathBuf) -> Result<(Members, Vec<Content>), LoadError> {
+    let members = Members::open(&path, &inner.root, &inner.unpack)?;
     match list(&members)? {
         Some(contents) => Ok((members, contents)),
         None => Err(LoadError::NoImages { path }),
@@ -82,7 +84,7 @@ async fn load_one(
     }
     let manifest = match manifest {
         Some(bytes) => bytes,
-        None => make_manifest(id, config.len(), &blobs)?,
+        None => manifest::make(id, config.len(), &blobs),
     };
     let record = ImageRecord::new(id, registry::digest_of(&manifest), &blobs, config.len());
     let image = Image::new(record, parsed);
@@ -130,41 +132,24 @@ impl Inner {
                 None => measure(content, member),
             };
         }
-        let unpack = || -> Result<Descriptor, LayerError> {
-            let ingest = self.layers.begin()?;
-            let mut inventory = ingest.inventory()?;
-            let unpacked = layer::unpack(
-                content,
-                ingest.root(),
-                Compression::Auto,
-                &self.unpack,
-                Some(&mut inventory),
-            )?;
-            if let Some(told) = &told
-                && told.digest != unpacked.blob_digest
-            {
-                return Err(LayerError::BlobDigest { found: unpacked.blob_digest });
-            }
-            if unpacked.diff_id != diff_id {
-                return Err(LayerError::DiffId { wanted: diff_id, found: unpacked.diff_id });
-            }
-            self.layers.commit(ingest, &unpacked)?;
-            let (digest, size) = (unpacked.blob_digest, unpacked.blob_bytes);
-            Ok(told.clone().unwrap_or_else(|| Descriptor {
-                media_type: type_of(&digest, &diff_id),
-                digest,
-                size,
-            }))
-        };
-        unpack().map_err(fault)
+        let wanted = Wanted { blob: told.as_ref().map(|told| told.digest), diff_id };
+        let (ingest, unpacked) =
+            unpack(&self.layers, content, Compression::Auto, &self.unpack, wanted)
+                .map_err(fault)?;
+        self.layers.commit(ingest, &unpacked).map_err(|error| fault(error.into()))?;
+        Ok(told.unwrap_or_else(|| Descriptor {
+            media_type: type_of(unpacked.compression).to_owned(),
+            digest: unpacked.blob_digest,
+            size: unpacked.blob_bytes,
+        }))
     }
 }
 
-/// Digest and length of a layer that is here already.
+/// What the blob of a layer is that is here already.
 fn measure(mut content: Box<dyn Read + Send>, member: &str) -> Result<Descriptor, LoadError> {
     let mut hash = layer::Hasher::default();
     let mut buffer = vec![0; 128 * 1024];
-    let mut size = 0;
+    let (mut size, mut compression) = (0, None);
     loop {
         let read = content
             .read(&mut buffer)
@@ -172,39 +157,18 @@ fn measure(mut content: Box<dyn Read + Send>, member: &str) -> Result<Descriptor
         if read == 0 {
             break;
         }
+        compression.get_or_insert_with(|| Compression::of(&buffer[..read]));
         hash.update(&buffer[..read]);
         size += u64::try_from(read).unwrap_or_default();
     }
-    let digest = hash.finish();
-    Ok(Descriptor { media_type: type_of(&digest, &digest), digest, size })
+    let media_type = type_of(compression.unwrap_or_default()).to_owned();
+    Ok(Descriptor { media_type, digest: hash.finish(), size })
 }
 
-/// `docker save` writes plain tars; what has another digest than its tar is compressed.
-fn type_of(blob: &Digest, diff_id: &Digest) -> String {
-    let packed = if blob == diff_id { "" } else { "+gzip" };
-    format!("application/vnd.oci.image.layer.v1.tar{packed}")
-}
-
-fn make_manifest(
-    id: Digest,
-    config_bytes: usize,
-    layers: &[Descriptor],
-) -> Result<bytes::Bytes, LoadError> {
-    let layer = |layer: &Descriptor| {
-        let (media_type, digest, size) = (&layer.media_type, layer.digest.to_string(), layer.size);
-        serde_json::json!({ "mediaType": media_type, "digest": digest, "size": size })
-    };
-    let manifest = serde_json::json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": {
-            "mediaType": "application/vnd.oci.image.config.v1+json",
-            "digest": id.to_string(),
-            "size": config_bytes,
-        },
-        "layers": layers.iter().map(layer).collect::<Vec<_>>(),
-    });
-    let bytes = serde_json::to_vec(&manifest)
-        .map_err(|source| LoadError::Json { member: "manifest".to_owned(), source })?;
-    Ok(bytes.into())
+fn type_of(compression: Compression) -> &'static str {
+    match compression {
+        Compression::Auto | Compression::None => PLAIN_LAYER,
+        Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+        Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+    }
 }

@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use layer::Place;
+use layer::{Compression, Place, UnpackOptions};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
@@ -27,10 +27,15 @@ pub(super) enum Members {
 }
 
 impl Members {
-    /// Blocks on the disk.
-    pub(super) fn open(path: &Path) -> Result<Self, LoadError> {
+    /// Blocks on the disk. What is compressed is inflated into a file without a name below
+    /// `scratch`, for its members are read in another order than they lie in.
+    pub(super) fn open(
+        path: &Path,
+        scratch: &Path,
+        options: &UnpackOptions,
+    ) -> Result<Self, LoadError> {
         let read = |source| LoadError::Read { path: path.to_owned(), source };
-        let file = File::open(path).map_err(read)?;
+        let mut file = File::open(path).map_err(read)?;
         let metadata = file.metadata().map_err(read)?;
         if metadata.is_dir() {
             return Ok(Self::Directory(Arc::new(file.into())));
@@ -38,6 +43,11 @@ impl Members {
         if !metadata.is_file() {
             let error = io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
             return Err(read(error));
+        }
+        let mut magic = [0; 4];
+        let length = file.read_at(&mut magic, 0).map_err(read)?;
+        if Compression::of(&magic[..length]) != Compression::None {
+            file = inflate(path, file, scratch, options)?;
         }
         let members = layer::members(&file, MEMBERS_MAX)
             .map_err(|source| LoadError::NotATar { path: path.to_owned(), source })?;
@@ -95,6 +105,21 @@ impl Members {
     }
 }
 
+fn inflate(
+    path: &Path,
+    packed: File,
+    scratch: &Path,
+    options: &UnpackOptions,
+) -> Result<File, LoadError> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let plain = rustix::fs::open(scratch, flags, Mode::RUSR | Mode::WUSR)
+        .map_err(|errno| LoadError::Scratch { path: scratch.to_owned(), source: errno.into() })?;
+    let plain = File::from(plain);
+    layer::inflate(BufReader::new(packed), &plain, options)
+        .map_err(|source| LoadError::Inflate { path: path.to_owned(), source })?;
+    Ok(plain)
+}
+
 /// Without `./` and other noise; `..` stops at the top.
 fn clean(name: &[u8]) -> Vec<u8> {
     let mut parts: Vec<&[u8]> = Vec::new();
@@ -150,7 +175,7 @@ mod tests {
         std::fs::write(dir.path().join("secret"), "host").unwrap();
         std::fs::write(root.join("own"), "own").unwrap();
         std::os::unix::fs::symlink("../secret", root.join("link")).unwrap();
-        let members = Members::open(&root).unwrap();
+        let members = Members::open(&root, dir.path(), &UnpackOptions::default()).unwrap();
         assert_eq!(members.read_all("own", 10).unwrap().as_deref(), Some(&b"own"[..]));
         for name in ["../secret", "link", "/etc/passwd", "absent", "."] {
             assert!(members.read_all(name, 10).unwrap().is_none(), "{name}");

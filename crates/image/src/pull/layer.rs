@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use layer::{Compression, UnpackError, UnpackOptions, Unpacked};
+use layer::{Compression, UnpackError, UnpackOptions};
 use model::Digest;
 use registry::{Descriptor, LayerFormat, RegistryError, Session};
-use snapshot::{Ingest, Layers};
+use snapshot::Layers;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::feed::{Feeder, feed};
@@ -15,6 +15,7 @@ use crate::images::Inner;
 use crate::partial::{Partial, Partials};
 use crate::progress::{Reporter, Stage};
 use crate::slots::{Hold, LayerGuard, Slots};
+use crate::unpack::{Wanted, unpack};
 
 /// Watchers are told of every so many bytes.
 const REPORT_EVERY: u64 = 256 * 1024;
@@ -229,7 +230,9 @@ impl Job {
 
     /// Blocks until the layer is sealed on the device, or the reader fails.
     fn run(self, mut source: Source) -> Result<(), LayerError> {
-        let result = self.unpack(&mut source);
+        let wanted = Wanted { blob: Some(self.blob.digest), diff_id: self.diff_id };
+        let how = compression(&self.blob);
+        let result = unpack(&self.layers, &mut source, how, &self.options, wanted);
         match &result {
             // The download broke, or the disk did: the bytes may serve another time.
             Err(LayerError::Unpack(UnpackError::Read { .. })) | Err(LayerError::Begin(_)) => {}
@@ -243,25 +246,6 @@ impl Job {
             Purpose::Replace => self.layers.replace(ingest, &unpacked)?,
         }
         Ok(())
-    }
-
-    fn unpack(&self, source: &mut Source) -> Result<(Ingest, Unpacked), LayerError> {
-        let ingest = self.layers.begin()?;
-        let mut inventory = ingest.inventory()?;
-        let unpacked = layer::unpack(
-            source,
-            ingest.root(),
-            compression(&self.blob),
-            &self.options,
-            Some(&mut inventory),
-        )?;
-        if unpacked.blob_digest != self.blob.digest {
-            return Err(LayerError::BlobDigest { found: unpacked.blob_digest });
-        }
-        if unpacked.diff_id != self.diff_id {
-            return Err(LayerError::DiffId { wanted: self.diff_id, found: unpacked.diff_id });
-        }
-        Ok((ingest, unpacked))
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 
-use layer::{Compression, Difference, UnpackOptions, Verified, unpack, verify};
+use layer::{Beside, Compression, Difference, UnpackOptions, Verified, unpack, verify};
 
 use crate::support::*;
 
@@ -41,8 +41,8 @@ impl Listed {
         let mut inventory = Vec::new();
         let blob = tar(&items());
         let options = UnpackOptions::default();
-        let unpacked =
-            unpack(&*blob, root.as_fd(), Compression::None, &options, Some(&mut inventory));
+        let beside = Beside { inventory: Some(&mut inventory), ..Beside::default() };
+        let unpacked = unpack(&*blob, root.as_fd(), Compression::None, &options, beside);
         let checksum = unpacked.unwrap().inventory.unwrap();
         Self { scratch, inventory, checksum }
     }

@@ -10,6 +10,8 @@ mod hostile;
 #[cfg(test)]
 mod inventory;
 #[cfg(test)]
+mod skeleton;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod support;

@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 
-use layer::{Compression, UnpackError, UnpackOptions, unpack};
+use layer::{Beside, Compression, UnpackError, UnpackOptions, unpack};
 use proptest::prelude::*;
 
 use crate::support::*;
@@ -80,7 +80,8 @@ fn a_source_that_dribbles_is_read_as_well() {
         let scratch = Scratch::new();
         let root = std::fs::File::open(scratch.root()).unwrap();
         let options = UnpackOptions::default();
-        unpack(Dribble(&blob, false), root.as_fd(), Compression::Auto, &options, None).unwrap();
+        unpack(Dribble(&blob, false), root.as_fd(), Compression::Auto, &options, Beside::default())
+            .unwrap();
         assert_eq!(scratch.read("h").len(), 5000);
     }
 }
@@ -101,7 +102,8 @@ fn a_failing_source_is_told_from_a_bad_blob() {
         let root = std::fs::File::open(scratch.root()).unwrap();
         let source = blob[..blob.len() / 2].chain(Fails);
         let options = UnpackOptions::default();
-        let error = unpack(source, root.as_fd(), Compression::Auto, &options, None).unwrap_err();
+        let error = unpack(source, root.as_fd(), Compression::Auto, &options, Beside::default())
+            .unwrap_err();
         let UnpackError::Read { at, source } = error else { panic!("{error}") };
         assert_eq!((at, source.kind()), (blob.len() as u64 / 2, io::ErrorKind::ConnectionReset));
     }

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use layer::{Compression, UnpackError, UnpackOptions, Unpacked, unpack};
+use layer::{Beside, Compression, Packed, UnpackError, UnpackOptions, Unpacked, unpack};
 
 /// Everything here makes devices and gives files away.
 pub(crate) fn not_root() -> bool {
@@ -232,13 +232,22 @@ impl Scratch {
     ) -> Result<Unpacked, UnpackError> {
         let root = fs::File::open(self.root()).unwrap();
         let fresh = !self.used.replace(true);
-        let mut inventory = Vec::new();
-        let unpacked = unpack(blob, root.as_fd(), compression, options, Some(&mut inventory));
+        let (mut inventory, mut skeleton) = (Vec::new(), tempfile::tempfile().unwrap());
+        let beside = Beside { inventory: Some(&mut inventory), skeleton: Some(&mut skeleton) };
+        let unpacked = unpack(blob, root.as_fd(), compression, options, beside);
         if let (Ok(unpacked), true) = (&unpacked, fresh) {
             // Whatever was unpacked is what the inventory says.
             let checksum = unpacked.inventory.as_deref().unwrap();
             let verified = layer::verify(root.as_fd(), &*inventory, checksum).unwrap();
             assert_eq!(verified.findings, [], "{}", String::from_utf8_lossy(&inventory));
+            if unpacked.skeleton {
+                // And can be packed again.
+                let packed = Packed::open(skeleton).unwrap();
+                let mut tar = Vec::new();
+                let digest = packed.write(root.as_fd(), &mut tar).unwrap();
+                assert_eq!(digest, unpacked.diff_id);
+                assert_eq!(packed.bytes(), tar.len() as u64);
+            }
         }
         let outside: Vec<_> = fs::read_dir(self.dir.path())
             .unwrap()

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use layer::{Compression, UnpackOptions, Unpacked, unpack};
+use layer::{Beside, Compression, UnpackOptions, Unpacked, unpack};
 use model::Digest;
 use snapshot::Layers;
 
@@ -60,7 +60,7 @@ pub(crate) fn tar(entries: &[(&str, Made)]) -> Vec<u8> {
 }
 
 pub(crate) fn unpack_into(root: BorrowedFd<'_>, blob: &[u8]) -> Unpacked {
-    unpack(blob, root, Compression::Auto, &UnpackOptions::default(), None).unwrap()
+    unpack(blob, root, Compression::Auto, &UnpackOptions::default(), Beside::default()).unwrap()
 }
 
 pub(crate) fn add(layers: &Layers, entries: &[(&str, Made)]) -> Digest {

@@ -12,8 +12,8 @@ use crate::{
 
 /// Write images to an archive for `image load`, `docker load` and OCI tools
 ///
-/// Layers are kept unpacked, so their packed bytes are fetched from the registry the image came
-/// from.
+/// Layers come from the store, as plain tars: the image keeps its id, its manifest gets another
+/// digest. No registry is asked, but for layers that the store cannot pack again.
 #[derive(Debug, clap::Args)]
 pub(super) struct Save {
     /// Images: name, digest, id or beginning of an id
@@ -22,12 +22,17 @@ pub(super) struct Save {
     /// The archive, a tar; standard output if not given
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Manifests and layers as they were pulled, fetched from the registry
+    #[arg(long)]
+    from_registry: bool,
     /// Credentials for the registry; a word without a colon names a file that holds them
     #[arg(long, value_name = "USER:PASSWORD|FILE")]
     creds: Option<String>,
 }
 
 /// Store the images of an archive: an OCI layout or what `docker save` writes, as tar or directory
+///
+/// The tar may be compressed by gzip or zstd.
 #[derive(Debug, clap::Args)]
 pub(super) struct Load {
     /// The tar or directory
@@ -37,7 +42,8 @@ pub(super) struct Load {
 impl Save {
     pub(super) async fn run(self, client: &Client, io: &mut Io<'_>) -> Result<u8, Error> {
         let login = login(self.creds.as_deref())?;
-        let request = SaveImagesRequest { images: self.images, login };
+        let request =
+            SaveImagesRequest { images: self.images, login, from_registry: self.from_registry };
         let mut service = client.knarr_images();
         let request = service.save_images(request);
         let mut stream = client.call("save images", Limit::None, request).await?;
