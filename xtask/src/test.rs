@@ -23,6 +23,7 @@ const PACKAGES: &[&str] = &[
     "nftables",
     "nginx-light",
     "runc",
+    "umoci",
 ];
 
 pub(crate) fn run(root: &Path) -> Result<()> {

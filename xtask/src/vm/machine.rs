@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use test_support::images::catalog;
+use test_support::images::{OciImage, catalog};
 use test_support::registry::DebianRegistry;
 
-use super::Request;
 use super::tree::Tree;
+use super::{POWERCUT, Request, powercut};
 use crate::dist::dist_dir;
 use crate::steps::{cargo, execute, output};
 
@@ -34,6 +34,9 @@ const MODULES: &[&str] = &[
     "sch_ingress",
     "sch_tbf",
     "veth",
+    "virtio_blk",
+    "virtio_pci",
+    "xfs",
 ];
 
 /// An unpacked kernel package.
@@ -84,6 +87,7 @@ pub(super) fn initrd(
     work: &Path,
     kernel: &Kernel,
     request: &Request,
+    parts: &[&str],
 ) -> Result<PathBuf> {
     let tree = Tree::plant(work.join("tree"))?;
     system(&tree)?;
@@ -94,14 +98,17 @@ pub(super) fn initrd(
         tree.program(&dist.join(name), &inside)?;
         strip(&tree, &inside)?;
     }
-    let parts = request.parts();
-    for part in &parts {
+    for part in parts {
         match *part {
             "walk" => walk(&tree, work)?,
             "launch" => test_program(&tree, root, "launch", "launch", "vm/launch")?,
             // Networks on a kernel whose bridges know VLANs.
             "network" => network_tests(&tree, root)?,
             "node" => node_tests(&tree, root, &request.node_tests())?,
+            POWERCUT => {
+                tree.text("vm/powercut", 0o755, include_str!("guest/powercut.sh"))?;
+                registry(&tree, work, &powercut::storm()?)?;
+            }
             _command => {
                 let command = request.run.as_deref().unwrap_or_default();
                 tree.text("vm/command", 0o755, &format!("#!/bin/sh\n{command}\n"))?;
@@ -159,11 +166,16 @@ fn modules(tree: &Tree, kernel: &Kernel) -> Result<()> {
     execute(Command::new("depmod").arg("-b").arg(tree.at("/")).arg(&kernel.release))
 }
 
-/// The walk along the command line, and a registry that already holds its image.
+/// The walk along the command line.
 fn walk(tree: &Tree, work: &Path) -> Result<()> {
     tree.text("vm/walk", 0o755, include_str!("guest/walk.sh"))?;
     tree.text("vm/pod.yaml", 0o644, include_str!("guest/pod.yaml"))?;
     tree.text("vm/eater.yaml", 0o644, include_str!("guest/eater.yaml"))?;
+    registry(tree, work, &[catalog::client()?])
+}
+
+/// A registry that already holds these images, and where knarr finds it.
+fn registry(tree: &Tree, work: &Path, images: &[OciImage]) -> Result<()> {
     tree.text("vm/registry.yml", 0o644, include_str!("guest/registry.yml"))?;
     let hosts = "server = \"http://127.0.0.1:5000\"\n\n\
          [host.\"http://127.0.0.1:5000\"]\ncapabilities = [\"pull\", \"resolve\"]\n";
@@ -174,7 +186,7 @@ fn walk(tree: &Tree, work: &Path) -> Result<()> {
     }
     fs::create_dir_all(&filled).with_context(|| filled.display().to_string())?;
     let registry = DebianRegistry::start(&filled)?;
-    registry.push(&catalog::client()?)?;
+    images.iter().try_for_each(|image| registry.push(image))?;
     drop(registry);
     let storage = filled.join("registry");
     execute(Command::new("cp").arg("-a").arg(storage).arg(tree.at("vm/registry")))

@@ -4,16 +4,18 @@
 //! No disk, no network, no KVM: everything the machine needs is in its initial memory disk, and it
 //! says `VM PASS` or `VM FAIL` on its serial console.
 
+mod boot;
 mod machine;
+mod powercut;
 mod tree;
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use test_support::packages;
 
+use self::boot::{Board, Event, Machine};
 use crate::dist;
 use crate::steps::step;
 
@@ -28,10 +30,12 @@ const PACKAGES: &[&str] = &[
     "kmod",
     "nftables",
     "qemu-system-x86",
+    "xfsprogs",
 ];
 
-/// What the machine can run by itself, in this order.
-pub(crate) const PARTS: &[&str] = &["walk", "launch", "network", "node"];
+/// What the machine can run by itself, in this order; `powercut` is a machine of its own.
+pub(crate) const PARTS: &[&str] = &["walk", "launch", "network", "node", POWERCUT];
+const POWERCUT: &str = "powercut";
 
 /// Tests of the real daemon that `node` runs unless told otherwise: what the kernel below lacks.
 const NODE_TESTS: &[&str] = &["apparmor::"];
@@ -39,7 +43,7 @@ const NODE_TESTS: &[&str] = &["apparmor::"];
 /// What a machine is to run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Request {
-    /// Only these parts: `walk`, `launch`, `network`, `node`.
+    /// Only these parts: `walk`, `launch`, `network`, `node`, `powercut`.
     #[arg(value_parser = PARTS.to_vec())]
     parts: Vec<String>,
     /// Run just the tests of `tests/tests/node` whose names contain this; can be given again.
@@ -63,6 +67,8 @@ pub(crate) struct Request {
     /// How long it may run. Without KVM a machine is some twenty times slower.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     time_limit: u64,
+    #[command(flatten)]
+    cuts: powercut::Cuts,
 }
 
 impl Request {
@@ -94,55 +100,48 @@ pub(crate) fn run(root: &Path, request: &Request) -> Result<()> {
     if request.dist.is_none() {
         dist::run(root)?;
     }
-    let kernel = step("kernel", || machine::kernel(&work_dir(root)))?;
-    let initrd = step("memory disk", || machine::initrd(root, &work_dir(root), &kernel, request))?;
-    step("virtual machine", || boot(&kernel.image, &initrd, request))
+    let work = work_dir(root);
+    let kernel = step("kernel", || machine::kernel(&work))?;
+    let (cuts, parts): (Vec<_>, Vec<_>) =
+        request.parts().into_iter().partition(|part| *part == POWERCUT);
+    let machine = |name: &str, parts: &[&str], run: &dyn Fn(Board<'_>) -> Result<()>| {
+        let initrd = step(&format!("memory disk, {name}"), || {
+            machine::initrd(root, &work, &kernel, request, parts)
+        })?;
+        let board = Board {
+            kernel: &kernel.image,
+            initrd: &initrd,
+            kernel_args: &request.kernel_args,
+            memory_mib: request.memory,
+            disk: None,
+            time_limit: Duration::from_secs(request.time_limit),
+        };
+        step(name, || run(board))
+    };
+    if !parts.is_empty() {
+        machine("virtual machine", &parts, &|board| boot(&board))?;
+    }
+    if !cuts.is_empty() {
+        machine("power cuts", &cuts, &|board| powercut::run(&request.cuts, board, &work))?;
+    }
+    Ok(())
 }
 
 fn work_dir(root: &Path) -> PathBuf {
     root.join("target/vm")
 }
 
-/// Kills the machine when dropped.
-struct Machine(Child);
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
 /// Boots and shows the console until the machine switches itself off.
-fn boot(kernel: &Path, initrd: &Path, request: &Request) -> Result<()> {
-    let limit = request.time_limit;
-    // `timeout` rather than a watching thread: it also ends a machine that says nothing.
-    let mut command = Command::new("timeout");
-    command
-        .arg(limit.to_string())
-        .args(["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max"])
-        .args(["-smp", "2", "-m", &request.memory.to_string(), "-nic", "none", "-no-reboot"])
-        .args(["-display", "none", "-monitor", "none", "-serial", "stdio"])
-        .arg("-kernel")
-        .arg(kernel)
-        .arg("-initrd")
-        .arg(initrd)
-        .args(["-append", &format!("console=ttyS0 quiet panic=-1 {}", request.kernel_args)])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
-    let mut machine = Machine(command.spawn().context("start qemu-system-x86_64")?);
-    let console = machine.0.stdout.take().context("the console")?;
+fn boot(board: &Board<'_>) -> Result<()> {
+    let machine = Machine::start(board)?;
     let mut passed = false;
-    for line in BufReader::new(console).split(b'\n') {
-        let line = line.context("the console")?;
-        let line = String::from_utf8_lossy(&line);
-        let line = line.trim_end();
-        println!("    {line}");
-        std::io::stdout().flush().context("standard output")?;
-        passed |= line == "VM PASS";
+    loop {
+        match machine.next()? {
+            Event::Line(line) => passed |= line == "VM PASS",
+            Event::Off => break,
+            Event::Cut => {}
+        }
     }
-    let status = machine.0.wait().context("wait for the machine")?;
-    ensure!(status.code() != Some(124), "the machine did not end within {limit} s");
-    ensure!(passed, "the machine did not say `VM PASS`; {status}");
+    ensure!(passed, "the machine did not say `VM PASS`");
     Ok(())
 }

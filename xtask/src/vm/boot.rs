@@ -1,0 +1,128 @@
+//! One running machine: qemu, its console, and how long it may take.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// What happens to a machine.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// It said so on its console.
+    Line(String),
+    /// Its power is to be cut.
+    Cut,
+    /// It is off.
+    Off,
+}
+
+/// What a machine is made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Board<'a> {
+    pub(super) kernel: &'a Path,
+    pub(super) initrd: &'a Path,
+    pub(super) kernel_args: &'a str,
+    pub(super) memory_mib: u32,
+    /// A network block device's socket: the machine's disk.
+    pub(super) disk: Option<&'a Path>,
+    pub(super) time_limit: Duration,
+}
+
+/// A machine that is switched on. Killed when dropped.
+#[derive(Debug)]
+pub(super) struct Machine {
+    qemu: Child,
+    keyboard: ChildStdin,
+    events: Receiver<Event>,
+    post: Sender<Event>,
+    deadline: Instant,
+    limit: Duration,
+}
+
+impl Machine {
+    pub(super) fn start(board: &Board<'_>) -> Result<Self> {
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
+            .args(["-m", &board.memory_mib.to_string(), "-nic", "none", "-no-reboot"])
+            .args(["-display", "none", "-monitor", "none", "-serial", "stdio"])
+            .arg("-kernel")
+            .arg(board.kernel)
+            .arg("-initrd")
+            .arg(board.initrd)
+            .args(["-append", &format!("console=ttyS0 quiet panic=-1 {}", board.kernel_args)]);
+        if let Some(socket) = board.disk {
+            let disk = format!("file=nbd+unix:///?socket={}", socket.display());
+            command.args(["-drive", &format!("{disk},format=raw,if=virtio,cache=none")]);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut qemu = command.spawn().context("start qemu-system-x86_64")?;
+        let (keyboard, console) = (qemu.stdin.take(), qemu.stdout.take());
+        let (post, events) = channel();
+        let machine = Self {
+            qemu,
+            keyboard: keyboard.context("the keyboard")?,
+            events,
+            post: post.clone(),
+            deadline: Instant::now() + board.time_limit,
+            limit: board.time_limit,
+        };
+        let console = BufReader::new(console.context("the console")?);
+        // Ends with the machine.
+        std::thread::Builder::new().name("console".to_owned()).spawn(move || {
+            for line in console.split(b'\n') {
+                let Ok(line) = line else { break };
+                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+                if post.send(Event::Line(line)).is_err() {
+                    return;
+                }
+            }
+            drop(post.send(Event::Off));
+        })?;
+        Ok(machine)
+    }
+
+    /// For events that others know of.
+    pub(super) fn post(&self) -> Sender<Event> {
+        self.post.clone()
+    }
+
+    /// Waits for what happens next; the console's lines are shown as they come.
+    pub(super) fn next(&self) -> Result<Event> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        match self.events.recv_timeout(left) {
+            Ok(Event::Line(line)) => {
+                println!("    {line}");
+                std::io::stdout().flush().context("standard output")?;
+                Ok(Event::Line(line))
+            }
+            Ok(event) => Ok(event),
+            Err(RecvTimeoutError::Disconnected) => Ok(Event::Off),
+            Err(RecvTimeoutError::Timeout) => {
+                bail!("the machine did not end within {} s", self.limit.as_secs())
+            }
+        }
+    }
+
+    /// Types a line.
+    pub(super) fn type_in(&mut self, line: &str) -> Result<()> {
+        self.keyboard.write_all(format!("{line}\n").as_bytes()).context("the machine's keyboard")
+    }
+
+    /// Takes its power away, if it is not off already.
+    pub(super) fn cut(&mut self) -> Result<()> {
+        self.qemu.kill().context("kill qemu-system-x86_64")?;
+        self.qemu.wait().context("wait for qemu-system-x86_64")?;
+        Ok(())
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.qemu.kill().ok();
+        self.qemu.wait().ok();
+    }
+}
