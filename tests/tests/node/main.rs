@@ -27,6 +27,7 @@ mod mounts;
 mod network;
 mod oom;
 mod pods;
+mod privileges;
 mod random;
 mod repeated;
 mod resources;
