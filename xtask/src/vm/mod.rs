@@ -37,8 +37,18 @@ const PACKAGES: &[&str] = &[
 pub(crate) const PARTS: &[&str] = &["walk", "launch", "network", "node", POWERCUT];
 const POWERCUT: &str = "powercut";
 
-/// Tests of the real daemon that `node` runs unless told otherwise: what the kernel below lacks.
-const NODE_TESTS: &[&str] = &["apparmor::"];
+/// Tests of the real daemon that `node` runs unless told otherwise: what the kernel below lacks, or
+/// does otherwise.
+const NODE_TESTS: &[&str] = &[
+    "apparmor::",
+    "devices::",
+    "image_volumes::",
+    "mounts::",
+    "privileges::",
+    "resources::",
+    "security::",
+    "users::",
+];
 
 /// What a machine is to run.
 #[derive(Debug, clap::Args)]
@@ -65,7 +75,7 @@ pub(crate) struct Request {
     #[arg(long, value_name = "MIB", default_value_t = 2048)]
     memory: u32,
     /// How long it may run. Without KVM a machine is some twenty times slower.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     time_limit: u64,
     #[command(flatten)]
     cuts: powercut::Cuts,

@@ -27,9 +27,14 @@ hostname vm
 # What a systemd machine starts with.
 ulimit -n 1024 -H -n 524288 2>/dev/null
 for module in overlay veth bridge nf_tables loop ext4; do modprobe "$module"; done
-# The tests work where nodes keep their layers: on a file system whose ids can be mapped.
-truncate -s 256M /disk && mkfs.ext4 -q /disk && mount -o loop /disk /tmp || echo "no ext4 on /tmp"
-chmod 1777 /tmp
+# Nodes keep their layers, and tests work, on a file system whose ids can be mapped.
+mkdir -p /data
+truncate -s 1G /disk && mkfs.ext4 -q /disk && mount -o loop /disk /data || echo "no ext4 on /data"
+for dir in tmp var/tmp var/lib/knarr; do
+    mkdir -p "/data/$dir" "/$dir"
+    mount --bind "/data/$dir" "/$dir"
+done
+chmod 1777 /tmp /var/tmp
 
 echo "kernel $(uname -r), security modules: $(cat /sys/kernel/security/lsm)"
 echo "controllers: $(cat /sys/fs/cgroup/cgroup.controllers)"
