@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sys::netlink::{IpPrefix, Link, Mac, NewBridge, NewVeth, Rtnetlink};
 
-use super::lease::Lease;
+use super::lease::{Addresses, Lease};
 use super::veth::{
     self, EADDRNOTAVAIL, EEXIST, Pair, in_pod, ipv6_setting, mac_text, pod_netns, tolerate,
 };
@@ -101,41 +101,27 @@ impl Conf {
 
 pub(super) fn run(plugins: &Plugins, call: &Call<'_>, conf: &Value) -> Result<Value, BuiltInError> {
     let parsed = Conf::parse(conf)?;
-    let addresses = |call: &Call<'_>| match parsed.ipam_kind() {
-        Some(kind) => plugins
-            .call(kind, call, conf)
-            .map_err(|source| BuiltInError::Addresses(Box::new(source))),
-        None => Ok(result::empty()),
-    };
+    let addresses = Addresses { plugins, kind: parsed.ipam_kind(), conf };
     match call.verb {
         Verb::Add => {}
         Verb::Del => {
             veth::delete(plugins, call, conf)?;
-            return addresses(call);
+            return addresses.ask(call);
         }
         Verb::Check => {
-            addresses(call)?;
+            addresses.ask(call)?;
             return check(&parsed, call, conf).map(|()| result::empty());
         }
         Verb::Status => {
             if parsed.ip_masq {
                 masquerade::supported(plugins, &parsed.ip_masq_backend)?;
             }
-            return addresses(call);
+            return addresses.ask(call);
         }
-        Verb::Gc => return addresses(call),
+        Verb::Gc => return addresses.ask(call),
     }
     let netns = pod_netns(call)?;
-    let lease = addresses(call)?;
-    let attached =
-        Plan::new(plugins, &parsed, call, conf, &lease).and_then(|plan| plan.attach(&netns));
-    if attached.is_err() && parsed.ipam_kind().is_some() {
-        // The address may be given to the next pod; this error is the one to report.
-        if let Err(error) = addresses(&Call { verb: Verb::Del, ..call.clone() }) {
-            tracing::warn!(%error, container = call.container, "cannot give an address back");
-        }
-    }
-    attached
+    addresses.lend(call, |lease| Plan::new(plugins, &parsed, call, conf, lease)?.attach(&netns))
 }
 
 /// Everything about one pod's attachment that is known before the kernel is asked.

@@ -8,6 +8,41 @@ use sys::netlink::prefix::{from_number, number};
 use sys::netlink::{IpPrefix, NewRoute};
 
 use super::{BuiltInError, Ipv6, ipv6};
+use crate::invoke::{Call, Plugins, Verb};
+use crate::result;
+
+/// Address management for the pods of one plugin's configuration.
+pub(super) struct Addresses<'a> {
+    pub(super) plugins: &'a Plugins,
+    /// The plugin that does it; without one, pods get no addresses.
+    pub(super) kind: Option<&'a str>,
+    pub(super) conf: &'a Value,
+}
+
+impl Addresses<'_> {
+    /// Does what is asked about a pod's addresses.
+    pub(super) fn ask(&self, call: &Call<'_>) -> Result<Value, BuiltInError> {
+        let Some(kind) = self.kind else { return Ok(result::empty()) };
+        self.plugins
+            .call(kind, call, self.conf)
+            .map_err(|source| BuiltInError::Addresses(Box::new(source)))
+    }
+
+    /// Does something with a pod's new addresses; if that fails they are given back, and its
+    /// error is the one to report.
+    pub(super) fn lend(
+        &self,
+        call: &Call<'_>,
+        work: impl FnOnce(&Value) -> Result<Value, BuiltInError>,
+    ) -> Result<Value, BuiltInError> {
+        let lease = self.ask(call)?;
+        work(&lease).inspect_err(|_| {
+            if let Err(error) = self.ask(&Call { verb: Verb::Del, ..call.clone() }) {
+                tracing::warn!(%error, container = call.container, "cannot give an address back");
+            }
+        })
+    }
+}
 
 /// One address with its gateway.
 #[derive(Debug, Clone, Copy)]

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sys::netlink::{IpPrefix, NewRoute, NewVeth, Rtnetlink};
 
-use super::lease::Lease;
+use super::lease::{Addresses, Lease};
 use super::veth::{self, EEXIST, Pair, in_pod, mac_text, pod_netns, tolerate};
 use super::{BuiltInError, changed, masquerade, present, sysctl};
 use crate::invoke::{Call, Plugins, Verb};
@@ -38,39 +38,27 @@ struct Ipam {
 pub(super) fn run(plugins: &Plugins, call: &Call<'_>, conf: &Value) -> Result<Value, BuiltInError> {
     let parsed =
         Conf::deserialize(conf).map_err(|error| BuiltInError::configuration(error.to_string()))?;
-    let addresses = |call: &Call<'_>| {
-        plugins
-            .call(&parsed.ipam.kind, call, conf)
-            .map_err(|source| BuiltInError::Addresses(Box::new(source)))
-    };
+    let addresses = Addresses { plugins, kind: Some(&parsed.ipam.kind), conf };
     match call.verb {
         Verb::Add => {}
         Verb::Del => {
             veth::delete(plugins, call, conf)?;
-            return addresses(call);
+            return addresses.ask(call);
         }
         Verb::Check => {
-            addresses(call)?;
+            addresses.ask(call)?;
             return check(call, conf).map(|()| result::empty());
         }
         Verb::Status => {
             if parsed.ip_masq {
                 masquerade::supported(plugins, &parsed.ip_masq_backend)?;
             }
-            return addresses(call);
+            return addresses.ask(call);
         }
-        Verb::Gc => return addresses(call),
+        Verb::Gc => return addresses.ask(call),
     }
     let netns = pod_netns(call)?;
-    let lease = addresses(call)?;
-    let attached =
-        Plan::new(plugins, &parsed, call, conf, &lease).and_then(|plan| plan.attach(&netns));
-    if attached.is_err()
-        && let Err(error) = addresses(&Call { verb: Verb::Del, ..call.clone() })
-    {
-        tracing::warn!(%error, container = call.container, "cannot give an address back");
-    }
-    attached
+    addresses.lend(call, |lease| Plan::new(plugins, &parsed, call, conf, lease)?.attach(&netns))
 }
 
 /// An address whose gateway is known.
