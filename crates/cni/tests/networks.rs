@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use cni::{CheckError, NetworkStatus};
 use serde_json::{Value, json};
-use support::{Node, Pod, chain, is_root};
+use support::{Means, Node, Pod, chain, is_root};
 use sys::netlink::{NewBridge, NewRoute, Rtnetlink};
 
 const ANNOTATION: &str = "k8s.v1.cni.cncf.io/networks";
@@ -229,17 +229,19 @@ fn check_finds_what_is_missing() {
 
 #[test]
 fn networks_with_a_policy_are_kept_apart() {
-    if !is_root() {
-        return;
+    if is_root() {
+        Means::ALL.into_iter().filter_map(Node::by).for_each(|node| kept_apart(&node));
     }
-    let node = Node::new();
+}
+
+fn kept_apart(node: &Node) {
     node.on_host(|| {
         let mut host = Rtnetlink::open().unwrap();
         let lo = host.index("lo").unwrap();
         host.set_up(lo, false).unwrap();
     });
     let add = |number: u8, policy: &str| {
-        let mut list = bridged(&node, number);
+        let mut list = bridged(node, number);
         list["plugins"][0]["isDefaultGateway"] = true.into();
         let firewall = json!({"type": "firewall", "ingressPolicy": policy});
         list["plugins"].as_array_mut().unwrap().push(firewall);
