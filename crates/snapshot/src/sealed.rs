@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use model::Digest;
 use rustix::fs::{Mode, OFlags};
 
-pub(crate) const NAME: &str = "sealed";
+const NAME: &str = "sealed";
 const VERSION: &str = "knarr-layer 2";
 /// Without what an image needs to know about directories that no entry names.
 const FIRST_VERSION: &str = "knarr-layer 1";
@@ -80,20 +80,30 @@ impl Seal {
 
     /// Writes and fsyncs the file in the layer's directory.
     pub(crate) fn write(&self, dir: BorrowedFd<'_>) -> io::Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::openat(dir, NAME, flags, Mode::RUSR | Mode::WUSR)?);
-        file.write_all(self.text().as_bytes())?;
-        file.sync_all()
+        write_text(dir, &self.text())
     }
 
     /// The seal in a layer's directory; `None` if there is none or it is not one.
     pub(crate) fn read(dir: BorrowedFd<'_>) -> Option<Self> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::openat(dir, NAME, flags, Mode::empty()).ok()?);
-        let mut text = String::new();
-        file.take(MAX_BYTES).read_to_string(&mut text).ok()?;
-        Self::parse(&text)
+        Self::parse(&read_text(dir)?)
     }
+}
+
+/// Writes a fresh seal and fsyncs it.
+pub(crate) fn write_text(dir: BorrowedFd<'_>, text: &str) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let mut file = File::from(rustix::fs::openat(dir, NAME, flags, Mode::RUSR | Mode::WUSR)?);
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// What a seal says; `None` if there is none that could be one.
+pub(crate) fn read_text(dir: BorrowedFd<'_>) -> Option<String> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::openat(dir, NAME, flags, Mode::empty()).ok()?);
+    let mut text = String::new();
+    file.take(MAX_BYTES).read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 #[cfg(test)]

@@ -1,16 +1,13 @@
 //! Names and seals of fixups.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::BorrowedFd;
 
 use model::Digest;
-use rustix::fs::{Mode, OFlags};
 
-use crate::sealed::NAME;
+use crate::sealed::{read_text, write_text};
 
 const VERSION: &str = "knarr-fixup 1";
-const MAX_BYTES: u64 = 4096;
 
 /// Names a stack of layers. OCI image-spec, "Layer ChainID".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,19 +61,12 @@ impl Fixup {
 
     /// Writes and fsyncs the seal.
     pub(crate) fn write(&self, chain: &ChainId, dir: BorrowedFd<'_>) -> io::Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::openat(dir, NAME, flags, Mode::RUSR | Mode::WUSR)?);
-        file.write_all(self.text(chain).as_bytes())?;
-        file.sync_all()
+        write_text(dir, &self.text(chain))
     }
 
     /// `None` if there is none or it is not one.
     pub(crate) fn read(dir: BorrowedFd<'_>) -> Option<(ChainId, Self)> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::openat(dir, NAME, flags, Mode::empty()).ok()?);
-        let mut text = String::new();
-        file.take(MAX_BYTES).read_to_string(&mut text).ok()?;
-        Self::parse(&text)
+        Self::parse(&read_text(dir)?)
     }
 }
 
