@@ -153,11 +153,12 @@ fn bare_certificates(dir: &Path) -> Result<Option<TlsSettings>, HostsError> {
             entry.map_err(|source| HostsError::Read { path: dir.to_owned(), source })?.path();
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("crt") => tls.ca.push(path),
-            Some("cert") => tls.client = Some((path.clone(), path.with_extension("key"))),
+            Some("cert") => tls.clients.push((path.clone(), path.with_extension("key"))),
             Some(_) | None => {}
         }
     }
     tls.ca.sort();
+    tls.clients.sort();
     Ok(Some(tls))
 }
 
@@ -278,6 +279,6 @@ mod tests {
         let entries = load(&[root.path().to_owned()], "a.example").unwrap();
         assert_eq!(entries.len(), 1);
         assert_eq!(entries[0].tls.ca, [dir.join("own.crt")]);
-        assert_eq!(entries[0].tls.client, Some((dir.join("me.cert"), dir.join("me.key"))));
+        assert_eq!(entries[0].tls.clients, [(dir.join("me.cert"), dir.join("me.key"))]);
     }
 }

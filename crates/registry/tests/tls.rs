@@ -7,7 +7,7 @@ mod tests {
     use std::sync::Arc;
 
     use model::Reference;
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
     use registry::testing::{FakeRegistry, ImageSpec};
     use registry::{Client, Config, Credentials, RegistryError, Retry};
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -25,7 +25,12 @@ mod tests {
 
     impl Authority {
         fn new() -> Self {
+            Self::named("authority")
+        }
+
+        fn named(name: &str) -> Self {
             let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.distinguished_name.push(DnType::CommonName, name);
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
         }
@@ -127,6 +132,20 @@ mod tests {
         resolve(&registry, with.path()).await.unwrap();
         let without = hosts(&registry, "skip_verify = true");
         assert!(resolve(&registry, without.path()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn of_several_client_certificates_the_one_is_shown_that_the_server_trusts() {
+        let (authority, other) = (Authority::named("ours"), Authority::named("other"));
+        let registry = serve(authority.issue("127.0.0.1"), Some(&authority)).await;
+        let lines = "ca = \"ca.pem\"\nclient = [[\"other.pem\", \"\"], [\"me.pem\", \"me.pem\"]]";
+        let with = hosts(&registry, lines);
+        put(&with, &registry, "ca.pem", &authority.0.pem());
+        put(&with, &registry, "other.pem", &other.issue("me").pem);
+        put(&with, &registry, "me.pem", &authority.issue("me").pem);
+        resolve(&registry, with.path()).await.unwrap();
+        put(&with, &registry, "me.pem", &other.issue("also me").pem);
+        assert!(resolve(&registry, with.path()).await.is_err());
     }
 
     #[tokio::test]

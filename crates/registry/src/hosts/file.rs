@@ -43,7 +43,7 @@ impl OneOrMany {
     }
 }
 
-/// `"both.pem"`, `["both.pem"]` or `[["cert.pem", "key.pem"]]`.
+/// `"both.pem"`, `["both.pem", …]` or `[["cert.pem", "key.pem"], …]`.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum ClientFiles {
@@ -224,21 +224,20 @@ fn tls(table: &HostTable, path: &Path) -> Result<TlsSettings, HostsError> {
         value: value.to_owned(),
         problem: "is not one client certificate with its key",
     };
-    let client = match &table.client {
-        None => None,
-        Some(ClientFiles::One(both)) => Some((dir.join(both), dir.join(both))),
-        // TLS sends one certificate; more than one pair is how Docker tries several.
-        Some(ClientFiles::Many(pairs)) => match pairs.first() {
-            None => None,
-            Some(OneOrMany::One(both)) => Some((dir.join(both), dir.join(both))),
-            Some(OneOrMany::Many(pair)) => match pair.as_slice() {
-                [cert, key] if key.is_empty() => Some((dir.join(cert), dir.join(cert))),
-                [cert, key] => Some((dir.join(cert), dir.join(key))),
-                other => return Err(refuse(&other.join(", "))),
-            },
+    let one = |files: &OneOrMany| match files {
+        OneOrMany::One(both) => Ok((dir.join(both), dir.join(both))),
+        OneOrMany::Many(pair) => match pair.as_slice() {
+            [cert, key] if key.is_empty() => Ok((dir.join(cert), dir.join(cert))),
+            [cert, key] => Ok((dir.join(cert), dir.join(key))),
+            other => Err(refuse(&other.join(", "))),
         },
     };
-    Ok(TlsSettings { ca, client, skip_verify: table.skip_verify })
+    let clients = match &table.client {
+        None => Vec::new(),
+        Some(ClientFiles::One(both)) => vec![(dir.join(both), dir.join(both))],
+        Some(ClientFiles::Many(pairs)) => pairs.iter().map(one).collect::<Result<_, _>>()?,
+    };
+    Ok(TlsSettings { ca, clients, skip_verify: table.skip_verify })
 }
 
 #[cfg(test)]
@@ -298,14 +297,14 @@ mod tests {
         let dir = Path::new("/etc/certs.d/quay.io");
         assert_eq!(entries[0].tls.ca, [dir.join("ca.pem")]);
         assert!(entries[0].tls.skip_verify);
-        assert_eq!(entries[0].tls.client, Some((dir.join("cert.pem"), "/abs/key.pem".into())));
+        assert_eq!(entries[0].tls.clients, [(dir.join("cert.pem"), "/abs/key.pem".into())]);
         let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(
             entries[0].headers,
             [header("x-one", "1"), header("x-two", "2"), header("x-two", "3")]
         );
         assert_eq!(entries[1].tls.ca, [Path::new("/x.pem").to_owned(), dir.join("y.pem")]);
-        assert_eq!(entries[1].tls.client, Some((dir.join("both.pem"), dir.join("both.pem"))));
+        assert_eq!(entries[1].tls.clients, [(dir.join("both.pem"), dir.join("both.pem"))]);
         assert_eq!(entries[2].base.as_str(), "https://quay.io/v2/");
     }
 
