@@ -279,7 +279,7 @@ fn later_environment_wins_with_one_entry_per_name() {
     let spec = case.spec();
     let env = spec.process().as_ref().unwrap().env().as_ref().unwrap();
     assert_eq!(env, &["PATH=/image", "HOME=/", "TERM=xterm", "HOSTNAME=mine", "A=2", "B=x=y"]);
-    for (key, value) in [("", &b"v"[..]), ("A=B", b"v"), ("A", b"\0"), ("A", b"\xff")] {
+    for (key, value) in [("", &b"v"[..]), ("A=B", b"v"), ("A", b"\0")] {
         case.config.envs = vec![EnvVar { key: key.into(), value: value.to_vec() }];
         assert!(matches!(case.build(), Err(SpecError::Invalid { .. })), "{key} {value:?}");
     }
