@@ -241,6 +241,15 @@ impl ShimLink {
         }
     }
 
+    /// Asks for something whose answer nobody waits for. The shim does it after everything it was
+    /// asked before.
+    pub(crate) fn tell(&self, body: Body) {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let frame = shim_protocol::encode(&Request { id, body });
+        // Where nobody takes it any more there is nobody to do it.
+        self.outgoing.send(Outgoing { frame, files: Vec::new() }).unwrap_or_default();
+    }
+
     /// Asks for something that is answered by `Done`.
     pub(crate) async fn call_done(&self, body: Body) -> Result<(), LinkError> {
         match self.call(body, Vec::new()).await? {

@@ -73,6 +73,24 @@ async fn connect(dir: &tempfile::TempDir) -> ShimLink {
 }
 
 #[tokio::test]
+async fn what_is_only_told_is_done_after_what_was_asked_and_its_answer_is_nobodys() {
+    let (dir, thread) = shim(shim_protocol::VERSION, |mut shim| {
+        let (asked, told, last) = (shim.next(), shim.next(), shim.next());
+        assert_eq!(asked.body, Body::State);
+        assert_eq!(told.body, Body::KillExec { exec: 7 });
+        for id in [told.id, asked.id, last.id] {
+            shim.reply(id, Response::Done, &[]);
+        }
+    });
+    let link = connect(&dir).await;
+    let given_up = tokio::time::timeout(Duration::ZERO, link.call(Body::State, Vec::new()));
+    assert!(given_up.await.is_err());
+    link.tell(Body::KillExec { exec: 7 });
+    link.call_done(Body::Shutdown).await.unwrap();
+    thread.join().unwrap();
+}
+
+#[tokio::test]
 async fn files_reach_the_caller_whose_answer_they_came_with() {
     let (dir, thread) = shim(shim_protocol::VERSION, |mut shim| {
         let (first, second) = (shim.next(), shim.next());

@@ -229,9 +229,12 @@ impl Owner {
             let running =
                 |pid| ContainerState::Running { pid, started_at: UnixNanos(snapshot.started_at) };
             match (&container.record.state, snapshot.phase) {
-                // Already final, or already known.
-                (ContainerState::Exited(_), _)
-                | (ContainerState::Running { .. }, Phase::Running(_)) => {}
+                // Final.
+                (ContainerState::Exited(_), Phase::Exited(_)) => {}
+                // Its start was given up, and came about after all.
+                (ContainerState::Exited(_), Phase::Running(_)) => self.end_unrecorded(&id),
+                // Already known.
+                (ContainerState::Running { .. }, Phase::Running(_)) => {}
                 // The daemon died between the launch and its record.
                 (ContainerState::Created, Phase::Running(pid)) => {
                     self.set_container_state(&id, running(pid)).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use launch::plan::ExecPlan;
-use model::{ContainerId, NamespaceMode, UnixNanos};
+use model::{ContainerId, NamespaceMode, Signal, UnixNanos};
 use shim_protocol::{Body, Response, StartContainer};
 
 use super::Owner;
@@ -81,15 +81,29 @@ impl Owner {
         let fail = |source| StartError::Launch { container: id.clone(), source };
         let sandbox = self.id().clone();
         let link = self.link().ok_or_else(|| fail(LinkError::Gone { sandbox: sandbox.clone() }))?;
-        match link.call(body, Vec::new()).await.map_err(fail)? {
-            Response::Started(started) => {
+        let source = match link.call(body, Vec::new()).await {
+            Ok(Response::Started(started)) => {
                 warn(&sandbox, &started.warnings);
-                Ok(ContainerState::Running {
+                return Ok(ContainerState::Running {
                     pid: started.pid,
                     started_at: UnixNanos(started.started_at),
-                })
+                });
             }
-            _other => Err(fail(LinkError::Confused { sandbox })),
+            Ok(_other) => LinkError::Confused { sandbox },
+            Err(source) => source,
+        };
+        if !source.is_final() {
+            self.end_unrecorded(id);
+        }
+        Err(fail(source))
+    }
+
+    /// Ends a container that is on record as ended and may run all the same: a start that was given
+    /// up and may yet come about.
+    pub(super) fn end_unrecorded(&self, id: &ContainerId) {
+        if let Some(link) = self.link() {
+            let signal = Signal::KILL.number();
+            link.tell(Body::Kill { container: id.to_string(), signal, all: true });
         }
     }
 
