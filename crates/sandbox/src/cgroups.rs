@@ -1,6 +1,7 @@
 //! Control groups from outside: limits changed, and groups whose keeper has gone killed and
 //! removed. Blocking.
 
+use std::io;
 use std::path::Path;
 
 use launch::plan::CgroupPlan;
@@ -17,7 +18,7 @@ pub struct LimitError {
     /// What was written.
     pub value: String,
     /// Why not.
-    pub source: std::io::Error,
+    pub source: io::Error,
 }
 
 /// Limits that held before others were set, in the order in which they were changed.
@@ -47,6 +48,9 @@ pub(crate) fn set_limits(plan: &CgroupPlan) -> Result<Before, LimitError> {
             let (file, wanted) = setting.choose(exists);
             let path = format!("{}/{file}", group.path);
             let written = std::fs::read_to_string(&path).and_then(|value| {
+                if file == MEMORY_MAX {
+                    make_room(&group.path, wanted)?;
+                }
                 sys::fs::write_value(CWD, path.as_str(), wanted.as_bytes())?;
                 Ok(value.trim_end().to_owned())
             });
@@ -63,6 +67,38 @@ pub(crate) fn set_limits(plan: &CgroupPlan) -> Result<Before, LimitError> {
         }
     }
     Ok(before)
+}
+
+/// The memory limit of cgroup v2.
+const MEMORY_MAX: &str = "memory.max";
+
+/// A limit below what is in use is refused, as v1 does by itself: v2 takes it, and makes room with
+/// the OOM killer. CRI: a change that fails leaves everything as it was. What a container takes
+/// from here to the write is not seen.
+fn make_room(group: &str, limit: &str) -> io::Result<()> {
+    // `max` is room enough.
+    let Ok(limit) = limit.parse::<u64>() else { return Ok(()) };
+    let group = Path::new(group);
+    let used = || -> io::Result<u64> {
+        let text = std::fs::read_to_string(group.join("memory.current"))?;
+        text.trim_end().parse().map_err(|_| io::ErrorKind::InvalidData.into())
+    };
+    let mut in_use = used()?;
+    if in_use > limit {
+        // Caches may go. Kernels before 5.19 do not have the file, and it is an error that not all
+        // was reclaimed: what counts is what is left.
+        let excess = (in_use - limit).to_string();
+        let reclaimed = sys::fs::write_value(CWD, group.join("memory.reclaim"), excess.as_bytes());
+        if let Err(error) = reclaimed {
+            tracing::debug!(group = %group.display(), excess, %error, "not all was reclaimed");
+        }
+        in_use = used()?;
+    }
+    if in_use > limit {
+        let why = format!("{in_use} bytes are in use and cannot be reclaimed");
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
+    }
+    Ok(())
 }
 
 /// A cgroup path's directory in each hierarchy.
@@ -152,5 +188,22 @@ mod tests {
         plan.groups[0].settings.pop();
         set_limits(&plan).unwrap();
         assert_eq!(value(), "7");
+    }
+
+    #[test]
+    fn memory_in_use_is_not_taken_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        let group = dir.path().to_str().unwrap();
+        write("memory.current", "4096\n");
+        make_room(group, "4096").unwrap();
+        make_room(group, "max").unwrap();
+        let refused = make_room(group, "4095").unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ResourceBusy);
+        assert!(refused.to_string().contains("4096 bytes"), "{refused}");
+        write("memory.reclaim", "");
+        make_room(group, "4000").unwrap_err();
+        let asked = std::fs::read_to_string(dir.path().join("memory.reclaim")).unwrap();
+        assert_eq!(asked, "96", "no more than has to go");
     }
 }

@@ -284,3 +284,44 @@ fn a_refused_change_of_limits_changes_nothing() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn a_memory_limit_below_what_is_in_use_is_refused_and_kills_nobody() -> Result<()> {
+    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+    if swaps.lines().count() > 1 {
+        test_support::skip("the host has swap to make room with");
+        return Ok(());
+    }
+    on_a_node(async |node| {
+        let image = node.pulled("busybox").await?;
+        let pod = node.pod("full");
+        let container = pod.container("main", &image).sleeper().resources(|r| {
+            r.memory_limit_in_bytes = 128 << 20;
+        });
+        let (pod_id, id) = node.run(&pod, &container).await?;
+        node.cri.shell(&id, "head -c 40000000 /dev/zero >/dev/shm/held").await?;
+        let change = |limit: i64| v1::UpdateContainerResourcesRequest {
+            container_id: id.clone(),
+            linux: Some(v1::LinuxContainerResources {
+                memory_limit_in_bytes: limit,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let mut runtime = node.cri.runtime.clone();
+        let before = (of_container(node, &id).await?, node.cri.container(&id).await?);
+        let answer = runtime.update_container_resources(change(24 << 20)).await;
+        refused(answer, Code::Unknown, &["memory", &(24 << 20).to_string()])?;
+        ensure!((of_container(node, &id).await?, node.cri.container(&id).await?) == before);
+        ensure!(memory_limit(node, &id)? == (128 << 20).to_string());
+
+        // What only lies in the cache makes room.
+        node.cri.shell(&id, "rm /dev/shm/held; head -c 40000000 /dev/zero >/cached").await?;
+        let dir = node.scratch.root().join("pods").join(&pod_id).join("containers").join(&id);
+        std::fs::File::open(dir.join("upper/cached"))?.sync_all()?;
+        runtime.update_container_resources(change(24 << 20)).await?;
+        ensure!(memory_limit(node, &id)? == (24 << 20).to_string());
+        ensure!(node.cri.shell(&id, "wc -c </cached").await? == "40000000");
+        Ok(())
+    })
+}
