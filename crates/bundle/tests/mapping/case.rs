@@ -24,6 +24,7 @@ pub(crate) struct Case {
     pub(crate) volumes: Vec<AnonymousVolume>,
     pub(crate) devices: Vec<ResolvedDevice>,
     pub(crate) localhost_seccomp: Option<String>,
+    pub(crate) selinux_level: Option<String>,
     pub(crate) annotations: StringMap,
 }
 
@@ -75,6 +76,7 @@ impl Case {
             volumes: vec![],
             devices: vec![],
             localhost_seccomp: None,
+            selinux_level: None,
             annotations: StringMap::new(),
         }
     }
@@ -103,7 +105,7 @@ impl Case {
             volumes: &self.volumes,
             devices: &self.devices,
             localhost_seccomp: self.localhost_seccomp.as_deref(),
-            selinux_level: None,
+            selinux_level: self.selinux_level.as_deref(),
             annotations: &self.annotations,
             host: &self.host,
         })?;

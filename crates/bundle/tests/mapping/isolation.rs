@@ -1,7 +1,9 @@
 //! Rows of namespaces, paths, filters and privilege.
 
-use bundle::{DeviceKind, HostDevice};
-use model::{CgroupLayout, IdMapping, IdMaps, NamespaceMode, SecurityProfile, UserNamespace};
+use bundle::{DeviceKind, HostDevice, SelinuxFacts};
+use model::{
+    CgroupLayout, IdMapping, IdMaps, NamespaceMode, SecurityProfile, SelinuxOptions, UserNamespace,
+};
 use serde_json::json;
 
 use crate::case::{Case, refused, row};
@@ -124,6 +126,43 @@ fn seccomp() {
     let filter = case.build().unwrap()["linux"]["seccomp"].clone();
     assert_eq!(filter["defaultAction"], json!("SCMP_ACT_ERRNO"));
     assert!(filter["syscalls"].as_array().is_some_and(|rules| rules.len() > 3));
+}
+
+#[test]
+fn selinux_options() {
+    // Without SELinux they are looked at, and ignored.
+    let ask = |level: &str| {
+        let options = SelinuxOptions { level: level.into(), ..Default::default() };
+        move |case: &mut Case| case.config.security.selinux = Some(options)
+    };
+    row(ask("s0:c4,c5"), json!({}));
+    refused(ask("s0,c4,c5"), "`selinux_options.level` is `s0,c4,c5`");
+
+    let with = |case: &mut Case| {
+        let facts = SelinuxFacts { process: "u:r:t:s0".into(), file: "u:o:f:s0".into() };
+        case.host.selinux = Some(facts);
+    };
+    let labels = |process: &str, mount: &str| json!({ "/process/selinuxLabel": process, "/linux/mountLabel": mount });
+    row(with, labels("u:r:t:s0", "u:o:f:s0"));
+    row(
+        |case| {
+            with(case);
+            case.selinux_level = Some("s0:c1,c2".into());
+        },
+        labels("u:r:t:s0:c1,c2", "u:o:f:s0:c1,c2"),
+    );
+    row(
+        |case| {
+            with(case);
+            case.selinux_level = Some("s0:c1,c2".into());
+            ask("s0:c4,c5")(case);
+        },
+        labels("u:r:t:s0:c4,c5", "u:o:f:s0:c4,c5"),
+    );
+    let mut case = Case::new();
+    with(&mut case);
+    (case.pod.security.privileged, case.config.security.privileged) = (true, true);
+    assert_eq!(case.build().unwrap()["process"]["selinuxLabel"], json!("u:r:spc_t:s0"));
 }
 
 #[test]
