@@ -23,6 +23,8 @@ pub struct Cri {
     pub runtime: RuntimeServiceClient<Channel>,
     /// The raw image client.
     pub images: ImageServiceClient<Channel>,
+    /// The connection of both, for messages that are not the generated ones.
+    pub channel: Channel,
 }
 
 /// What an exec of a command brought.
@@ -53,9 +55,10 @@ impl Cri {
             runtime: RuntimeServiceClient::new(channel.clone())
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE),
-            images: ImageServiceClient::new(channel)
+            images: ImageServiceClient::new(channel.clone())
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE),
+            channel,
         })
     }
 

@@ -284,3 +284,84 @@ fn calls_about_what_is_not_there_or_not_so_have_their_codes() -> Result<()> {
         node.cri.stop_pod(&pod).await.context("stop the pod")
     })
 }
+
+/// Every call that names one pod or container, with an id of the caller's choice.
+async fn each_call(node: &Node, id: &str) -> Vec<(&'static str, Result<(), tonic::Status>)> {
+    let (mut runtime, cri) = (node.cri.runtime.clone(), &node.cri);
+    let (pod_sandbox_id, container_id) = (id.to_owned(), id.to_owned());
+    let stats = v1::ContainerStatsRequest { container_id: container_id.clone() };
+    let pod_stats = v1::PodSandboxStatsRequest { pod_sandbox_id: pod_sandbox_id.clone() };
+    let reopen = v1::ReopenContainerLogRequest { container_id: container_id.clone() };
+    let linux = Some(v1::LinuxContainerResources { cpu_shares: 2, ..Default::default() });
+    let update = v1::UpdateContainerResourcesRequest {
+        container_id: container_id.clone(),
+        linux: linux.clone(),
+        ..Default::default()
+    };
+    let update_pod = v1::UpdatePodSandboxResourcesRequest {
+        pod_sandbox_id: pod_sandbox_id.clone(),
+        resources: linux,
+        ..Default::default()
+    };
+    let cmd = vec!["true".to_owned()];
+    let exec = v1::ExecRequest {
+        container_id: container_id.clone(),
+        cmd,
+        stdout: true,
+        ..Default::default()
+    };
+    let attach = v1::AttachRequest { container_id, stdout: true, ..Default::default() };
+    let forward = v1::PortForwardRequest { pod_sandbox_id, port: vec![80] };
+    vec![
+        ("PodSandboxStatus", cri.pod(id).await.map(drop)),
+        ("ContainerStatus", cri.container(id).await.map(drop)),
+        ("StartContainer", cri.start(id).await),
+        ("ExecSync", cri.exec(id, &["true"], 5).await.map(drop)),
+        ("ContainerStats", runtime.container_stats(stats).await.map(drop)),
+        ("PodSandboxStats", runtime.pod_sandbox_stats(pod_stats).await.map(drop)),
+        ("ReopenContainerLog", runtime.reopen_container_log(reopen).await.map(drop)),
+        ("UpdateContainerResources", runtime.update_container_resources(update).await.map(drop)),
+        (
+            "UpdatePodSandboxResources",
+            runtime.update_pod_sandbox_resources(update_pod).await.map(drop),
+        ),
+        ("Exec", runtime.exec(exec).await.map(drop)),
+        ("Attach", runtime.attach(attach).await.map(drop)),
+        ("PortForward", runtime.port_forward(forward).await.map(drop)),
+    ]
+}
+
+#[test]
+fn every_call_says_which_pod_or_container_there_is_not() -> Result<()> {
+    on_a_node(async |node| {
+        node.sleeper("there").await?;
+        let unknown = "0".repeat(64);
+        let mut wrong = Vec::new();
+        let ids = [(unknown.as_str(), NotFound), ("no-such", NotFound), ("", InvalidArgument)];
+        for (id, code) in ids {
+            for (call, answer) in each_call(node, id).await {
+                if let Err(error) = refused(answer, code, &[id]) {
+                    wrong.push(format!("{call} of `{id}`: {error}"));
+                }
+            }
+        }
+        verdict("calls", &wrong, 3 * 12)?;
+        // What is to be gone and is not there is gone. CRI.
+        for id in [unknown.as_str(), "no-such"] {
+            node.cri.stop(id, 0).await?;
+            node.cri.remove(id).await?;
+            node.cri.stop_pod(id).await?;
+            node.cri.remove_pod(id).await?;
+        }
+        for answer in [
+            node.cri.stop("", 0).await,
+            node.cri.remove("").await,
+            node.cri.stop_pod("").await,
+            node.cri.remove_pod("").await,
+        ] {
+            refused(answer, InvalidArgument, &["id"])?;
+        }
+        ensure!(node.cri.containers(None).await?.len() == 1);
+        Ok(())
+    })
+}

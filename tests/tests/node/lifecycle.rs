@@ -322,3 +322,75 @@ fn a_pod_that_ends_by_itself_is_told_and_not_ready() -> Result<()> {
         Ok(())
     })
 }
+
+/// What one subscriber is told until the pod is gone.
+async fn until_gone(
+    mut events: tonic::Streaming<v1::ContainerEventResponse>,
+    pod: &str,
+) -> Result<Vec<v1::ContainerEventResponse>> {
+    let mut all = Vec::new();
+    while let Some(event) = events.message().await? {
+        let gone = event.container_event_type() == v1::ContainerEventType::ContainerDeletedEvent
+            && event.container_id == pod;
+        all.push(event);
+        if gone {
+            return Ok(all);
+        }
+    }
+    anyhow::bail!("the stream ended: {all:?}")
+}
+
+#[test]
+fn every_subscriber_is_told_the_same_with_the_state_of_the_pod_at_the_time() -> Result<()> {
+    use v1::ContainerEventType as Kind;
+    on_a_node(async |node| {
+        let image = node.pulled("busybox").await?;
+        let mut subscribers = Vec::new();
+        for _ in 0..3 {
+            let request = v1::GetEventsRequest {};
+            let events = node.cri.runtime.clone().get_container_events(request).await?;
+            subscribers.push(events.into_inner());
+        }
+        let pod = node.pod("audience");
+        let (pod_id, id) = node.run(&pod, &pod.container("main", &image).sleeper()).await?;
+        node.wait_log(&id, "asleep").await?;
+        node.cri.stop(&id, 5).await?;
+        node.cri.stop_pod(&pod_id).await?;
+        node.cri.remove_pod(&pod_id).await?;
+
+        let mut told = Vec::new();
+        for events in subscribers {
+            told.push(until_gone(events, &pod_id).await?);
+        }
+        ensure!(told.iter().all(|one| *one == told[0]), "not the same: {told:?}");
+        let seen: Vec<_> = told[0]
+            .iter()
+            .map(|event| (event.container_id == id, event.container_event_type()))
+            .collect();
+        let want = [
+            (false, Kind::ContainerCreatedEvent),
+            (false, Kind::ContainerStartedEvent),
+            (true, Kind::ContainerCreatedEvent),
+            (true, Kind::ContainerStartedEvent),
+            (true, Kind::ContainerStoppedEvent),
+            (false, Kind::ContainerStoppedEvent),
+            (true, Kind::ContainerDeletedEvent),
+            (false, Kind::ContainerDeletedEvent),
+        ];
+        ensure!(seen == want, "{seen:?}");
+        ensure!(told[0].is_sorted_by_key(|event| event.created_at), "{:?}", told[0]);
+        for event in &told[0][..told[0].len() - 1] {
+            let status = event.pod_sandbox_status.clone().unwrap_or_default();
+            ensure!(status.id == pod_id && status.metadata == pod.config.metadata, "{event:?}");
+        }
+        let state = |index: usize| {
+            let event: &v1::ContainerEventResponse = &told[0][index];
+            event.containers_statuses.iter().find(|c| c.id == id).map(|c| c.state())
+        };
+        ensure!(state(1).is_none(), "{:?}", told[0][1]);
+        ensure!(state(2) == Some(v1::ContainerState::ContainerCreated), "{:?}", told[0][2]);
+        ensure!(state(3) == Some(v1::ContainerState::ContainerRunning), "{:?}", told[0][3]);
+        ensure!(state(4) == Some(v1::ContainerState::ContainerExited), "{:?}", told[0][4]);
+        Ok(())
+    })
+}

@@ -257,6 +257,48 @@ fn namespaced_kernel_parameters_are_set() -> Result<()> {
 }
 
 #[test]
+fn low_ports_and_pings_are_for_everybody_in_a_network_of_the_pods_own() -> Result<()> {
+    const PORTS: &str = "cat /proc/sys/net/ipv4/ip_unprivileged_port_start";
+    const PINGS: &str = "tr '\\t' ' ' </proc/sys/net/ipv4/ping_group_range";
+    on_a_node(async |node| {
+        let image = node.pulled("busybox").await?;
+        let pod = node.pod("everybody");
+        let ordinary = |security: &mut v1::LinuxContainerSecurityContext| {
+            security.run_as_user = Some(v1::Int64Value { value: 1000 });
+            security.capabilities.get_or_insert_default().drop_capabilities = vec!["ALL".into()];
+        };
+        let container = pod.container("main", &image).sleeper().security(ordinary);
+        let (_, id) = node.run(&pod, &container).await?;
+        ensure!(node.cri.shell(&id, PORTS).await? == "0");
+        ensure!(node.cri.shell(&id, PINGS).await? == "0 2147483647");
+        // Listening is what it may not do otherwise: it goes into the background when it does.
+        node.cri.shell(&id, "httpd -p 80 -h /tmp").await?;
+
+        let own = node.pod("own").with(|config| {
+            let sysctls = &mut config.linux.get_or_insert_default().sysctls;
+            sysctls.insert("net.ipv4.ip_unprivileged_port_start".into(), "1024".into());
+            sysctls.insert("net.ipv4.ping_group_range".into(), "1 0".into());
+        });
+        let container = own.container("main", &image).sleeper().security(ordinary);
+        let (_, id) = node.run(&own, &container).await?;
+        ensure!(node.cri.shell(&id, PORTS).await? == "1024");
+        ensure!(node.cri.shell(&id, PINGS).await? == "1 0");
+        let listens = node.cri.exec(&id, &["httpd", "-p", "80", "-h", "/tmp"], 10).await?;
+        ensure!(listens.code != 0, "{listens:?}");
+
+        let before = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")?;
+        let host = node.pod("hosts").with(|config| config.hostname.clear());
+        let host = host.namespaces(|namespaces| namespaces.set_network(v1::NamespaceMode::Node));
+        let (_, id) = node.run(&host, &host.container("main", &image).sleeper()).await?;
+        ensure!(
+            node.cri.shell(&id, PORTS).await? == before.trim(),
+            "the host's network is its own"
+        );
+        Ok(())
+    })
+}
+
+#[test]
 fn one_supervisor_serves_a_pod_of_many_containers() -> Result<()> {
     on_a_node(async |node| {
         let image = node.pulled("busybox").await?;

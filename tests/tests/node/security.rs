@@ -269,6 +269,76 @@ fn a_privileged_container_needs_a_privileged_pod() -> Result<()> {
     })
 }
 
+/// Options of cgroup file systems, which all mounts of one share.
+fn cgroup_options() -> Result<Vec<String>> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let shared = table.lines().filter_map(|line| line.split_once(" - ")).map(|(_, rest)| rest);
+    Ok(shared.filter(|rest| rest.starts_with("cgroup")).map(str::to_owned).collect())
+}
+
+#[test]
+fn privilege_is_the_containers_that_asked_and_changes_nothing_of_the_host() -> Result<()> {
+    on_a_node(async |node| {
+        let image = node.pulled("busybox").await?;
+        let before = cgroup_options()?;
+        let pod = node.pod("beside").security(|s| s.privileged = true);
+        let pod_id = node.cri.run_pod(&pod).await?;
+        for (name, privileged) in [("privileged", true), ("ordinary", false)] {
+            let container = pod.container(name, &image).sleeper().security(|security| {
+                security.privileged = privileged;
+                security.masked_paths = vec!["/proc/version".into()];
+                security.readonly_paths = vec!["/proc/sys".into()];
+            });
+            let id = node.cri.create(&pod_id, &pod, &container).await?;
+            node.cri.start(&id).await?;
+            let mounts = node.cri.shell(&id, "cat /proc/mounts").await?;
+            for place in ["/sys", "/sys/fs/cgroup"] {
+                let at = |line: &&str| line.split(' ').nth(1) == Some(place);
+                let line = mounts.lines().rfind(at).with_context(|| format!("no {place}"))?;
+                let writable = line.split(' ').nth(3).is_some_and(|o| o.starts_with("rw"));
+                ensure!(writable == privileged, "{name}: {line}");
+            }
+            for place in ["/proc/version", "/proc/sys"] {
+                let covered = mounts.lines().any(|line| line.split(' ').nth(1) == Some(place));
+                ensure!(covered != privileged, "{name}: {place}");
+            }
+            // The host's hierarchy is seen by the privileged one alone, where it is unified.
+            if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+                let seen = node.cri.exec(&id, &["ls", "/sys/fs/cgroup/cgroup.subtree_control"], 10);
+                ensure!(seen.await?.code == 0);
+                let host = format!("/sys/fs/cgroup{}", node.scratch.cgroup_parent());
+                let host = node.cri.exec(&id, &["ls", &host], 10).await?;
+                ensure!((host.code == 0) == privileged, "{name}: {host:?}");
+            }
+        }
+        ensure!(cgroup_options()? == before, "{before:?} became {:?}", cgroup_options()?);
+        Ok(())
+    })
+}
+
+#[test]
+fn as_many_paths_are_masked_as_a_large_machine_has() -> Result<()> {
+    on_a_node(async |node| {
+        let image = node.pulled("busybox").await?;
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir("/sys/module")? {
+            let path = entry?.path();
+            if path.is_dir() && paths.len() < 120 {
+                paths.push(path.display().to_string());
+            }
+        }
+        ensure!(paths.len() > 50, "{paths:?}");
+        // Kubelet names one for each processor there might be.
+        let absent = |cpu: u32| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle");
+        let masked: Vec<_> = paths.iter().cloned().chain((1000..1100).map(absent)).collect();
+        let id = secured(node, "masks", &image, |security| security.masked_paths = masked).await?;
+        let list = format!("ls -A {} | grep -v '^/sys'; true", paths.join(" "));
+        let seen = node.cri.shell(&id, &list).await?;
+        ensure!(seen.trim().is_empty(), "{seen}");
+        Ok(())
+    })
+}
+
 #[test]
 fn devices_are_denied_unless_asked_for() -> Result<()> {
     on_a_node(async |node| {

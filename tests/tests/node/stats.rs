@@ -77,6 +77,47 @@ fn a_running_container_uses_processor_memory_and_disk() -> Result<()> {
     })
 }
 
+/// Microseconds in which some task waited, in the kernel's words.
+fn some_total(text: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.starts_with("some "))?;
+    line.split_whitespace().find_map(|word| word.strip_prefix("total="))?.parse().ok()
+}
+
+#[test]
+fn pressure_is_told_where_the_kernel_has_it() -> Result<()> {
+    on_a_node(async |node| {
+        let (pod, id) = node.sleeper("pressed").await?;
+        let dir = format!("/sys/fs/cgroup/{}/{id}", node.scratch.mark());
+        let kernel = |what: &str| {
+            let text = std::fs::read_to_string(format!("{dir}/{what}.pressure")).ok()?;
+            some_total(&text).map(|usec| usec * 1000)
+        };
+        let request = v1::ContainerStatsRequest { container_id: id.clone() };
+        let answer = node.cri.runtime.clone().container_stats(request).await?.into_inner();
+        let own = answer.stats.context("no statistics")?;
+        let request = v1::PodSandboxStatsRequest { pod_sandbox_id: pod };
+        let answer = node.cri.runtime.clone().pod_sandbox_stats(request).await?.into_inner();
+        let pods = answer.stats.and_then(|stats| stats.linux).context("no statistics")?;
+        let told = [
+            ("cpu", own.cpu.and_then(|cpu| cpu.psi), pods.cpu.and_then(|cpu| cpu.psi)),
+            ("memory", own.memory.and_then(|m| m.psi), pods.memory.and_then(|m| m.psi)),
+            ("io", own.io.and_then(|io| io.psi), pods.io.and_then(|io| io.psi)),
+        ];
+        for (what, own, pods) in told {
+            let after = kernel(what);
+            ensure!(own.is_some() == after.is_some(), "{what}: {own:?}, the kernel {after:?}");
+            ensure!(pods.is_some() == after.is_some(), "{what}: {pods:?}, the kernel {after:?}");
+            let Some(after) = after else { continue };
+            let some = own.and_then(|psi| psi.some).context("no `some`")?;
+            ensure!(some.total <= after, "{what}: {} of {after}", some.total);
+            ensure!(some.avg10 >= 0.0 && some.avg10 <= 100.0, "{what}: {some:?}");
+            let of_pod = pods.and_then(|psi| psi.some).context("no `some`")?;
+            ensure!(of_pod.total >= some.total, "{what}: {of_pod:?} {some:?}");
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn filters_choose_among_the_containers() -> Result<()> {
     on_a_node(async |node| {
