@@ -2,7 +2,7 @@
 //! by; later kill, count, remove. All paths are the host's.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
@@ -46,7 +46,7 @@ impl Groups {
                 .map_err(make_failed)?;
             self.made.cgroups.push(cgroup);
             let Some(cgroup) = self.made.cgroups.last() else { continue };
-            write_settings(group, cgroup, warnings)?;
+            write_settings(group, cgroup.dir(), warnings)?;
             match group.hierarchy {
                 Hierarchy::V2 => {
                     let dir = cgroup.dir();
@@ -178,17 +178,17 @@ fn open_tasks_of(dir: &impl AsFd) -> io::Result<OwnedFd> {
 
 fn write_settings(
     group: &CgroupDir,
-    cgroup: &Cgroup,
+    dir: BorrowedFd<'_>,
     warnings: &mut Vec<Warning>,
 ) -> Result<(), LaunchError> {
     for setting in &group.settings {
         // What cannot be looked at is not there as far as writing goes.
-        let exists = |file: &str| sys::fs::exists(cgroup.dir(), file).unwrap_or_default();
+        let exists = |file: &str| sys::fs::exists(dir, file).unwrap_or_default();
         let (file, value) = setting.choose(exists);
         if file.contains('/') {
             return Err(LaunchError::bad_plan(format!("cgroup file {file}")));
         }
-        let Err(error) = sys::fs::write_value(cgroup.dir(), file, value.as_bytes()) else {
+        let Err(error) = sys::fs::write_value(dir, file, value.as_bytes()) else {
             continue;
         };
         if setting.required {
@@ -224,6 +224,41 @@ pub(crate) fn kill_all(plan: &CgroupPlan) -> Result<(), LaunchError> {
     let Some(group) = plan.groups.iter().min_by_key(rank) else { return Ok(()) };
     let freezer = rank(&group) == 1;
     sys::cgroup::kill_all(version(group), &group.path, freezer).map_err(cgroup_failed)
+}
+
+/// Where a plan's processes can be stopped.
+fn freezer(plan: &CgroupPlan) -> Result<&CgroupDir, LaunchError> {
+    let of_v1 = |group: &&CgroupDir| match &group.hierarchy {
+        Hierarchy::V1(controllers) => holds(controllers, "freezer"),
+        Hierarchy::V2 => false,
+    };
+    let unified = || plan.groups.iter().find(|group| group.hierarchy == Hierarchy::V2);
+    plan.groups.iter().find(of_v1).or_else(unified).ok_or_else(|| {
+        let cause = io::Error::new(io::ErrorKind::Unsupported, "this host has no freezer");
+        LaunchError::new(Step::CgroupSet, "freezer", cause)
+    })
+}
+
+pub(crate) fn set_frozen(plan: &CgroupPlan, frozen: bool) -> Result<(), LaunchError> {
+    let group = freezer(plan)?;
+    sys::cgroup::set_frozen(version(group), &group.path, frozen).map_err(cgroup_failed)
+}
+
+pub(crate) fn is_frozen(plan: &CgroupPlan) -> Result<bool, LaunchError> {
+    let group = freezer(plan)?;
+    sys::cgroup::is_frozen(version(group), &group.path).map_err(cgroup_failed)
+}
+
+/// Writes the settings of a plan into its groups.
+pub(crate) fn apply(plan: &CgroupPlan) -> Result<Vec<Warning>, LaunchError> {
+    let mut warnings = Vec::new();
+    for group in &plan.groups {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(group.path.as_str(), flags, Mode::empty())
+            .at(Step::CgroupSet, &group.path)?;
+        write_settings(group, dir.as_fd(), &mut warnings)?;
+    }
+    Ok(warnings)
 }
 
 fn cgroup_failed(error: CgroupError) -> LaunchError {

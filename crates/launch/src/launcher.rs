@@ -13,7 +13,7 @@ use sys::mount::{
 use sys::namespace::{self, Kind};
 
 use crate::cgroup;
-use crate::error::{At, LaunchError, Step};
+use crate::error::{At, LaunchError, Step, Warning};
 use crate::plan::CgroupPlan;
 
 /// Where new roots are put together in a private namespace.
@@ -42,6 +42,19 @@ struct Left {
     own: OwnedFd,
 }
 
+/// What may be asked of a launch besides its plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// How many of the launcher's own files, from number 3 on, the program gets under the same
+    /// numbers.
+    pub keep_files: u32,
+    /// The program stays in the launcher's session keyring.
+    pub keep_keyring: bool,
+    /// The container's root is moved on top of the host's instead of in its place, for hosts that run
+    /// from a ramdisk. Whoever may unmount in the container gets out.
+    pub no_pivot: bool,
+}
+
 /// Executes plans. The process that holds one has a single thread.
 #[derive(Debug)]
 pub struct Launcher {
@@ -50,6 +63,7 @@ pub struct Launcher {
     pub(crate) pod_pidns: Option<OwnedFd>,
     pub(crate) pod_user: Option<OwnedFd>,
     pub(crate) staging: PathBuf,
+    pub(crate) options: Options,
 }
 
 impl Launcher {
@@ -93,7 +107,13 @@ impl Launcher {
 
     fn new(left: Option<Left>, staging: PathBuf) -> Result<Self, LaunchError> {
         let own_pidns = namespace::own(Kind::Pid).at(Step::NamespaceOpen, "pid")?;
-        Ok(Self { left, own_pidns, pod_pidns: None, pod_user: None, staging })
+        let options = Options::default();
+        Ok(Self { left, own_pidns, pod_pidns: None, pod_user: None, staging, options })
+    }
+
+    /// Launches have these options from now on.
+    pub fn set_options(&mut self, options: Options) {
+        self.options = options;
     }
 
     /// Runs `f` with the host's mount namespace, whose root is the working directory meanwhile.
@@ -196,6 +216,31 @@ impl Launcher {
     /// Of kind [`crate::FailureKind::Cgroup`]; the others are removed nevertheless.
     pub fn remove_cgroups(&self, plan: &CgroupPlan) -> Result<(), LaunchError> {
         self.on_host(|| cgroup::remove(plan))
+    }
+
+    /// Stops all processes of a plan's cgroups, or lets them go on. Blocks until it is so, for a
+    /// bounded time.
+    ///
+    /// # Errors
+    /// Of kind [`crate::FailureKind::Cgroup`]: also when the host has no freezer.
+    pub fn set_frozen(&self, plan: &CgroupPlan, frozen: bool) -> Result<(), LaunchError> {
+        self.on_host(|| cgroup::set_frozen(plan, frozen))
+    }
+
+    /// Whether all processes of a plan's cgroups are stopped.
+    ///
+    /// # Errors
+    /// Of kind [`crate::FailureKind::Cgroup`].
+    pub fn is_frozen(&self, plan: &CgroupPlan) -> Result<bool, LaunchError> {
+        self.on_host(|| cgroup::is_frozen(plan))
+    }
+
+    /// Writes a plan's settings into its cgroups, which are there. Says what was passed over.
+    ///
+    /// # Errors
+    /// Of kind [`crate::FailureKind::Cgroup`]; what was written before stays.
+    pub fn apply_settings(&self, plan: &CgroupPlan) -> Result<Vec<Warning>, LaunchError> {
+        self.on_host(|| cgroup::apply(plan))
     }
 
     /// How many of its processes the OOM killer ended; none without a memory controller.

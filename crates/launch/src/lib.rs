@@ -10,6 +10,9 @@
 //! [`Prepared`] is a child that waits and [`Running`] one that runs, [`LaunchError`] names the step
 //! that failed. After an error nothing is left: the child is reaped and new cgroups are removed.
 //!
+//! A container that is made now and started later, by another process, waits behind a socket:
+//! [`Launcher::prepare_waiting`], [`Prepared::leave`], [`start_waiting`].
+//!
 //! How a launch goes: the *parent half* makes the cgroups, then every mount that needs the host's
 //! view, detached (`host`); it clones; the *child half* (`child`) joins the cgroups, puts the
 //! mounts together, pivots, takes on its identity and executes. They talk over a socket pair whose
@@ -34,6 +37,6 @@ mod sysctl;
 mod user;
 
 pub use error::{FailureKind, LaunchError, Step, Warning};
-pub use launcher::{Io, Launcher, make_template};
-pub use prepared::{Prepared, Running};
+pub use launcher::{Io, Launcher, Options, make_template};
+pub use prepared::{Prepared, Running, start_waiting};
 pub use probe::probe_user_namespaces;

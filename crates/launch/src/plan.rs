@@ -99,6 +99,20 @@ pub struct ProcessPlan {
     /// The process is in a user namespace with these maps, and its ids are those in there.
     #[n(15)]
     pub user_ids: Option<model::IdMaps>,
+    /// Size of the new terminal; the kernel's default (0 by 0) when absent.
+    #[n(16)]
+    pub terminal_size: Option<TerminalSize>,
+}
+
+/// Size of a terminal in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct TerminalSize {
+    /// Lines.
+    #[n(0)]
+    pub rows: u16,
+    /// Characters of a line.
+    #[n(1)]
+    pub columns: u16,
 }
 
 /// One environment entry as bytes (`KEY=value`).

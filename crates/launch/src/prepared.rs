@@ -48,6 +48,16 @@ impl Prepared {
         self.attempt.child.as_ref().map(|child| child.pidfd.as_fd())
     }
 
+    /// Leaves the process to whoever starts it, or kills it, later: it waits behind the socket it was
+    /// given, see [`Launcher::prepare_waiting`].
+    ///
+    /// # Errors
+    /// [`LaunchError`]; nothing is left then.
+    pub fn leave(self) -> Result<Running, LaunchError> {
+        let Self { pid: _, console, warnings, attempt } = self;
+        attempt.succeed(console, warnings)
+    }
+
     /// Lets the process execute its program; waits until it does.
     ///
     /// # Errors
@@ -58,6 +68,26 @@ impl Prepared {
         match attempt.listen(&mut console, &mut warnings, no_hooks)? {
             // A second `Ready` would be a bug of ours, but the process is as good as before it.
             Heard::Ready | Heard::Runs => attempt.succeed(console, warnings),
+        }
+    }
+}
+
+/// Starts a process that was left waiting, over a connection to its socket; waits until it executes
+/// its program. Says what was narrowed.
+///
+/// # Errors
+/// [`LaunchError`]: the process has ended then, and what was made for it is still there.
+pub fn start_waiting(connection: impl AsFd) -> Result<Vec<Warning>, LaunchError> {
+    let mut warnings = Vec::new();
+    report::go(&connection).at(Step::Channel, "")?;
+    loop {
+        match report::receive(&connection).at(Step::Channel, "")? {
+            Message::Warning(warning) => warnings.push(warning),
+            Message::Failed(error) => return Err(error),
+            Message::End => return Ok(warnings),
+            Message::Ready | Message::Hooks | Message::Console(_) | Message::Born(_) => {
+                return Err(LaunchError::bad_plan("a process is set up twice"));
+            }
         }
     }
 }
@@ -139,7 +169,31 @@ impl Launcher {
     /// # Errors
     /// [`LaunchError`]; nothing is left then.
     pub fn prepare(&self, plan: &LaunchPlan, io: Io<'_>) -> Result<Prepared, LaunchError> {
-        let (mut attempt, mut warnings) = self.begin(plan, io, Program::InPath, Start::WhenTold)?;
+        self.prepare_until(plan, io, Start::WhenTold)
+    }
+
+    /// As [`Self::prepare`], for a process that [`start_waiting`] starts once it has been
+    /// [left](Prepared::leave), maybe long after this process has ended: by a connection to `gate`, a
+    /// listening socket that keeps packet borders. Whoever can connect to it can start the container.
+    ///
+    /// # Errors
+    /// [`LaunchError`]; nothing is left then.
+    pub fn prepare_waiting(
+        &self,
+        plan: &LaunchPlan,
+        io: Io<'_>,
+        gate: BorrowedFd<'_>,
+    ) -> Result<Prepared, LaunchError> {
+        self.prepare_until(plan, io, Start::WhenCalled(gate))
+    }
+
+    fn prepare_until(
+        &self,
+        plan: &LaunchPlan,
+        io: Io<'_>,
+        start: Start<'_>,
+    ) -> Result<Prepared, LaunchError> {
+        let (mut attempt, mut warnings) = self.begin(plan, io, Program::InPath, start)?;
         let mut console = None;
         let until = attempt.hooks_until;
         let hooks = |child: &Child| self.create_runtime_hooks(plan, child, until);
@@ -174,7 +228,9 @@ impl Launcher {
         let mut running = match attempt.listen(&mut console, &mut warnings, hooks)? {
             Heard::Ready | Heard::Runs => attempt.succeed(console, warnings)?,
         };
-        running.warnings.extend(self.poststart_hooks(plan, running.pid, until));
+        if let Some(hooks) = &plan.hooks {
+            running.warnings.extend(self.run_poststart(hooks, running.pid, until));
+        }
         Ok(running)
     }
 
@@ -189,10 +245,16 @@ impl Launcher {
         self.on_host(|| hooks::run(hooks, &hooks.create_runtime, status, pid, until))
     }
 
-    fn poststart_hooks(&self, plan: &LaunchPlan, pid: Pid, until: Deadline) -> Vec<Warning> {
-        let Some(hooks) = plan.hooks.as_ref().filter(|hooks| !hooks.poststart.is_empty()) else {
+    /// Runs what a plan wants to be run once its program runs, unless it was started by
+    /// [`Self::launch`], which does; says what failed.
+    pub fn poststart_hooks(&self, hooks: &HooksPlan, pid: Pid) -> Vec<Warning> {
+        self.run_poststart(hooks, pid, Deadline::of_launch())
+    }
+
+    fn run_poststart(&self, hooks: &HooksPlan, pid: Pid, until: Deadline) -> Vec<Warning> {
+        if hooks.poststart.is_empty() {
             return Vec::new();
-        };
+        }
         let pid = pid.as_raw_nonzero().get();
         let run =
             || Ok(hooks::run_all(hooks, &hooks.poststart, hooks::Status::Running, pid, until));
@@ -272,7 +334,7 @@ impl Launcher {
         plan: &LaunchPlan,
         io: Io<'_>,
         program: Program<'_>,
-        start: Start,
+        start: Start<'_>,
     ) -> Result<(Attempt, Vec<Warning>), LaunchError> {
         let words = Words::of(&plan.process)?;
         let (channel, childs) = sys::fdpass::packet_pair().at(Step::Channel, "")?;

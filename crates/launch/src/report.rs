@@ -86,6 +86,19 @@ impl Reporter<'_> {
         self.wait_after(READY)
     }
 
+    /// Says that all is set up and waits for somebody to connect to `gate` and give the word; that
+    /// connection is to be reported to from then on.
+    pub(crate) fn wait_for_caller(self, gate: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        sys::fdpass::send(self.0, &[READY], None)?;
+        loop {
+            let caller = sys::fdpass::accept(gate)?;
+            // One who goes away without a word has changed its mind, or was killed.
+            if sys::fdpass::receive(&caller, 1).is_ok_and(|packet| packet.bytes == [GO]) {
+                return Ok(caller);
+            }
+        }
+    }
+
     /// Says that the hooks of the launcher's namespaces may run and waits until they have.
     pub(crate) fn wait_for_hooks(self) -> io::Result<()> {
         self.wait_after(HOOKS)

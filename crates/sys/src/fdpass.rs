@@ -1,13 +1,13 @@
-//! Packets with at most one descriptor attached, over an unnamed pair of sockets.
+//! Packets with at most one descriptor attached, over pairs of sockets and sockets with a name.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
-    sendmsg, socketpair,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    recvmsg, sendmsg, socketpair,
 };
 
 /// A connected pair of sockets that keep packet borders; both ends close on exec.
@@ -16,6 +16,63 @@ use rustix::net::{
 /// What `socketpair(2)` refuses with.
 pub fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// A listening socket that keeps packet borders, named `name` in the directory `dir`. However long
+/// the directory's own path is: it is reached through the caller's `/proc`.
+///
+/// # Errors
+/// What `bind(2)` and `listen(2)` refuse with; `EADDRINUSE` where something has the name.
+pub fn listen_at(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    let socket = packet_socket()?;
+    rustix::net::bind(&socket, &address(dir, name)?)?;
+    rustix::net::listen(&socket, 1)?;
+    Ok(socket)
+}
+
+/// Connects to a socket of [`listen_at`].
+///
+/// # Errors
+/// What `connect(2)` refuses with; `ECONNREFUSED` where nobody listens any more.
+pub fn connect_at(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    let socket = packet_socket()?;
+    rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address(dir, name)?))?;
+    Ok(socket)
+}
+
+/// Waits for somebody to connect.
+///
+/// # Errors
+/// What `accept4(2)` refuses with.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let accept = || rustix::net::accept_with(listener, SocketFlags::CLOEXEC);
+    Ok(rustix::io::retry_on_intr(accept)?)
+}
+
+/// Connects to the stream socket with this path and sends one file with some bytes, as those who
+/// ask for a terminal's master expect it.
+///
+/// # Errors
+/// What `connect(2)` and `sendmsg(2)` refuse with.
+pub fn send_to_path(path: &str, bytes: &[u8], file: BorrowedFd<'_>) -> io::Result<()> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let address = SocketAddrUnix::new(path)?;
+    rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;
+    send(socket.as_fd(), bytes, Some(file))
+}
+
+fn packet_socket() -> io::Result<OwnedFd> {
+    let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+    Ok(rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?)
+}
+
+fn address(dir: BorrowedFd<'_>, name: &str) -> rustix::io::Result<SocketAddrUnix> {
+    SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))
 }
 
 /// Sends one packet. Never raises SIGPIPE.
@@ -90,6 +147,24 @@ mod tests {
         assert_eq!((&second.bytes[..], second.file.is_some()), (&b"two"[..], true));
         drop(second);
         assert!(receive(&there, 16).unwrap().bytes.is_empty(), "closed");
+    }
+
+    #[test]
+    fn a_named_socket_is_reached_however_deep_its_directory_lies() {
+        let top = tempfile::tempdir().unwrap();
+        let deep = top.path().join("d".repeat(200));
+        std::fs::create_dir(&deep).unwrap();
+        let dir = crate::fs::open_dir(deep.as_path()).unwrap();
+        let listener = listen_at(dir.as_fd(), "gate").unwrap();
+        let error = listen_at(dir.as_fd(), "gate").unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EADDRINUSE));
+        let here = connect_at(dir.as_fd(), "gate").unwrap();
+        let there = accept(listener.as_fd()).unwrap();
+        send(here.as_fd(), b"word", None).unwrap();
+        assert_eq!(receive(&there, 16).unwrap().bytes, b"word");
+        drop(listener);
+        let error = connect_at(dir.as_fd(), "gate").unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));
     }
 
     #[test]

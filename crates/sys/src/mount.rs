@@ -280,6 +280,27 @@ pub fn pivot_to_current_dir() -> io::Result<()> {
     Ok(rustix::process::chdir(c"/")?)
 }
 
+/// As [`pivot_to_current_dir`] where the root cannot be moved away because it is the kernel's first
+/// (a ramdisk): the mount, whose root is the current directory, is moved on top of it. `/proc` and
+/// `/sys` are taken away first: what can be reached beneath must not be kernel files.
+///
+/// # Errors
+/// What `umount2(2)`, `move_mount(2)` and `chroot(2)` refuse with.
+pub fn cover_root_with(mount: BorrowedFd<'_>) -> io::Result<()> {
+    for place in [c"/proc", c"/sys"] {
+        match detach(place) {
+            // Nothing is mounted there.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => {}
+            result => result?,
+        }
+    }
+    let root = crate::fs::open_dir(c"/")?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(mount, c"", &root, c"", flags)?;
+    rustix::process::chroot(c".")?;
+    Ok(rustix::process::chdir(c"/")?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -55,6 +55,53 @@ impl AsFd for ChildEvents {
     }
 }
 
+/// Every signal the calling thread gets, as a file to be read instead.
+#[derive(Debug)]
+pub struct Signals(OwnedFd);
+
+impl Signals {
+    /// Blocks every signal that can be blocked in the calling thread, and watches for them. What the
+    /// thread executes has them blocked too unless it unblocks them.
+    ///
+    /// # Errors
+    /// The kernel's: no descriptor or memory left.
+    pub fn watch_all() -> io::Result<Self> {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: `set` is a sigset_t to be initialised by this call.
+        check(unsafe { libc::sigfillset(set.as_mut_ptr()) })?;
+        // SAFETY: sigfillset initialised all of it.
+        let set = unsafe { set.assume_init() };
+        // SAFETY: both pointers are valid for the call; the old mask is not asked for.
+        check(unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) })?;
+        // SAFETY: the set is initialised and outlives the call; -1 asks for a new descriptor.
+        let file = check(unsafe {
+            libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+        })?;
+        // SAFETY: signalfd returned a new descriptor that nothing else owns.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(file) }))
+    }
+
+    /// The number of the next signal that waits, if one does.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn next(&self) -> io::Result<Option<i32>> {
+        let mut one = [0u8; size_of::<libc::signalfd_siginfo>()];
+        match rustix::io::read(&self.0, &mut one) {
+            // The number is the structure's first field.
+            Ok(_) => Ok(Some(i32::from_ne_bytes([one[0], one[1], one[2], one[3]]))),
+            Err(rustix::io::Errno::AGAIN) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// A child that has ended, which is not reaped by this: until it is, nobody else gets its number.
 /// Does not wait.
 ///

@@ -6,7 +6,7 @@
 //! 2. namespaces, host name, kernel parameters; in a user namespace, becoming its root;
 //! 3. mounts, devices, terminal, masks, `pivot_root`;
 //! 4. session, streams, working directory, and finding the program;
-//! 5. say "ready" and wait;
+//! 5. say "ready" and wait, for the parent or for whoever starts it later;
 //! 6. join what starves (`cpu`, `cpuset`), resource limits;
 //! 7. identity: bounding set, groups, ids, capabilities, `no_new_privs`, seccomp last;
 //! 8. execute.
@@ -24,6 +24,7 @@ mod session;
 mod target;
 mod terminal;
 
+use std::cell::OnceCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
@@ -54,7 +55,7 @@ pub(crate) struct Job<'a> {
     pub(crate) io: Io<'a>,
     pub(crate) groups: &'a Groups,
     pub(crate) reporter: Reporter<'a>,
-    pub(crate) start: Start,
+    pub(crate) start: Start<'a>,
     pub(crate) place: Place<'a>,
 }
 
@@ -68,12 +69,14 @@ pub(crate) enum Program<'a> {
 }
 
 /// When the program is executed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Start {
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Start<'a> {
     /// As soon as everything is set up.
     AtOnce,
     /// When the parent says so.
     WhenTold,
+    /// When somebody says so who connects to this listening socket. The parent may be gone by then.
+    WhenCalled(BorrowedFd<'a>),
 }
 
 /// Where the program runs.
@@ -101,12 +104,18 @@ pub(crate) struct Inside<'a> {
 impl Job<'_> {
     /// Does it all; returns an exit status only when it failed, after having said why.
     pub(crate) fn run(&self) -> i32 {
-        let Err(error) = self.steps();
-        self.reporter.failed(&error);
+        let caller = OnceCell::new();
+        let Err(error) = self.steps(&caller);
+        self.listener(&caller).failed(&error);
         EXIT_FAILED
     }
 
-    fn steps(&self) -> Result<std::convert::Infallible, LaunchError> {
+    /// Who is to be told how it goes: the parent, or whoever has called since.
+    fn listener<'c>(&'c self, caller: &'c OnceCell<OwnedFd>) -> Reporter<'c> {
+        caller.get().map_or(self.reporter, |caller| Reporter(caller.as_fd()))
+    }
+
+    fn steps(&self, caller: &OnceCell<OwnedFd>) -> Result<std::convert::Infallible, LaunchError> {
         join(&self.groups.early)?;
         // Modes are meant as they are written until the program's own mask is set.
         let inherited_mask = rustix::process::umask(Mode::empty());
@@ -118,24 +127,44 @@ impl Job<'_> {
             Place::New(new) => self.enter_new(new)?,
             Place::Inside(inside) => self.enter_running(inside)?,
         };
-        session::clean_slate()?;
+        session::clean_slate(self.launcher.options.keep_keyring)?;
         let cwd = exec::enter_cwd(root.as_fd(), &self.process.cwd)?;
         let program = exec::Found::find(self)?;
-        if self.start == Start::WhenTold {
-            self.reporter.wait_for_go().at(Step::Channel, "")?;
-        }
-        join(&self.groups.late)?;
-        if let Place::New(new) = &self.place
-            && !self.groups.late.is_empty()
-        {
-            enter_cgroup_namespace(new)?;
-        }
+        self.wait(caller)?;
+        let reporter = self.listener(caller);
         // Late, because a tight limit on files or memory would hit the steps above.
-        session::apply_limits(self.process, self.reporter)?;
-        sys::process::close_on_exec_from(3).at(Step::CloseFiles, "")?;
+        session::apply_limits(self.process, reporter)?;
+        let first = 3_u32.saturating_add(self.launcher.options.keep_files);
+        sys::process::close_on_exec_from(first).at(Step::CloseFiles, "")?;
         rustix::process::umask(self.process.umask.map_or(inherited_mask, Mode::from_raw_mode));
-        identity::assume(self.process, label, self.reporter, || cwd.settle(root.as_fd()))?;
+        identity::assume(self.process, label, reporter, || cwd.settle(root.as_fd()))?;
         Err(program.execute(self))
+    }
+
+    /// Waits until the program is to be executed, and joins the last cgroups. One that waits for
+    /// nobody knows how long has joined them before: others may follow it into its namespaces.
+    fn wait(&self, caller: &OnceCell<OwnedFd>) -> Result<(), LaunchError> {
+        match self.start {
+            Start::AtOnce => self.join_late(),
+            Start::WhenTold => {
+                self.reporter.wait_for_go().at(Step::Channel, "")?;
+                self.join_late()
+            }
+            Start::WhenCalled(gate) => {
+                self.join_late()?;
+                let connection = self.reporter.wait_for_caller(gate).at(Step::Channel, "")?;
+                caller.get_or_init(|| connection);
+                Ok(())
+            }
+        }
+    }
+
+    fn join_late(&self) -> Result<(), LaunchError> {
+        join(&self.groups.late)?;
+        match &self.place {
+            Place::New(new) if !self.groups.late.is_empty() => enter_cgroup_namespace(new),
+            Place::New(_) | Place::Inside(_) => Ok(()),
+        }
     }
 
     /// Whether this process was born in a user namespace by a relay.

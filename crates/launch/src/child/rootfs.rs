@@ -244,7 +244,11 @@ impl<'a> Builder<'a> {
             sys::mount::change(self.root, false, change).at(Step::ReadOnly, "/")?;
         }
         rustix::process::fchdir(self.root).at(Step::Pivot, subject)?;
-        sys::mount::pivot_to_current_dir().at(Step::Pivot, subject)?;
+        if self.job.launcher.options.no_pivot {
+            sys::mount::cover_root_with(self.root).at(Step::Pivot, subject)?;
+        } else {
+            sys::mount::pivot_to_current_dir().at(Step::Pivot, subject)?;
+        }
         // Shared only now: pivot_root refuses a shared root.
         if matches!(plan.propagation, plan::Propagation::Shared | plan::Propagation::Unbindable) {
             let propagation = Some(host::propagation(plan.propagation));

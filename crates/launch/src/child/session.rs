@@ -75,9 +75,13 @@ fn apply_limit(limit: &Rlimit, reporter: Reporter<'_>) -> io::Result<()> {
     }
 }
 
-/// Leaves nothing of the launcher's to the program: signal dispositions and mask, keyring.
-pub(super) fn clean_slate() -> Result<(), LaunchError> {
+/// Leaves nothing of the launcher's to the program: signal dispositions and mask, and the keyring
+/// unless that is wanted.
+pub(super) fn clean_slate(keep_keyring: bool) -> Result<(), LaunchError> {
     sys::signal::reset_all().at(Step::Session, "signals")?;
+    if keep_keyring {
+        return Ok(());
+    }
     sys::process::new_session_keyring().at(Step::Session, "keyring")
 }
 

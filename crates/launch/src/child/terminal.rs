@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
 
 use super::{Job, session};
 use crate::error::{At, LaunchError, Step};
@@ -48,6 +49,11 @@ impl Terminal {
 
     /// Sends the master to the parent and makes the slave stdio and controlling terminal.
     pub(super) fn take_over(self, job: &Job<'_>) -> Result<(), LaunchError> {
+        if let Some(size) = job.process.terminal_size {
+            let size =
+                Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+            rustix::termios::tcsetwinsize(&self.slave, size).at(Step::Terminal, "size")?;
+        }
         job.reporter.console(self.master.as_fd()).at(Step::Terminal, "hand over")?;
         let user = Some(Uid::from_raw(job.process.uid));
         rustix::fs::fchown(&self.slave, user, None::<Gid>).at(Step::Terminal, "owner")?;

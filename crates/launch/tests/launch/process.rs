@@ -1,11 +1,11 @@
 //! Exit codes, arguments, working directory, limits, files the program sees.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use launch::FailureKind;
-use launch::plan::{EnvEntry, Rlimit};
+use launch::plan::{EnvEntry, Rlimit, TerminalSize};
+use launch::{FailureKind, Running};
 use sys::pidfd::Ended;
 
 use crate::Case;
@@ -29,6 +29,12 @@ pub(crate) const CASES: &[Case] = &[
     ("process::a_user_can_open_its_own_stdout", a_user_can_open_its_own_stdout),
     ("process::a_prepared_process_waits", a_prepared_process_waits),
     ("process::a_dropped_process_leaves_nothing", a_dropped_process_leaves_nothing),
+    ("process::a_process_left_waiting_is_started_by_a_call", left_waiting),
+    ("process::a_caller_that_goes_away_starts_nothing", a_caller_that_goes_away),
+    ("process::who_starts_a_waiting_process_is_told_why_it_failed", told_why_it_failed),
+    ("process::files_are_kept_when_asked_for", files_are_kept),
+    ("process::a_root_may_cover_the_hosts", a_root_may_cover_the_hosts),
+    ("process::the_terminal_has_the_plans_size", the_terminal_has_the_plans_size),
 ];
 
 fn exit_codes_and_signals_come_back(world: &mut World) {
@@ -201,6 +207,104 @@ fn a_dropped_process_leaves_nothing(world: &mut World) {
     drop(null);
     assert!(sys::process::start_time(pid).is_err(), "reaped");
     assert_eq!(open_files(), before);
+}
+
+/// A container that is left waiting, and the directory of its socket.
+fn leave(world: &World, command: &str) -> (OwnedFd, Running) {
+    let dir = world.host(|| sys::fs::open_dir(world.scratch.as_path()).unwrap());
+    let gate = sys::fdpass::listen_at(dir.as_fd(), "gate").unwrap();
+    let null = world.null();
+    let null = null.as_fd();
+    let io = launch::Io::Files { stdin: null, stdout: null, stderr: null };
+    let plan = world.plan(command);
+    let prepared = world.launcher.prepare_waiting(&plan, io, gate.as_fd()).unwrap();
+    let running = prepared.leave().unwrap();
+    assert!(sys::pidfd::try_wait(running.pidfd.as_fd()).unwrap().is_none());
+    (dir, running)
+}
+
+fn left_waiting(world: &mut World) {
+    let (dir, running) = leave(world, "exit 3");
+    let caller = sys::fdpass::connect_at(dir.as_fd(), "gate").unwrap();
+    launch::start_waiting(&caller).unwrap();
+    assert_eq!(sys::pidfd::wait(running.pidfd.as_fd()).unwrap(), Ended::Exited(3));
+    // The socket was the waiting process's alone.
+    let error = sys::fdpass::connect_at(dir.as_fd(), "gate").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+fn a_caller_that_goes_away(world: &mut World) {
+    let (dir, running) = leave(world, "exit 4");
+    for word in [None, Some(b"no")] {
+        let caller = sys::fdpass::connect_at(dir.as_fd(), "gate").unwrap();
+        if let Some(word) = word {
+            sys::fdpass::send(caller.as_fd(), word, None).unwrap();
+        }
+    }
+    // It gets to this one only after those.
+    let caller = sys::fdpass::connect_at(dir.as_fd(), "gate").unwrap();
+    assert!(sys::pidfd::try_wait(running.pidfd.as_fd()).unwrap().is_none());
+    launch::start_waiting(&caller).unwrap();
+    assert_eq!(sys::pidfd::wait(running.pidfd.as_fd()).unwrap(), Ended::Exited(4));
+}
+
+fn told_why_it_failed(world: &mut World) {
+    // What is found and is a file with an x, and yet is no program, shows when it is executed.
+    world.host(|| {
+        fs::create_dir_all(world.upper("bin")).unwrap();
+        let program = world.upper("bin/odd");
+        fs::write(&program, [0; 64]).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    });
+    let dir = world.host(|| sys::fs::open_dir(world.scratch.as_path()).unwrap());
+    let gate = sys::fdpass::listen_at(dir.as_fd(), "gate").unwrap();
+    let null = world.null();
+    let null = null.as_fd();
+    let io = launch::Io::Files { stdin: null, stdout: null, stderr: null };
+    let mut plan = world.plan("");
+    plan.process.args = vec!["odd".to_owned()];
+    let prepared = world.launcher.prepare_waiting(&plan, io, gate.as_fd()).unwrap();
+    let running = prepared.leave().unwrap();
+    let caller = sys::fdpass::connect_at(dir.as_fd(), "gate").unwrap();
+    let error = launch::start_waiting(&caller).unwrap_err();
+    assert_eq!(error.kind(), FailureKind::CannotExec, "{}", error.sentence());
+    assert!(error.sentence().contains("/bin/odd"), "{}", error.sentence());
+    assert_eq!(sys::pidfd::wait(running.pidfd.as_fd()).unwrap(), Ended::Exited(1));
+}
+
+fn files_are_kept(world: &mut World) {
+    use std::io::Write as _;
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    let mut memory = fs::File::from(rustix::fs::memfd_create("kept", flags).unwrap());
+    memory.write_all(b"through the wall").unwrap();
+    let kept = rustix::io::fcntl_dupfd_cloexec(&memory, 3).unwrap();
+    rustix::io::fcntl_setfd(&kept, rustix::io::FdFlags::empty()).unwrap();
+    let number = kept.as_raw_fd();
+    let keep_files = u32::try_from(number).unwrap() - 2;
+    world.launcher.set_options(launch::Options { keep_files, ..launch::Options::default() });
+    let read = format!("cat /proc/self/fd/{number}; ls /proc/self/fd | wc -l");
+    // Standard streams, the kept file, the directory: others close at exec by themselves.
+    assert_eq!(world.run(&world.plan(&read)).text(), "through the wall5\n");
+}
+
+fn a_root_may_cover_the_hosts(world: &mut World) {
+    world.launcher.set_options(launch::Options { no_pivot: true, ..launch::Options::default() });
+    let output = world.run(&world.plan("ls -d /bin/busybox; cat /proc/self/mountinfo | wc -l"));
+    let text = output.text();
+    assert!(text.starts_with("/bin/busybox\n"), "{text}");
+}
+
+fn the_terminal_has_the_plans_size(world: &mut World) {
+    let mut plan = world.plan("stty size; exec sleep 1000");
+    plan.process.terminal = true;
+    plan.process.terminal_size = Some(TerminalSize { rows: 17, columns: 71 });
+    let running = world.launcher.launch(&plan, launch::Io::Terminal).unwrap();
+    let mut said = String::new();
+    let mut console = std::io::BufReader::new(fs::File::from(running.console.unwrap()));
+    std::io::BufRead::read_line(&mut console, &mut said).unwrap();
+    assert_eq!(said.trim_end(), "17 71");
+    sys::pidfd::kill(running.pidfd.as_fd()).unwrap();
+    sys::pidfd::wait(running.pidfd.as_fd()).unwrap();
 }
 
 fn open_files() -> Vec<String> {

@@ -4,10 +4,12 @@
 
 mod detect;
 mod dir;
+mod freezer;
 mod kill;
 mod oom;
 
 pub use detect::{DetectError, detect, parse_layout};
 pub use dir::{Cgroup, CgroupError, Version, make, pids, remove};
+pub use freezer::{is_frozen, set_frozen};
 pub use kill::kill_all;
 pub use oom::{OomWatch, oom_kills};
