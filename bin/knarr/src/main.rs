@@ -5,6 +5,7 @@ mod config;
 mod help;
 mod logging;
 mod plugin;
+mod runtime;
 mod serve;
 
 use std::{
@@ -30,6 +31,7 @@ enum Command {
     Serve(ServeArguments),
     #[command(subcommand)]
     Config(config::ConfigVerb),
+    Oci(runtime::Arguments),
     #[command(flatten)]
     Client(Box<cli::Verb>),
 }
@@ -55,7 +57,7 @@ struct ServeArguments {
 }
 
 fn main() -> ExitCode {
-    if let Some(code) = plugin::answer() {
+    if let Some(code) = plugin::answer().or_else(runtime::answer) {
         return code;
     }
     let parsed = help::grouped(Arguments::command())
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> anyhow::Result<u8> {
     match arguments.command {
         Command::Serve(serve) => self::serve(serve),
+        Command::Oci(_) => anyhow::bail!("`oci` takes no options of knarr: say `knarr oci ...`"),
         Command::Config(verb) => verb.run(&mut io::stdout().lock()).map(|()| 0),
         Command::Client(verb) => {
             let width = cli::terminal_width();

@@ -7,6 +7,59 @@ pub(crate) fn mask(set: &Option<Capabilities>) -> u64 {
     set.iter().flatten().fold(0, |mask, capability| mask | 1 << number(*capability))
 }
 
+/// The names of all, as specifications have them.
+pub(crate) fn names() -> Vec<String> {
+    let name = |capability: &Capability| {
+        serde_json::to_value(capability).ok()?.as_str().map(str::to_owned)
+    };
+    ALL.iter().filter_map(name).collect()
+}
+
+/// By number.
+const ALL: [Capability; 41] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::DacReadSearch,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Kill,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setpcap,
+    Capability::LinuxImmutable,
+    Capability::NetBindService,
+    Capability::NetBroadcast,
+    Capability::NetAdmin,
+    Capability::NetRaw,
+    Capability::IpcLock,
+    Capability::IpcOwner,
+    Capability::SysModule,
+    Capability::SysRawio,
+    Capability::SysChroot,
+    Capability::SysPtrace,
+    Capability::SysPacct,
+    Capability::SysAdmin,
+    Capability::SysBoot,
+    Capability::SysNice,
+    Capability::SysResource,
+    Capability::SysTime,
+    Capability::SysTtyConfig,
+    Capability::Mknod,
+    Capability::Lease,
+    Capability::AuditWrite,
+    Capability::AuditControl,
+    Capability::Setfcap,
+    Capability::MacOverride,
+    Capability::MacAdmin,
+    Capability::Syslog,
+    Capability::WakeAlarm,
+    Capability::BlockSuspend,
+    Capability::AuditRead,
+    Capability::Perfmon,
+    Capability::Bpf,
+    Capability::CheckpointRestore,
+];
+
 /// The kernel's number (`linux/capability.h`).
 fn number(capability: Capability) -> u32 {
     match capability {
@@ -51,5 +104,18 @@ fn number(capability: Capability) -> u32 {
         Capability::Perfmon => 38,
         Capability::Bpf => 39,
         Capability::CheckpointRestore => 40,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_listed_by_number() {
+        for (expected, capability) in (0..).zip(ALL) {
+            assert_eq!(number(capability), expected, "{capability}");
+        }
+        assert_eq!(names()[21], "CAP_SYS_ADMIN");
     }
 }

@@ -14,9 +14,9 @@ mod weight;
 
 use launch::plan::{CgroupDir, CgroupPlan, CgroupSetting, Hierarchy};
 use model::{CgroupHierarchy, CgroupLayout};
-use oci_spec::runtime::{Linux, LinuxResources};
+use oci_spec::runtime::{Linux, LinuxResources, Spec};
 
-use crate::{Note, PlanContext, PlanError, devices::DevicePolicy};
+use crate::{Note, PlanContext, PlanError, Planned, devices::DevicePolicy};
 
 pub use rdt::RESCTRL;
 pub use weight::weight_of_shares;
@@ -63,6 +63,32 @@ pub(crate) fn join_plan(linux: &Linux, context: &PlanContext<'_>) -> Result<Cgro
     let resctrl = rdt::group(linux, &path)?
         .map(|group| launch::plan::ResctrlPlan { schemata: Vec::new(), ..group });
     Ok(CgroupPlan { groups: directories(context.cgroup, &path), resctrl, ..CgroupPlan::default() })
+}
+
+/// Where the processes of a container with this spec are.
+///
+/// # Errors
+/// As [`crate::plan()`].
+pub fn of(spec: &Spec, context: &PlanContext<'_>) -> Result<CgroupPlan, PlanError> {
+    let linux = spec.linux().as_ref().ok_or(PlanError::Missing { field: "linux" })?;
+    join_plan(linux, context)
+}
+
+/// As [`update_plan`], for a container with this spec.
+///
+/// # Errors
+/// As [`crate::plan()`].
+pub fn update_of(
+    spec: &Spec,
+    resources: Option<&LinuxResources>,
+    current: Option<&LinuxResources>,
+    context: &PlanContext<'_>,
+) -> Result<Planned<CgroupPlan>, PlanError> {
+    let linux = spec.linux().as_ref().ok_or(PlanError::Missing { field: "linux" })?;
+    let none = LinuxResources::default();
+    let resources = resources.unwrap_or(&none);
+    let (plan, notes) = update_plan(resources, current, &path(linux, context)?, context.cgroup)?;
+    Ok(Planned { plan, notes })
 }
 
 /// New limits for a running container: the same directories, with the files to write.

@@ -14,6 +14,7 @@ mod capability;
 pub mod cgroup;
 pub mod devices;
 mod error;
+mod features;
 mod hooks;
 mod mounts;
 mod namespaces;
@@ -22,11 +23,14 @@ pub mod seccomp;
 mod unsupported;
 mod users;
 
-use launch::plan::{ExecPlan, LaunchPlan, Propagation, RootPlan, RootSource};
+use launch::plan::{
+    ExecPlan, HooksPlan, LaunchPlan, PidNamespace, Propagation, RootPlan, RootSource,
+};
 use model::CgroupLayout;
 use oci_spec::runtime::{Linux, Process, Spec};
 
 pub use error::{Note, PlanError};
+pub use features::features;
 
 /// What a plan depends on besides the spec.
 #[derive(Debug, Clone)]
@@ -120,6 +124,26 @@ pub fn plan(spec: &Spec, context: &PlanContext<'_>) -> Result<Planned<LaunchPlan
         hooks,
     };
     Ok(Planned { plan, notes })
+}
+
+/// The hooks of a container with this spec, for those of them that run after its program has started.
+///
+/// # Errors
+/// As [`plan()`].
+pub fn hooks_plan(spec: &Spec, context: &PlanContext<'_>) -> Result<Option<HooksPlan>, PlanError> {
+    hooks::hooks(spec, context)
+}
+
+/// Whether a container with this spec has a PID namespace of its own, whose processes end with its
+/// first.
+///
+/// # Errors
+/// As [`plan()`].
+pub fn has_own_pids(spec: &Spec, context: &PlanContext<'_>) -> Result<bool, PlanError> {
+    let linux = spec.linux().as_ref().ok_or(PlanError::Missing { field: "linux" })?;
+    let (user, _) = users::user_namespace(linux, context)?;
+    let (namespaces, _) = namespaces::namespaces(linux, user, context)?;
+    Ok(namespaces.pid == PidNamespace::New)
 }
 
 /// Compiles a plan for a further process in the container of `spec`, with the container's user,

@@ -166,6 +166,27 @@ fn parse<'a>(texts: impl Iterator<Item = &'a String>, field: &str) -> Result<Opt
     Ok(options)
 }
 
+/// Every option that is not handed to a file system.
+pub(crate) fn known_options() -> Vec<String> {
+    let attributes =
+        ATTRIBUTES.iter().flat_map(|(name, ..)| [(*name).to_owned(), format!("r{name}")]);
+    let others = ["bind", "rbind", "tmpcopyup", "idmap", "ridmap"];
+    let mut all: Vec<String> = attributes
+        .chain(NOTHING.iter().map(|name| (*name).to_owned()))
+        .chain(PROPAGATIONS.iter().map(|(name, _)| (*name).to_owned()))
+        .chain(others.map(str::to_owned))
+        .collect();
+    all.sort();
+    all
+}
+
+/// Whether an option is handed to the file system, which may know it.
+#[cfg(test)]
+pub(crate) fn is_file_systems(option: &str) -> bool {
+    let options = parse(std::iter::once(&option.to_owned()), "mounts").unwrap();
+    !options.filesystem.is_empty()
+}
+
 fn attribute(name: &str) -> Option<(u64, u64)> {
     ATTRIBUTES.iter().find(|(known, ..)| *known == name).map(|(_, set, clear)| (*set, *clear))
 }

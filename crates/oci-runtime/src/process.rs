@@ -1,6 +1,6 @@
 //! `process`: identity, environment, limits, capabilities, seccomp.
 
-use launch::plan::{CapabilitySets, EnvEntry, ProcessPlan, Rlimit, SeccompPlan};
+use launch::plan::{CapabilitySets, EnvEntry, ProcessPlan, Rlimit, SeccompPlan, TerminalSize};
 use model::IdMaps;
 use oci_spec::runtime::{Linux, PosixRlimitType, Process};
 
@@ -82,7 +82,19 @@ fn build(
         apparmor_profile: process.apparmor_profile().clone().filter(|name| !name.is_empty()),
         selinux_label: process.selinux_label().clone().filter(|label| !label.is_empty()),
         user_ids: ids,
+        terminal_size: terminal_size(process)?,
     })
+}
+
+/// OCI: ignored where there is no terminal.
+fn terminal_size(process: &Process) -> Result<Option<TerminalSize>, PlanError> {
+    let Some(size) = process.console_size() else { return Ok(None) };
+    let number = |value: u64| {
+        let refuse = |_| PlanError::invalid("process.consoleSize", value, "at most 65535");
+        u16::try_from(value).map_err(refuse)
+    };
+    let (rows, columns) = (number(size.height())?, number(size.width())?);
+    Ok((rows != 0 || columns != 0).then_some(TerminalSize { rows, columns }))
 }
 
 fn checked_cwd(cwd: &str) -> Result<String, PlanError> {

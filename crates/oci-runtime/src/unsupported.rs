@@ -19,9 +19,7 @@ pub(crate) fn check(spec: &Spec) -> Result<(), PlanError> {
 }
 
 fn process(process: &Process) -> Result<(), PlanError> {
-    let sized = |size: &oci_spec::runtime::Box| size.height() != 0 || size.width() != 0;
     refuse(&[
-        ("process.consoleSize", process.console_size().as_ref().is_some_and(sized)),
         ("process.commandLine", process.command_line().is_some()),
         ("process.ioPriority", process.io_priority().is_some()),
         ("process.scheduler", process.scheduler().is_some()),

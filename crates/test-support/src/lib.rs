@@ -27,6 +27,8 @@ pub mod cri;
 #[cfg(feature = "cri")]
 pub mod node;
 #[cfg(feature = "cri")]
+pub mod oci;
+#[cfg(feature = "cri")]
 pub mod pods;
 
 /// Says that a test is skipped, and why. Past the test harness, which would keep it to itself.

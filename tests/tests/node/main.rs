@@ -25,6 +25,7 @@ mod logs;
 mod metrics;
 mod mounts;
 mod network;
+mod oci;
 mod older_clients;
 mod oom;
 mod pods;

@@ -1,0 +1,48 @@
+//! This program as containers may come to see it.
+//!
+//! Before it becomes the container's program, the first process (or one that is exec'd) is this
+//! program in the container's namespaces, and a script whose interpreter is `/proc/self/exe` makes
+//! it run there for good. Whoever gets hold of its `/proc/<pid>/exe` as root could write to the
+//! host's file once nothing runs from it (CVE-2019-5736). So it runs from a read-only mount that is
+//! in no mount table: it cannot be written through that, nor be made writable.
+
+use std::ffi::{CString, OsString};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+
+use rustix::fs::{Access, StatVfsMountFlags};
+
+use crate::error::OciError;
+
+const OWN: &str = "/proc/self/exe";
+
+/// Goes on from a read-only mount, with the same arguments, unless it does already.
+///
+/// # Errors
+/// [`OciError::OwnProgram`] when that cannot be done and the program can be written to.
+pub(crate) fn protect(arguments: &[OsString]) -> Result<(), OciError> {
+    let failed = |source| OciError::OwnProgram { source };
+    let stat = rustix::fs::statvfs(OWN).map_err(|errno| failed(errno.into()))?;
+    if stat.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        // Executed by descriptor, it would be called by that descriptor's number in process lists.
+        return rustix::thread::set_name(c"knarr-oci").map_err(|errno| failed(errno.into()));
+    }
+    let program = match sys::mount::read_only_file(OWN) {
+        Ok(program) => program,
+        // An ordinary user may not mount, and need not if the file is somebody else's.
+        Err(_) if rustix::fs::access(OWN, Access::WRITE_OK).is_err() => return Ok(()),
+        Err(source) => return Err(failed(source)),
+    };
+    let word = |word: OsString| CString::new(word.into_vec());
+    let words: Result<Vec<CString>, _> = arguments.iter().cloned().map(word).collect();
+    let environment: Result<Vec<CString>, _> = std::env::vars_os()
+        .map(|(key, value)| CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()))
+        .collect();
+    match (words, environment) {
+        (Ok(words), Ok(environment)) => {
+            Err(failed(sys::process::execve_file(program.as_fd(), &words, &environment)))
+        }
+        // The kernel hands over no such words.
+        (Err(nul), _) | (_, Err(nul)) => Err(failed(nul.into())),
+    }
+}

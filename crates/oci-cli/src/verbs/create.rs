@@ -1,0 +1,116 @@
+//! `create`: everything but executing the program.
+//!
+//! The first process waits behind a socket in the container's directory. When this program ends it
+//! becomes the child of whoever reaps for the caller.
+
+use std::os::fd::AsFd;
+
+use launch::plan::LaunchPlan;
+use launch::{Launcher, Options, Prepared};
+use oci_spec::runtime::Spec;
+
+use super::Context;
+use crate::args::{CreateArgs, NewArgs};
+use crate::console;
+use crate::container::{Container, Init, Lock, Record};
+use crate::error::{At as _, OciError};
+use crate::launching::{self, Bundle, Host};
+
+pub(crate) fn run(cx: &Context<'_>, args: &CreateArgs) -> Result<(), OciError> {
+    let new = New::begin(cx, &args.id, &args.new, false)?;
+    new.make(|launcher, plan| {
+        let gate = new.container.listen()?;
+        let io = console::io_of(plan.process.terminal);
+        let mut prepared = launcher.prepare_waiting(plan, io, gate.as_fd())?;
+        new.note(&prepared, false)?;
+        let io = &args.new.io;
+        // The caller has it now, or there is none.
+        drop(launching::settle_console(io, prepared.console.take())?);
+        launching::write_pid_file(io, prepared.pid)?;
+        launching::log_warnings(&prepared.leave()?.warnings, cx.log);
+        Ok(())
+    })
+}
+
+/// A container that is being made.
+#[derive(Debug)]
+pub(crate) struct New<'a> {
+    pub(crate) container: Container,
+    pub(crate) record: Record,
+    pub(crate) spec: Spec,
+    pub(crate) host: Host,
+    cx: &'a Context<'a>,
+    options: Options,
+    stays: bool,
+    _lock: Lock,
+}
+
+impl<'a> New<'a> {
+    /// Checks everything that can be before anything is made, then takes the id. `stays`: this program
+    /// stays with the container's process.
+    pub(crate) fn begin(
+        cx: &'a Context<'a>,
+        id: &str,
+        args: &NewArgs,
+        stays: bool,
+    ) -> Result<Self, OciError> {
+        let options = Options {
+            keep_files: launching::check_files(args.io.preserve_fds)?,
+            keep_keyring: args.no_new_keyring,
+            no_pivot: args.no_pivot,
+        };
+        let bundle = Bundle::read(&args.bundle)?;
+        launching::check_console(&args.io, bundle.has_terminal(), stays)?;
+        let host = Host::look()?;
+        let record = bundle.record(id)?;
+        let (container, lock) = cx.store.create(id)?;
+        let new =
+            Self { container, record, spec: bundle.spec, host, cx, options, stays, _lock: lock };
+        let noted = new
+            .container
+            .write_spec(&bundle.text)
+            .and_then(|()| new.container.write_record(&new.record));
+        match noted {
+            Ok(()) => Ok(new),
+            Err(error) => Err(new.forget(error)),
+        }
+    }
+
+    /// Runs `f` with a launcher and the container's plan. When it fails nothing is left.
+    pub(crate) fn make<T>(
+        &self,
+        f: impl FnOnce(&Launcher, &LaunchPlan) -> Result<T, OciError>,
+    ) -> Result<T, OciError> {
+        let attempt = || {
+            let mut plan = self.host.plan(&self.spec, &self.record, self.cx.log)?;
+            if self.stays {
+                console::give_own_size(&mut plan.process);
+            }
+            let launcher = launching::launcher(&self.container, self.options)?;
+            if let Some(group) = plan.cgroup.groups.first()
+                && !launcher.pids(&plan.cgroup)?.is_empty()
+            {
+                return Err(OciError::CgroupTaken { path: group.path.clone() });
+            }
+            // Programs of the host that the bundle names expect to start there.
+            rustix::process::chdir(self.record.bundle.as_str()).at("enter", &self.record.bundle)?;
+            f(&launcher, &plan)
+        };
+        attempt().map_err(|error| self.forget(error))
+    }
+
+    /// Puts the first process on record.
+    pub(crate) fn note(&self, prepared: &Prepared, started: bool) -> Result<(), OciError> {
+        let init = Init::of(prepared.pid).step("look at the new process")?;
+        let record = Record { init: Some(init), started, ..self.record.clone() };
+        self.container.write_record(&record)
+    }
+
+    /// Gives the id free again; the error is the one that made this necessary.
+    fn forget(&self, error: OciError) -> OciError {
+        if let Err(left) = self.container.remove() {
+            self.cx.log.warning(&model::chain(&left));
+        }
+        error
+    }
+}

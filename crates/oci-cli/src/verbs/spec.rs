@@ -1,0 +1,139 @@
+//! `spec`: a specification to begin with.
+
+use std::fs::File;
+use std::io::Write as _;
+
+use serde_json::{Value, json};
+
+use super::state::to_text;
+use crate::args::SpecArgs;
+use crate::error::{At as _, OciError};
+
+pub(crate) fn run(args: &SpecArgs) -> Result<(), OciError> {
+    let path = args.bundle.join("config.json");
+    let mut file = File::create_new(&path).at("make", &path)?;
+    let text = format!("{}\n", to_text(&specification(args.rootless)));
+    file.write_all(text.as_bytes()).at("write", &path)
+}
+
+/// A shell in `rootfs`, with little that it may do.
+fn specification(rootless: bool) -> Value {
+    let capabilities = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
+    let mut spec = json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": true,
+            "user": {"uid": 0, "gid": 0},
+            "args": ["sh"],
+            "env": [
+                "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                "TERM=xterm",
+            ],
+            "cwd": "/",
+            "capabilities": {
+                "bounding": capabilities,
+                "effective": capabilities,
+                "permitted": capabilities,
+            },
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
+            "noNewPrivileges": true,
+        },
+        "root": {"path": "rootfs", "readonly": true},
+        "hostname": "knarr",
+        "mounts": mounts(),
+        "linux": {
+            "resources": {"devices": [{"allow": false, "access": "rwm"}]},
+            "namespaces": [
+                {"type": "pid"},
+                {"type": "network"},
+                {"type": "ipc"},
+                {"type": "uts"},
+                {"type": "mount"},
+                {"type": "cgroup"},
+            ],
+            "maskedPaths": [
+                "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+                "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi",
+                "/sys/firmware", "/sys/devices/virtual/powercap",
+            ],
+            "readonlyPaths": [
+                "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
+            ],
+        },
+    });
+    if rootless {
+        for_a_user(&mut spec);
+    }
+    spec
+}
+
+fn mounts() -> Value {
+    let mount = |to: &str, kind: &str, options: &[&str]| json!({"destination": to, "type": kind, "source": kind, "options": options});
+    let quiet = ["nosuid", "noexec", "nodev"];
+    json!([
+        mount("/proc", "proc", &quiet),
+        mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        mount("/dev/shm", "tmpfs", &[&quiet[..], &["mode=1777", "size=65536k"]].concat()),
+        mount("/dev/mqueue", "mqueue", &quiet),
+        mount("/sys", "sysfs", &[&quiet[..], &["ro"]].concat()),
+        mount("/sys/fs/cgroup", "cgroup", &[&quiet[..], &["relatime", "ro"]].concat()),
+    ])
+}
+
+/// What root alone may have is left out; the user is root in a namespace of its own.
+fn for_a_user(spec: &mut Value) {
+    let one = |id: u32| json!([{"containerID": 0, "hostID": id, "size": 1}]);
+    let linux = &mut spec["linux"];
+    linux["uidMappings"] = one(rustix::process::geteuid().as_raw());
+    linux["gidMappings"] = one(rustix::process::getegid().as_raw());
+    linux["resources"] = Value::Null;
+    if let Some(namespaces) = linux["namespaces"].as_array_mut() {
+        namespaces.retain(|namespace| namespace["type"] != "network");
+        namespaces.push(json!({"type": "user"}));
+    }
+    if let Some(mounts) = spec["mounts"].as_array_mut() {
+        mounts.retain(|mount| mount["destination"] != "/sys/fs/cgroup");
+        for mount in mounts {
+            if let Some(options) = mount["options"].as_array_mut() {
+                // Group 5 is nobody in there.
+                options.retain(|option| option != "gid=5");
+            }
+            if mount["destination"] == "/sys" {
+                // A user's namespaces have no network of their own to show.
+                mount["type"] = json!("none");
+                mount["source"] = json!("/sys");
+                mount["options"] = json!(["rbind", "nosuid", "noexec", "nodev", "ro"]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_spec::runtime::Spec;
+
+    #[test]
+    fn both_forms_are_specifications() {
+        for rootless in [false, true] {
+            let spec: Spec = serde_json::from_value(specification(rootless)).unwrap();
+            assert_eq!(spec.root().as_ref().unwrap().path().to_str(), Some("rootfs"));
+            let users = spec.linux().as_ref().unwrap().uid_mappings().is_some();
+            assert_eq!(users, rootless);
+        }
+    }
+
+    #[test]
+    fn what_is_there_is_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let args = SpecArgs { bundle: dir.path().to_owned(), rootless: false };
+        run(&args).unwrap();
+        let error = run(&args).unwrap_err();
+        assert!(model::chain(&error).contains("exists"), "{error}");
+    }
+}

@@ -1,0 +1,34 @@
+//! `start`: the word that the first process waits for.
+
+use launch::Options;
+use rustix::process::Pid;
+
+use super::Context;
+use crate::container::{Record, Status};
+use crate::error::OciError;
+use crate::launching::{self, Host};
+
+pub(crate) fn run(cx: &Context<'_>, id: &str) -> Result<(), OciError> {
+    let container = cx.store.open(id)?;
+    let _lock = container.lock()?;
+    let record = container.record()?;
+    let host = Host::look()?;
+    let status = host.status(&container, &record)?;
+    if status != Status::Created {
+        return Err(OciError::WrongStatus { verb: "start", id: id.to_owned(), status });
+    }
+    let not_waiting = |source| OciError::NotWaiting { id: id.to_owned(), source };
+    let connection = container.connect().map_err(not_waiting)?;
+    let warnings = launch::start_waiting(&connection)?;
+    launching::log_warnings(&warnings, cx.log);
+    container.write_record(&Record { started: true, ..record.clone() })?;
+    container.remove_gate()?;
+    let spec = container.spec()?;
+    let hooks = host.with_context(&record, |context| oci_runtime::hooks_plan(&spec, context))?;
+    let pid = record.init.and_then(|init| Pid::from_raw(init.pid));
+    if let Some((hooks, pid)) = hooks.zip(pid) {
+        let launcher = launching::launcher(&container, Options::default())?;
+        launching::log_warnings(&launcher.poststart_hooks(&hooks, pid), cx.log);
+    }
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! The program as an OCI runtime.
+
+mod escapes;
+mod exec;
+mod lifecycle;
+mod limits;
+mod terminal;
+mod words;
