@@ -1,4 +1,5 @@
-//! Raw netlink: rtnetlink (links, addresses, routes, queues) and nfnetlink (nf_tables).
+//! Raw netlink: rtnetlink (links, addresses, routes, queues) and nfnetlink (nf_tables, tracked
+//! connections).
 //!
 //! A netlink socket belongs to the network namespace of the thread that opened it, for good.
 //! Everything here opens its socket on the calling thread and never changes that thread's
@@ -8,6 +9,7 @@
 //! Main types: [`Rtnetlink`], [`IpPrefix`], [`NetlinkError`].
 
 mod bridge_port;
+mod conntrack;
 mod link_up;
 pub mod message;
 pub mod netns;
@@ -18,6 +20,7 @@ mod routes;
 mod socket;
 mod traffic;
 
+pub use conntrack::Conntrack;
 pub use link_up::set_link_up;
 pub use prefix::{IpPrefix, IpPrefixError};
 pub use route::{Link, LinkChange, Mac, NewBridge, NewVeth, Rtnetlink};

@@ -5,6 +5,7 @@
 //! free of races between daemons without a lock.
 
 mod expression;
+mod family;
 
 use std::io;
 
@@ -12,6 +13,7 @@ use super::message::{Attributes, Batch, Body, NLM_F_APPEND, NLM_F_CREATE, NLM_F_
 use super::{NetlinkError, Socket};
 
 pub use expression::Expression;
+pub use family::{Family, TableFamily};
 
 const SUBSYSTEM: u16 = 10;
 const NEW_TABLE: u16 = SUBSYSTEM << 8;
@@ -59,32 +61,6 @@ const SET_FLAG_MAP: u32 = 8;
 const INTERVAL_END: u32 = 1;
 /// Tag of a comment in the user data of a rule or an element, as `nft` writes it.
 const COMMENT: u8 = 0;
-
-/// Which packets a table sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Family {
-    /// IPv4: `ip`.
-    Ipv4,
-    /// IPv6: `ip6`.
-    Ipv6,
-}
-
-impl Family {
-    fn number(self) -> u8 {
-        match self {
-            Self::Ipv4 => 2,
-            Self::Ipv6 => 10,
-        }
-    }
-
-    /// The family's name in `nft`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ipv4 => "ip",
-            Self::Ipv6 => "ip6",
-        }
-    }
-}
 
 /// A base chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,21 +114,21 @@ pub struct Element {
 #[derive(Debug)]
 pub struct Transaction {
     batch: Batch,
-    family: Family,
+    family: TableFamily,
     table: String,
 }
 
 impl Transaction {
     /// Opens a transaction on `table`, valid for this generation of the ruleset, that makes the
     /// table if there is none.
-    pub fn new(family: Family, table: &str, generation: u32) -> Self {
+    pub fn new(family: impl Into<TableFamily>, table: &str, generation: u32) -> Self {
         let mut batch = Batch::new();
         batch.message(BATCH_BEGIN, 0, "open an nf_tables transaction", |body| {
             let mut header = [0; 4];
             header[2..4].copy_from_slice(&SUBSYSTEM.to_be_bytes());
             body.raw(&header).be32(NFNL_BATCH_GENID, generation);
         });
-        let mut out = Self { batch, family, table: table.to_owned() };
+        let mut out = Self { batch, family: family.into(), table: table.to_owned() };
         out.push(NEW_TABLE, NLM_F_CREATE, "make the table", |_| {});
         out
     }
@@ -325,10 +301,11 @@ impl Nftables {
     /// What the kernel refused.
     pub fn comments(
         &mut self,
-        family: Family,
+        family: impl Into<TableFamily>,
         table: &str,
         chain: &str,
     ) -> Result<Vec<String>, NetlinkError> {
+        let family = family.into();
         let label = format!("list chain {chain} of table {} {table}", family.name());
         let mut batch = Batch::new();
         batch.message(GET_RULE, NLM_F_DUMP, label, |body| {
@@ -346,10 +323,11 @@ impl Nftables {
     /// What the kernel refused.
     pub fn elements(
         &mut self,
-        family: Family,
+        family: impl Into<TableFamily>,
         table: &str,
         set: &str,
     ) -> Result<Vec<Element>, NetlinkError> {
+        let family = family.into();
         let label = format!("list set {set} of table {} {table}", family.name());
         let mut batch = Batch::new();
         batch.message(GET_ELEMENT, NLM_F_DUMP, label, |body| {

@@ -21,6 +21,11 @@ enum Operand {
 }
 
 impl Expression {
+    /// Loads `len` bytes of the Ethernet header from `offset` into register `to`.
+    pub fn link_header(offset: u32, len: u32, to: u32) -> Self {
+        Self::payload(0, offset, len, to)
+    }
+
     /// Loads `len` bytes of the network header from `offset` into register `to`.
     pub fn network_header(offset: u32, len: u32, to: u32) -> Self {
         Self::payload(1, offset, len, to)
