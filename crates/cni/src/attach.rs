@@ -31,6 +31,8 @@ impl Engine {
         };
         netns::open(path).map_err(|error| absent(Some(error)))?.ok_or_else(|| absent(None))?;
 
+        self.installed(attachment, &planned)?;
+
         let mut out: Option<NetworkResult> = None;
         for (at, network) in planned.iter().enumerate() {
             let mut entry = self.entry(attachment, network)?;
@@ -61,6 +63,22 @@ impl Engine {
         })
     }
 
+    /// A plugin that is not there is found out before anything is made.
+    fn installed(&self, attachment: &Attachment, planned: &[Planned]) -> Result<(), AddError> {
+        for list in planned.iter().map(|network| &network.list) {
+            for plugin in &list.plugins {
+                self.plugins.find(&plugin.kind, list.built_in_only).map_err(|source| {
+                    AddError::Plugin {
+                        sandbox: attachment.sandbox.clone(),
+                        network: list.name.clone(),
+                        source: Box::new(source),
+                    }
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     /// What will be recorded of an attachment: all but its result.
     pub(crate) fn entry(
         &self,
@@ -69,7 +87,8 @@ impl Engine {
     ) -> Result<Entry, AddError> {
         let refused = |source| AddError::Request { sandbox: attachment.sandbox.clone(), source };
         let id = attachment.sandbox.as_str();
-        let mut entry = Entry::new(&network.list.name, &network.list.document, id, &network.ifname);
+        let list = &network.list;
+        let mut entry = self.cache.entry(&list.name, &list.document, id, &network.ifname);
         entry.netns = attachment.netns_path.display().to_string();
         entry.cni_args = attachment.arguments().map_err(refused)?;
         entry.capability_args = self.capabilities(attachment, network).map_err(refused)?;
@@ -91,6 +110,7 @@ impl Engine {
             ifname: &network.ifname,
             arguments: &entry.cni_args,
             built_in_only: list.built_in_only,
+            half_made: None,
         };
         let mut raw: Option<Value> = None;
         for plugin in &list.plugins {

@@ -13,9 +13,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::builtin::fnv;
+
 const KIND: &str = "cniCacheV1";
-/// Who made an entry. Other runtimes keep theirs in the same directory; libcni ignores the key.
-const OWNER: &str = "knarr";
 
 /// Why the cache cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,13 +47,50 @@ pub(crate) struct Entry {
     #[serde(default)]
     pub(crate) capability_args: Map<String, Value>,
     pub(crate) result: Value,
+    /// Who made it. Other runtimes keep theirs in the same directory; libcni ignores the key.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     owner: String,
 }
 
 impl Entry {
-    pub(crate) fn new(network: &str, config: &Value, container: &str, ifname: &str) -> Self {
-        Self {
+    /// Whether ADD came to its end.
+    pub(crate) fn is_complete(&self) -> bool {
+        !self.result.is_null()
+    }
+
+    /// The configuration list the pod was attached with.
+    pub(crate) fn config(&self) -> Option<Vec<u8>> {
+        STANDARD.decode(&self.config).ok()
+    }
+}
+
+/// The directory of entries.
+#[derive(Debug, Clone)]
+pub(crate) struct Cache {
+    dir: PathBuf,
+    owner: String,
+    /// The start of names of files that are being written: another daemon's are none of ours.
+    unfinished: String,
+}
+
+impl Cache {
+    /// The cache in `results` below `dir`. Daemons that share it are told apart by `place`, which
+    /// each has to itself.
+    pub(crate) fn new(dir: &Path, place: &Path) -> Self {
+        let owner = format!("knarr {}", place.display());
+        let unfinished = format!(".{:016x}.", fnv(&owner, ""));
+        Self { dir: dir.join("results"), owner, unfinished }
+    }
+
+    /// An entry of this daemon's, not written yet.
+    pub(crate) fn entry(
+        &self,
+        network: &str,
+        config: &Value,
+        container: &str,
+        ifname: &str,
+    ) -> Entry {
+        Entry {
             kind: KIND.to_owned(),
             container_id: container.to_owned(),
             config: STANDARD.encode(config.to_string()),
@@ -63,31 +100,13 @@ impl Entry {
             cni_args: Vec::new(),
             capability_args: Map::new(),
             result: Value::Null,
-            owner: OWNER.to_owned(),
+            owner: self.owner.clone(),
         }
     }
 
-    /// The configuration list the pod was attached with.
-    pub(crate) fn config(&self) -> Option<Vec<u8>> {
-        STANDARD.decode(&self.config).ok()
-    }
-
-    /// Whether this runtime made the entry.
-    pub(crate) fn is_ours(&self) -> bool {
-        self.owner == OWNER
-    }
-}
-
-/// The directory of entries.
-#[derive(Debug, Clone)]
-pub(crate) struct Cache {
-    dir: PathBuf,
-}
-
-impl Cache {
-    /// The cache in `results` below `dir`.
-    pub(crate) fn new(dir: &Path) -> Self {
-        Self { dir: dir.join("results") }
+    /// Whether this daemon made the entry, or one before it in the same place.
+    pub(crate) fn is_ours(&self, entry: &Entry) -> bool {
+        self.owner == entry.owner
     }
 
     pub(crate) fn path(&self, network: &str, container: &str, ifname: &str) -> PathBuf {
@@ -96,8 +115,10 @@ impl Cache {
 
     pub(crate) fn write(&self, entry: &Entry) -> Result<(), CacheError> {
         let path = self.path(&entry.network_name, &entry.container_id, &entry.if_name);
-        let temporary =
-            path.with_file_name(format!(".{}-{}.tmp", entry.container_id, entry.if_name));
+        let temporary = path.with_file_name(format!(
+            "{}{}-{}.tmp",
+            self.unfinished, entry.container_id, entry.if_name
+        ));
         let write = || -> io::Result<()> {
             std::fs::create_dir_all(&self.dir)?;
             let bytes = serde_json::to_vec(entry)?;
@@ -154,7 +175,8 @@ impl Cache {
     pub(crate) fn remove_unfinished(&self, keep: impl Fn(&str) -> bool) -> Result<(), CacheError> {
         for path in self.listed()? {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let rest = name.strip_prefix('.').and_then(|rest| rest.strip_suffix(".tmp"));
+            let rest =
+                name.strip_prefix(&self.unfinished).and_then(|rest| rest.strip_suffix(".tmp"));
             let Some((container, _)) = rest.and_then(|rest| rest.rsplit_once('-')) else {
                 continue;
             };
@@ -209,9 +231,10 @@ mod tests {
     #[test]
     fn an_entry_reads_back_and_has_libcnis_form() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::new(dir.path());
+        let cache = Cache::new(dir.path(), Path::new("/one"));
+        let other = Cache::new(dir.path(), Path::new("/other"));
         assert!(cache.of_container("id1").unwrap().is_empty());
-        let mut entry = Entry::new("net-a", &json!({"name": "net-a"}), "id1", "eth0");
+        let mut entry = cache.entry("net-a", &json!({"name": "net-a"}), "id1", "eth0");
         entry.cni_args = vec![("IgnoreUnknown".to_owned(), "1".to_owned())];
         entry.result = json!({"ips": []});
         cache.write(&entry).unwrap();
@@ -225,17 +248,19 @@ mod tests {
         assert_eq!(raw["networkName"], "net-a");
         assert_eq!(raw["cniArgs"], json!([["IgnoreUnknown", "1"]]));
 
-        let unfinished = dir.path().join("results/.id2-eth0.tmp");
+        let unfinished = dir.path().join(format!("results/{}id2-eth0.tmp", cache.unfinished));
         std::fs::write(&unfinished, "{").unwrap();
         assert_eq!(cache.all().unwrap().len(), 1);
         cache.remove_unfinished(|id| id == "id2").unwrap();
+        other.remove_unfinished(|_| false).unwrap();
         assert!(unfinished.exists());
         cache.remove_unfinished(|_| false).unwrap();
         assert!(!unfinished.exists());
 
         let found = cache.of_container("id1").unwrap().remove(0);
         assert_eq!(found.config().unwrap(), br#"{"name":"net-a"}"#);
-        assert!(found.is_ours());
+        assert!(cache.is_ours(&found));
+        assert!(!other.is_ours(&found));
         cache.remove(&found).unwrap();
         cache.remove(&found).unwrap();
         assert!(cache.of_container("id1").unwrap().is_empty());
@@ -250,8 +275,9 @@ mod tests {
             "networkName":"n","result":{}}"#;
         std::fs::write(results.join("n-c-eth0"), text).unwrap();
         std::fs::write(results.join("n-torn-eth0"), "{").unwrap();
-        let all = Cache::new(dir.path()).all().unwrap();
+        let cache = Cache::new(dir.path(), Path::new("/one"));
+        let all = cache.all().unwrap();
         assert_eq!(all.len(), 1);
-        assert!(!all[0].is_ours());
+        assert!(!cache.is_ours(&all[0]));
     }
 }

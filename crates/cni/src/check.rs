@@ -56,6 +56,7 @@ impl Engine {
             ifname: &entry.if_name,
             arguments: &entry.cni_args,
             built_in_only: list.built_in_only,
+            half_made: None,
         };
         for plugin in &list.plugins {
             let conf = self.stdin(&list, plugin, Some(&entry.result), &entry.capability_args);

@@ -9,7 +9,7 @@ use serde_json::Value;
 use sys::netlink::{IpPrefix, netns};
 
 use crate::attachment::Attachment;
-use crate::builtin::{Owner, Reservations};
+use crate::builtin::{Owner, Reservations, explicit_data_dir};
 use crate::cache::Entry;
 use crate::conf::{self, NetworkList};
 use crate::engine::{Engine, chain};
@@ -69,6 +69,7 @@ impl Engine {
             source: Box::new(source),
         })?;
         self.release_own(&list.name, entry)?;
+        self.expect_link_to_go(entry);
         self.cache
             .remove(entry)
             .map_err(|source| DelError::Cache { container: container(), source })
@@ -89,7 +90,7 @@ impl Engine {
         let addresses: Vec<IpAddr> =
             result::all_addresses(&entry.result).iter().map(IpPrefix::address).collect();
         let release = || match Reservations::lock_existing(&self.config.data_dir, network)? {
-            Some(held) => held.release(&addresses, &owner),
+            Some(held) => held.release(&addresses, &owner).map(drop),
             None => Ok(()),
         };
         release().map_err(|source| DelError::Release {
@@ -127,7 +128,9 @@ impl Engine {
     }
 
     /// DEL, last plugin first. Stops at the first failure: an earlier plugin's address must not
-    /// be given to the next pod while a later one's forwarded ports still lead to it.
+    /// be given to the next pod while a later one's forwarded ports still lead to it. After an ADD
+    /// that was not completed it goes on, and the first failure is the result: nobody tries again,
+    /// and the plugin that failed ADD is the one that is likely to fail.
     pub(crate) fn detach(
         &self,
         list: &NetworkList,
@@ -135,6 +138,7 @@ impl Engine {
         netns: Option<&Path>,
         previous: Option<&Value>,
     ) -> Result<(), PluginError> {
+        let half_made = previous.is_none().then(|| self.half_made(list, entry));
         let call = Call {
             verb: Verb::Del,
             container: &entry.container_id,
@@ -142,11 +146,38 @@ impl Engine {
             ifname: &entry.if_name,
             arguments: &entry.cni_args,
             built_in_only: list.built_in_only,
+            half_made: half_made.as_ref(),
         };
+        let mut failed = None;
         for plugin in list.plugins.iter().rev() {
             let conf = self.stdin(list, plugin, previous, &entry.capability_args);
-            self.plugins.call(&plugin.kind, &call, &conf)?;
+            if let Err(error) = self.plugins.call(&plugin.kind, &call, &conf) {
+                if entry.is_complete() {
+                    return Err(error);
+                }
+                failed.get_or_insert(error);
+            }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// The addresses that are reserved for an interface, in the form of a result.
+    fn half_made(&self, list: &NetworkList, entry: &Entry) -> Value {
+        let owner = Owner { container: &entry.container_id, ifname: &entry.if_name };
+        let mut ips: Vec<Value> = Vec::new();
+        for plugin in &list.plugins {
+            let explicit = explicit_data_dir(&plugin.object);
+            let dir = explicit.as_deref().unwrap_or(&self.config.data_dir);
+            let held = Reservations::lock_existing(dir, &list.name)
+                .and_then(|held| held.map_or(Ok(Vec::new()), |held| held.of_owner(&owner)));
+            match held {
+                Ok(held) => ips.extend(held.into_iter().map(
+                    |address| serde_json::json!({ "address": IpPrefix::host(address).to_string() }),
+                )),
+                // Whoever releases them says so again.
+                Err(error) => tracing::warn!(error = chain(&error), "reservations not read"),
+            }
+        }
+        serde_json::json!({ "ips": ips })
     }
 }

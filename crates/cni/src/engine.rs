@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 pub(crate) use model::chain;
@@ -15,6 +15,7 @@ use crate::cache::Cache;
 use crate::conf::{self, ConfError, NetworkList, PluginConf};
 use crate::default_network::{self, Said};
 use crate::invoke::{Call, Plugins, Verb};
+use crate::leftover::LeavingLink;
 
 /// The pod's interface on its first network.
 pub(crate) const IFNAME: &str = "eth0";
@@ -26,7 +27,8 @@ pub struct EngineConfig {
     pub conf_dir: PathBuf,
     /// Plugin binaries, searched in order; `/opt/cni/bin` and Debian's `/usr/lib/cni`.
     pub bin_dirs: Vec<PathBuf>,
-    /// libcni's cache directory; entries are in `results` below it. `/var/lib/cni`.
+    /// libcni's cache directory; entries are in `results` below it. May be shared with other
+    /// daemons and runtimes. `/var/lib/cni`.
     pub cache_dir: PathBuf,
     /// Address reservations of configurations that name no `dataDir`. Must be knarr's alone:
     /// [`Engine::gc`] empties what it holds of unknown pods.
@@ -59,6 +61,8 @@ pub struct EngineConfig {
     pub other_limit: Duration,
     /// How long one plugin may take to say whether it is ready; 10 seconds.
     pub status_limit: Duration,
+    /// How long the link of a detached pod may outlive it before it is deleted; 30 seconds.
+    pub links_linger: Duration,
 }
 
 impl Default for EngineConfig {
@@ -83,6 +87,7 @@ impl Default for EngineConfig {
             add_limit: Duration::from_secs(120),
             other_limit: Duration::from_secs(60),
             status_limit: Duration::from_secs(10),
+            links_linger: Duration::from_secs(30),
         }
     }
 }
@@ -131,6 +136,8 @@ pub struct Engine {
     pub(crate) cache: Cache,
     /// Read by ADD and DEL, written by GC of plugins: CNI forbids the two at once.
     pub(crate) in_use: Arc<RwLock<()>>,
+    /// Links of pods that were detached, which go by themselves.
+    pub(crate) leaving: Arc<Mutex<Vec<LeavingLink>>>,
     said: Arc<Said>,
 }
 
@@ -148,7 +155,8 @@ impl Engine {
             standalone: false,
         };
         Self {
-            cache: Cache::new(&config.cache_dir),
+            cache: Cache::new(&config.cache_dir, &config.data_dir),
+            leaving: Arc::default(),
             plugins,
             config,
             in_use: Arc::default(),

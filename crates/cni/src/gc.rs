@@ -105,7 +105,7 @@ impl Engine {
         let is_live = |container: &str| live.is_live(container);
         let mut kept: Vec<Entry> = Vec::new();
         for entry in self.cache.all().map_err(GcError::Cache)? {
-            if !entry.is_ours() || is_live(&entry.container_id) {
+            if !self.cache.is_ours(&entry) || is_live(&entry.container_id) {
                 kept.push(entry);
                 continue;
             }

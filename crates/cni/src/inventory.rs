@@ -63,7 +63,7 @@ impl Engine {
     /// The records cannot be listed.
     pub fn holdings(&self, live: &impl Live) -> Result<Vec<Holding>, GcError> {
         let entries = self.cache.all().map_err(GcError::Cache)?;
-        let own = entries.iter().filter(|entry| entry.is_ours());
+        let own = entries.iter().filter(|entry| self.cache.is_ours(entry));
         let mut out: Vec<Holding> = own.map(|entry| recorded(entry, live)).collect();
         let dir = self.data_dir();
         let networks = subdirectories(dir)

@@ -137,12 +137,23 @@ pub(crate) struct Call<'a> {
     pub(crate) arguments: &'a [(String, String)],
     /// Installed binaries are passed over.
     pub(crate) built_in_only: bool,
+    /// DEL without a result: what an ADD that was not completed is known to have got, in the form
+    /// of a result. For built-in plugins only; the specification has no such thing.
+    pub(crate) half_made: Option<&'a Value>,
 }
 
 impl<'a> Call<'a> {
     /// A call about the node rather than about one container.
     pub(crate) fn of_node(verb: Verb, built_in_only: bool) -> Self {
-        Self { verb, container: "", netns: None, ifname: "", arguments: &[], built_in_only }
+        Self {
+            verb,
+            container: "",
+            netns: None,
+            ifname: "",
+            arguments: &[],
+            built_in_only,
+            half_made: None,
+        }
     }
 }
 

@@ -26,6 +26,7 @@ mod errors;
 mod gc;
 mod inventory;
 mod invoke;
+mod leftover;
 mod monitor;
 mod networks;
 mod plugin;

@@ -78,6 +78,7 @@ fn watch_over(engine: &Engine, shared: &Mutex<NetworkStatus>, stop: &OwnedFd) {
             NetworkStatus::NotReady { .. } => WHEN_NOT_READY,
         };
         publish(shared, status);
+        engine.delete_leftover_links();
         let woken = match &watch {
             Ok(watch) => watch.wait(stop, pause),
             Err(_) => watch::pause(stop, pause),

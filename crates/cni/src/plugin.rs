@@ -96,9 +96,14 @@ fn answer(
     input.read_to_end(&mut bytes).map_err(|error| {
         Refusal::new(IO_FAILURE, format!("cannot read standard input: {error}"))
     })?;
-    let conf: Value = serde_json::from_slice(&bytes).map_err(|error| {
+    let mut conf: Value = serde_json::from_slice(&bytes).map_err(|error| {
         Refusal::new(UNDECODABLE, format!("standard input is not a configuration: {error}"))
     })?;
+    for capability in ["portMappings", "bandwidth", "ipRanges"] {
+        if let Some(value) = conf.pointer_mut(&format!("/runtimeConfig/{capability}")) {
+            small_initials(value);
+        }
+    }
     if command == "VERSION" {
         return Ok(supported(&conf));
     }
@@ -128,6 +133,7 @@ fn answer(
         ifname: &environment.ifname,
         arguments: &environment.arguments,
         built_in_only: false,
+        half_made: None,
     };
     let done = builtin::run(built_in, &plugins, &call, &conf);
     let result = done.map_err(|error| refusal(verb, &error))?;
@@ -135,6 +141,24 @@ fn answer(
         Ok(format!("{}\n", result::of_version(result, *version)))
     } else {
         Ok(String::new())
+    }
+}
+
+/// containerd writes `HostPort` for `hostPort` and so on, which plugins in Go do not mind.
+fn small_initials(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(small_initials),
+        Value::Object(object) => {
+            let written = std::mem::take(object);
+            object.extend(written.into_iter().map(|(mut key, mut value)| {
+                if let Some(first) = key.get_mut(..1) {
+                    first.make_ascii_lowercase();
+                }
+                small_initials(&mut value);
+                (key, value)
+            }));
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
@@ -256,6 +280,20 @@ mod tests {
         let value =
             if stdout.is_empty() { Value::Null } else { serde_json::from_str(stdout).unwrap() };
         (value, answer.success)
+    }
+
+    #[test]
+    fn capabilities_are_read_as_containerd_writes_them() {
+        let mut value = json!([
+            {"HostPort": 80, "ContainerPort": 8080, "Protocol": "tcp", "HostIP": ""},
+            [{"Subnet": "10.0.0.0/24", "RangeStart": "", "\u{e9}": 1}],
+        ]);
+        small_initials(&mut value);
+        let want = json!([
+            {"hostPort": 80, "containerPort": 8080, "protocol": "tcp", "hostIP": ""},
+            [{"subnet": "10.0.0.0/24", "rangeStart": "", "\u{e9}": 1}],
+        ]);
+        assert_eq!(value, want);
     }
 
     #[test]

@@ -4,7 +4,8 @@
 mod support;
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
 
 use cni::{NetworkStatus, PluginError};
 use serde_json::json;
@@ -267,12 +268,61 @@ fn a_link_in_the_place_of_the_bridge_is_an_error() {
 fn options_that_are_not_built_in_are_refused() {
     let node = Node::new();
     node.configure(&json!({"cniVersion": "1.0.0", "name": "a",
-        "plugins": [{"type": "bridge", "macspoofchk": true}]}));
+        "plugins": [{"type": "bridge", "enabledad": true}]}));
     let error = node.add(&Pod::new(1)).unwrap_err();
     let text = chain(&error);
-    assert!(text.contains("`macspoofchk` needs the reference bridge plugin"), "{text}");
+    assert!(text.contains("`enabledad` needs the reference bridge plugin"), "{text}");
     let cni::AddError::Plugin { source, .. } = error else { panic!("{error:?}") };
     assert!(matches!(*source, PluginError::BuiltIn { plugin: "bridge", .. }));
+}
+
+#[test]
+fn a_pod_that_is_checked_sends_from_its_own_hardware_address_only() {
+    if !is_root() {
+        return;
+    }
+    for checked in [true, false] {
+        let node = Node::new();
+        node.configure(&json!({"cniVersion": "1.0.0", "name": "net", "plugins": [{
+            "type": "bridge", "bridge": "br0", "isGateway": true, "macspoofchk": checked,
+            "ipam": {"type": "host-local", "subnet": "10.9.0.0/24"},
+        }]}));
+        let (pod, other) = (Pod::new(1), Pod::new(2));
+        node.add(&pod).unwrap();
+        let ip = node.add(&other).unwrap().ips[0];
+        let socket = other.inside(|| UdpSocket::bind((ip, 0)).unwrap());
+        let address = socket.local_addr().unwrap();
+        let send =
+            |text: &[u8]| pod.inside(|| UdpSocket::bind("0.0.0.0:0")?.send_to(text, address));
+        let arrived = |limit: u64| {
+            socket.set_read_timeout(Some(Duration::from_secs(limit))).unwrap();
+            let mut buffer = [0; 16];
+            socket.recv(&mut buffer).ok().map(|len| buffer[..len].to_vec())
+        };
+        send(b"own").unwrap();
+        assert_eq!(arrived(10).as_deref(), Some(&b"own"[..]));
+        node.on_host(|| node.engine().check(&pod.attachment)).unwrap();
+        let change = sys::netlink::LinkChange {
+            mac: Some([2, 0, 0, 0, 0, 0x66]),
+            ..sys::netlink::LinkChange::default()
+        };
+        pod.inside(|| {
+            let mut link = Rtnetlink::open().unwrap();
+            let index = link.index("eth0").unwrap();
+            link.change(index, &change).unwrap();
+        });
+        send(b"other").unwrap();
+        let arrived = arrived(if checked { 1 } else { 10 });
+        assert_eq!(arrived.is_none(), checked, "{arrived:?}");
+        node.del(&pod).unwrap();
+        node.del(&other).unwrap();
+        let left = node.on_host(|| {
+            let mut nft = sys::netlink::nftables::Nftables::open().unwrap();
+            let bridge = sys::netlink::nftables::TableFamily::Bridge;
+            nft.elements(bridge, "knarr", "senders").unwrap().len()
+        });
+        assert_eq!(left, 0);
+    }
 }
 
 #[test]
@@ -316,6 +366,29 @@ fn a_namespace_that_outlives_its_pod_keeps_no_address() {
     });
     let left: Vec<IpAddr> = left.iter().map(sys::netlink::IpPrefix::address).collect();
     assert!(ips.iter().all(|ip| !left.contains(ip)), "{left:?}");
+}
+
+#[test]
+fn the_link_of_a_namespace_that_somebody_holds_is_deleted_after_a_while() {
+    if !is_root() {
+        return;
+    }
+    let mut node = Node::new();
+    let (gone, other) = (Pod::new(1), Pod::new(2));
+    node.add(&gone).unwrap();
+    node.add(&other).unwrap();
+    // Not at once: most namespaces end by themselves, and their links with them.
+    let patient = node.engine();
+    node.on_host(|| patient.del(&gone.attachment)).unwrap();
+    node.on_host(|| patient.delete_leftover_links());
+    assert!(gone.has_link("eth0"));
+    node.config.links_linger = Duration::ZERO;
+    let engine = node.engine();
+    let held = Pod::new(3);
+    node.add(&held).unwrap();
+    node.on_host(|| engine.del(&held.attachment)).unwrap();
+    node.on_host(|| engine.delete_leftover_links());
+    assert!(!held.has_link("eth0") && other.has_link("eth0"));
 }
 
 #[test]

@@ -107,9 +107,28 @@ fn seen() -> Value {
         "routes": ip(&["route"]),
         "routes6": ip(&["-6", "route"]),
         "rules": ip(&["rule"]),
+        "neighbours": neighbours(),
+        "forwarding": forwarding(),
         "forward": setting("/proc/sys/net/ipv4/ip_forward"),
         "forward6": setting("/proc/sys/net/ipv6/conf/all/forwarding"),
     }))
+}
+
+/// Those that somebody has put there: the others come and go with packets.
+fn neighbours() -> Value {
+    let all = ip(&["neigh", "show", "nud", "permanent"]);
+    all.as_array().unwrap().iter().filter(|one| one["dst"] != "ff02::16").cloned().collect()
+}
+
+/// What `iptables` lets pass.
+fn forwarding() -> Vec<String> {
+    let mut out = Vec::new();
+    for program in ["/usr/sbin/iptables", "/usr/sbin/ip6tables"] {
+        let output = Command::new(program).args(["-t", "filter", "-S"]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        out.extend(text.lines().map(str::to_owned));
+    }
+    out
 }
 
 /// Without what passes, and in an order of its own.
@@ -345,6 +364,36 @@ fn limited_links() {
                 {"type": "bandwidth", "capabilities": {"bandwidth": true},
                  "ingressRate": 8_000_000, "ingressBurst": 800_000,
                  "egressRate": 4_000_000, "egressBurst": 400_000},
+            ]))
+        },
+        |_| {},
+    );
+}
+
+#[test]
+fn what_the_firewall_lets_pass() {
+    same(
+        |node| {
+            let ranges = json!([[{"subnet": "10.50.0.0/24"}], [{"subnet": "fd50::/64"}]]);
+            list(json!([
+                {"type": "bridge", "bridge": "cni0", "isDefaultGateway": true,
+                 "ipam": host_local(node, &ranges, &json!([]))},
+                {"type": "firewall"},
+            ]))
+        },
+        |_| {},
+    );
+}
+
+#[test]
+fn addresses_that_are_asked_for_and_a_gateway_that_is_forced() {
+    same(
+        |node| {
+            let ranges = json!([[{"subnet": "10.50.0.0/24"}], [{"subnet": "10.60.0.0/24"}]]);
+            list(json!([
+                {"type": "bridge", "bridge": "cni0", "isGateway": true, "forceAddress": true,
+                 "args": {"cni": {"ips": ["10.60.0.77"], "mac": "02:00:00:00:00:77"}},
+                 "ipam": host_local(node, &ranges, &json!([]))},
             ]))
         },
         |_| {},

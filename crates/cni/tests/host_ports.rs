@@ -277,6 +277,82 @@ fn host_ports_are_served_where_no_plugin_does_unless_that_is_left_to_plugins() {
     assert!(text.contains("host port 12000/tcp already leads to sandbox"), "{text}");
 }
 
+/// A client that goes on sending from one port has one connection with UDP, whoever answers.
+#[test]
+fn udp_clients_from_before_reach_the_pod_and_the_next_one() {
+    if is_root() {
+        Means::ALL.into_iter().filter_map(Node::by).for_each(|node| udp_clients(&node));
+    }
+}
+
+fn udp_clients(node: &Node) {
+    node.on_host(|| sys::netlink::set_link_up("lo").unwrap());
+    // Its rules are there, so connections are tracked from now on.
+    let mut earlier = Pod::new(9);
+    publish(&mut earlier, PortProtocol::Tcp, "");
+    node.add(&earlier).unwrap();
+    let stranger = node.stranger();
+    let clients = [
+        (stranger.inside(|| UdpSocket::bind("0.0.0.0:0").unwrap()), ROUTER),
+        (node.on_host(|| UdpSocket::bind("127.0.0.1:0").unwrap()), "127.0.0.1"),
+    ];
+    let send = |(client, to): &(UdpSocket, &str), text: &str| {
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        // Refused the first time: nobody listens there yet.
+        client.send_to(text.as_bytes(), (*to, PORT)).ok();
+    };
+    clients.iter().for_each(|client| send(client, "early"));
+    for number in 1..=2 {
+        let mut pod = Pod::new(number);
+        publish(&mut pod, PortProtocol::Udp, "");
+        let ip = node.add(&pod).unwrap().ips[0];
+        let server = pod.inside(|| UdpSocket::bind((ip, 80)).unwrap());
+        server.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        for client in &clients {
+            // The refusal of the first time is told now.
+            client.0.take_error().unwrap();
+            let asked = format!("{number} by {}", client.1);
+            send(client, &asked);
+            let mut buffer = [0; 64];
+            // An early one may have waited for the router's hardware address, and come late.
+            let from = loop {
+                let (len, from) = server.recv_from(&mut buffer).unwrap();
+                if &buffer[..len] == asked.as_bytes() {
+                    break from;
+                }
+            };
+            server.send_to(b"told", from).unwrap();
+            let (len, from) = client.0.recv_from(&mut buffer).unwrap();
+            let asked = (client.1.parse::<IpAddr>().unwrap(), PORT).into();
+            assert_eq!((&buffer[..len], from), (&b"told"[..], asked));
+        }
+        node.del(&pod).unwrap();
+    }
+}
+
+#[test]
+fn sctp_ports_are_published_like_the_others() {
+    if !is_root() {
+        return;
+    }
+    for node in Means::ALL.into_iter().filter_map(Node::by) {
+        let mut pod = Pod::new(1);
+        publish(&mut pod, PortProtocol::Sctp, "");
+        publish(&mut pod, PortProtocol::Tcp, "");
+        let rules = || {
+            let by_nft = node.on_host(|| nft(&["list", "ruleset"])).unwrap_or_default();
+            by_nft + &node.on_host(|| node.iptables(&["-t", "nat", "-S"])).unwrap_or_default()
+        };
+        node.add(&pod).unwrap();
+        node.on_host(|| node.engine().check(&pod.attachment)).unwrap();
+        let text = rules().replace("132 . 12000", "sctp . 12000");
+        let found = text.contains("sctp . 12000") || text.contains("-p sctp -m sctp --dport 12000");
+        assert!(found, "{text}");
+        node.del(&pod).unwrap();
+        assert!(!rules().contains(&pod.attachment.sandbox.to_string()), "{}", rules());
+    }
+}
+
 #[test]
 fn a_host_port_of_one_address_is_on_no_other() {
     if is_root() {

@@ -189,13 +189,32 @@ fn without_ipv6_pods_get_ipv4_addresses() {
     }
     let mut node = Node::new();
     let switch = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
-    node.on_host(|| std::fs::write(switch, "1").unwrap());
+    // A kernel that was told so at boot has no switch.
+    let absent = !std::path::Path::new(switch).exists();
+    if !absent {
+        node.on_host(|| std::fs::write(switch, "1").unwrap());
+    }
     let pod = Pod::new(1);
     let ips = node.add(&pod).unwrap().ips;
     assert_eq!(ips, ["10.88.0.2".parse::<IpAddr>().unwrap()]);
     node.config.default_subnets.retain(|subnet| subnet.address().is_ipv6());
     let text = chain(&node.add(&Pod::new(2)).unwrap_err());
-    assert!(text.contains("no usable subnet: net.ipv6.conf.all.disable_ipv6 is 1"), "{text}");
+    let reason =
+        if absent { "the kernel has no IPv6" } else { "net.ipv6.conf.all.disable_ipv6 is 1" };
+    assert!(text.contains(&format!("no usable subnet: {reason}")), "{text}");
+    // A configuration that wants IPv6 where the kernel has none says which address.
+    let mut wanted = bridged(&node, 1);
+    wanted["plugins"][0]["ipam"]["ranges"] = json!([[{"subnet": "fd00:5::/64"}]]);
+    node.configure(&wanted);
+    let pod = Pod::new(3);
+    match node.add(&pod) {
+        Ok(result) => assert!(!absent && result.ips[0].is_ipv6(), "{result:?}"),
+        Err(error) => {
+            let text = chain(&error);
+            assert!(absent && text.contains("no IPv6, which address fd00:5::2/64"), "{text}");
+            assert!(node.reserved("net-1").is_empty());
+        }
+    }
 }
 
 #[test]
@@ -225,6 +244,39 @@ fn check_finds_what_is_missing() {
     pod.inside(|| Rtnetlink::open().unwrap().delete_link("eth0").unwrap());
     assert!(check().is_err());
     node.del(&pod).unwrap();
+}
+
+/// By whatever an ADD that failed, or whose daemon died, had come to.
+#[test]
+fn no_rule_is_left_of_an_add_that_was_not_completed() {
+    if !is_root() {
+        return;
+    }
+    let by_iptables = Means::ALL.into_iter().filter(|means| *means != Means::Nftables);
+    for node in by_iptables.filter_map(Node::by) {
+        let mut list = bridged(&node, 1);
+        let plugins = list["plugins"].as_array_mut().unwrap();
+        plugins.push(json!({"type": "firewall"}));
+        plugins.push(json!({"type": "last"}));
+        node.configure(&list);
+        let bad = node.path("bad");
+        let answer = r#"{"cniVersion":"1.0.0","ips":[{"address":"10.1.0.2/24"}]}"#;
+        let body = format!("[ $CNI_COMMAND = ADD ] || exit 0; echo '{answer}'; ! [ -e {bad:?} ]");
+        node.plugin("last", &body);
+        let rules = || node.on_host(|| node.iptables(&["-S"])).unwrap();
+        let pod = Pod::new(1);
+        std::fs::write(&bad, "").unwrap();
+        node.add(&pod).unwrap_err();
+        assert!(!rules().contains("10.1.0.2"), "{}", rules());
+        std::fs::remove_file(&bad).unwrap();
+        node.add(&pod).unwrap();
+        assert!(rules().contains("-s 10.1.0."), "{}", rules());
+        // The daemon died before it could record the attachment.
+        std::fs::remove_dir_all(node.config.cache_dir.join("results")).unwrap();
+        node.del(&pod).unwrap();
+        assert!(!rules().contains("10.1.0."), "{}", rules());
+        assert!(node.reserved("net-1").is_empty());
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cni::{ExecError, NetworkStatus, PluginError};
 use model::{PortMapping, PortProtocol};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use support::{Node, Pod, chain, is_root};
 
 const RESULT: &str = r#"{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.2/24"}]}"#;
@@ -87,6 +87,90 @@ fn plugins_are_chained_on_add_and_replayed_backwards_on_del() {
         node.path("bin").display()
     );
     assert_eq!(environment, want);
+}
+
+#[test]
+fn plugins_are_told_what_they_declare_and_nothing_else() {
+    if !is_root() {
+        return;
+    }
+    let mut node = Node::new();
+    node.config.pod_networks = vec!["net".to_owned()];
+    node.engine().set_pod_ranges("10.244.1.0/24,fd00:1::/64").unwrap();
+    let mut pod = Pod::new(1);
+    pod.attachment.port_mappings = vec![PortMapping {
+        protocol: PortProtocol::Udp,
+        container_port: 53,
+        host_port: 5353,
+        host_ip: "192.0.2.1".to_owned(),
+    }];
+    pod.attachment.dns = Some(model::DnsConfig {
+        servers: vec!["192.0.2.53".to_owned()],
+        searches: vec!["a.example".to_owned()],
+        options: vec!["ndots:2".to_owned()],
+    });
+    pod.attachment.cgroup_parent = "/kubepods/pod1".to_owned();
+    let wanted = r#"[{"name":"net","ips":["10.1.0.9"],"mac":"02:00:00:00:00:09"}]"#;
+    for (key, value) in [
+        ("kubernetes.io/ingress-bandwidth", "1M"),
+        ("kubernetes.io/egress-bandwidth", "2M"),
+        ("v1.multus-cni.io/default-network", wanted),
+    ] {
+        pod.attachment.annotations.insert(key.to_owned(), value.to_owned());
+    }
+    let want = json!({
+        "portMappings":
+            [{"hostPort": 5353, "containerPort": 53, "protocol": "udp", "hostIP": "192.0.2.1"}],
+        "bandwidth": {"ingressRate": 1_000_000, "ingressBurst": u32::MAX,
+                      "egressRate": 2_000_000, "egressBurst": u32::MAX},
+        "dns": {"servers": ["192.0.2.53"], "searches": ["a.example"], "options": ["ndots:2"]},
+        "ipRanges": [[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:1::/64"}]],
+        "ips": ["10.1.0.9"],
+        "mac": "02:00:00:00:00:09",
+        "cgroupPath": "/kubepods/pod1",
+        "io.kubernetes.cri.pod-annotations": pod.attachment.annotations,
+    });
+    let names = want.as_object().unwrap().keys();
+    let all: Map<String, Value> = names.map(|key| (key.clone(), true.into())).collect();
+    node.configure(&json!({"cniVersion": "1.0.0", "name": "net", "plugins": [
+        {"type": "all", "capabilities": all},
+        {"type": "none", "capabilities": {"mac": false}},
+        {"type": "one", "capabilities": {"mac": true}},
+    ]}));
+    for name in ["all", "none", "one"] {
+        recorder(&node, name, RESULT);
+    }
+    node.add(&pod).unwrap();
+    node.on_host(|| node.engine().check(&pod.attachment)).unwrap();
+    node.del(&pod).unwrap();
+    let (names, inputs) = calls(&node);
+    assert_eq!(names.len(), 9, "{names:?}");
+    for (name, input) in names.iter().zip(&inputs) {
+        let expected = match name.split('.').nth(1) {
+            Some("all") => Some(want.clone()),
+            Some("one") => Some(json!({"mac": "02:00:00:00:00:09"})),
+            _none => None,
+        };
+        assert_eq!(input.get("runtimeConfig"), expected.as_ref(), "{name}");
+    }
+}
+
+#[test]
+fn an_address_that_a_later_plugin_reports_otherwise_is_released() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.configure(&json!({"cniVersion": "1.0.0", "name": "net", "plugins": [
+        {"type": "bridge", "ipam": {"type": "host-local", "subnet": "10.8.0.0/24"}},
+        {"type": "liar"},
+    ]}));
+    node.plugin("liar", &format!("[ $CNI_COMMAND = ADD ] && echo '{RESULT}'; exit 0"));
+    let pod = Pod::new(1);
+    assert_eq!(node.add(&pod).unwrap().ips[0].to_string(), "10.0.0.2");
+    assert_eq!(node.reserved("net"), ["10.8.0.2"]);
+    node.del(&pod).unwrap();
+    assert!(node.reserved("net").is_empty());
 }
 
 #[test]

@@ -102,3 +102,39 @@ fn the_built_in_plugins_share_the_reference_plugins_files() {
     assert!(node.reserved("ref").is_empty());
     assert_eq!(node.add(&third).unwrap().ips[0].to_string(), "10.50.0.4");
 }
+
+/// From the first version on, by the reference plugins and by those that are built in.
+#[test]
+fn configurations_of_every_version_attach_and_detach_pods() {
+    let Some(mut node) = node(false) else { return };
+    let reference = node.config.bin_dirs.clone();
+    let mut numbers = 1..;
+    for version in ["", "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+        for bin_dirs in [&reference, &vec![node.path("bin")]] {
+            // Debian's plugins are older than the newest version.
+            if version == "1.1.0" && bin_dirs == &reference {
+                continue;
+            }
+            let mut conf = json!({
+                "name": "ref", "type": "bridge", "bridge": "cni0", "isGateway": true,
+                "ipam": {"type": "host-local", "dataDir": node.config.data_dir,
+                         "subnet": "10.50.0.0/24", "routes": [{"dst": "0.0.0.0/0"}]},
+            });
+            if !version.is_empty() {
+                conf["cniVersion"] = version.into();
+            }
+            node.config.bin_dirs.clone_from(bin_dirs);
+            node.configure(&conf);
+            let pod = Pod::new(numbers.next().unwrap());
+            let ips = match node.add(&pod) {
+                Ok(result) => result.ips,
+                Err(error) => panic!("{version} {bin_dirs:?}: {}", support::chain(&error)),
+            };
+            assert_eq!(ips.len(), 1, "{version}");
+            assert_eq!(node.cached(), 1, "{version}");
+            node.on_host(|| node.engine().check(&pod.attachment)).unwrap();
+            node.del(&pod).unwrap();
+            assert!(node.reserved("ref").is_empty() && node.cached() == 0, "{version}");
+        }
+    }
+}

@@ -99,6 +99,55 @@ fn a_trunk_carries_its_vlans_and_the_native_one() {
     second.inside(|| connect(&listener));
 }
 
+/// Which VLANs the bridge's ports are in, in the words of iproute2's `bridge`.
+fn memberships(reference: bool, options: &Value) -> Option<Value> {
+    const DEBIAN: &str = "/usr/lib/cni";
+    let mut node = node()?;
+    if !std::path::Path::new(DEBIAN).join("bridge").exists() {
+        println!("skipped: no reference plugins in {DEBIAN}");
+        return None;
+    }
+    if reference {
+        node.config.bin_dirs = vec![DEBIAN.into()];
+    }
+    configure(&node, options);
+    let pod = Pod::new(1);
+    let result = node.add(&pod).unwrap();
+    let output = node.on_host(|| {
+        std::process::Command::new("/usr/sbin/bridge").args(["-j", "vlan", "show"]).output()
+    });
+    let mut ports: Vec<Value> = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+    for port in &mut ports {
+        let name = port["ifname"].as_str().unwrap();
+        port["ifname"] = name.trim_end_matches(|c: char| c.is_ascii_hexdigit()).into();
+    }
+    ports.sort_by_key(ToString::to_string);
+    node.del(&pod).unwrap();
+    Some(json!({"ports": ports, "links": result.raw["interfaces"].as_array().unwrap().len()}))
+}
+
+#[test]
+fn ports_are_in_the_vlans_in_which_the_reference_plugin_puts_them() {
+    for options in [json!({"vlan": 10}), json!({"vlan": 20, "isDefaultGateway": true})] {
+        let theirs = memberships(true, &options);
+        assert_eq!(memberships(false, &options), theirs, "{options}");
+    }
+}
+
+#[test]
+fn a_port_leaves_the_bridges_own_vlan_where_it_is_not_preserved() {
+    let Some(node) = node() else { return };
+    configure(&node, &json!({"vlanTrunk": [{"id": 10}], "preserveDefaultVlan": false}));
+    let (first, second) = (Pod::new(1), Pod::new(2));
+    let ip = node.add(&first).unwrap().ips[0];
+    node.add(&second).unwrap();
+    let listener = first.listen(ip);
+    let address: SocketAddr = listener.local_addr().unwrap();
+    // What has no tag is in no VLAN at all now.
+    let tried = second.inside(|| TcpStream::connect_timeout(&address, Duration::from_secs(2)));
+    assert!(tried.is_err());
+}
+
 #[test]
 fn a_bridge_that_does_not_filter_is_refused() {
     if !is_root() {

@@ -62,6 +62,17 @@ fn limits(conf: &Value) -> Result<Limits, BuiltInError> {
     Ok(limits)
 }
 
+/// Limits that hold for some destinations only take another kind of queue.
+fn served(conf: &Value) -> Result<(), BuiltInError> {
+    for key in ["shapedSubnets", "unshapedSubnets"] {
+        if conf[key].as_array().is_some_and(|subnets| !subnets.is_empty()) {
+            let what = format!("`{key}` needs the reference bandwidth plugin to be installed");
+            return Err(BuiltInError::configuration(what));
+        }
+    }
+    Ok(())
+}
+
 fn bucket(rate_bits: u64, burst_bits: u64) -> Option<TokenBucket> {
     let (rate, burst) = (rate_bits / 8, burst_bits / 8);
     let limit = (rate / 1000).saturating_mul(LATENCY_MS).saturating_add(burst);
@@ -74,6 +85,7 @@ fn add(call: &Call<'_>, conf: &Value) -> Result<Value, BuiltInError> {
         BuiltInError::configuration("it must come after the plugin that makes the pod's link")
     })?;
     let mut out = previous.clone();
+    served(conf)?;
     let limits = limits(conf)?;
     let to_pod = bucket(limits.ingress_rate, limits.ingress_burst);
     let from_pod = bucket(limits.egress_rate, limits.egress_burst);
@@ -214,6 +226,8 @@ mod tests {
         ] {
             assert!(read(&conf).is_err(), "{conf}");
         }
+        assert!(served(&json!({"unshapedSubnets": ["10.0.0.0/8"]})).is_err());
+        assert!(served(&json!({"unshapedSubnets": [], "ingressRate": 8})).is_ok());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::veth::{
     self, EADDRNOTAVAIL, EEXIST, Pair, in_pod, ipv6_setting, mac_text, pod_netns, tolerate,
 };
 use super::vlan::{VlanConf, Vlans};
-use super::{BuiltInError, changed, masquerade, present, sysctl};
+use super::{BuiltInError, changed, masquerade, present, senders, sysctl};
 use crate::invoke::{Call, Plugins, Verb};
 use crate::result;
 
@@ -32,8 +32,9 @@ struct Conf {
     promisc_mode: bool,
     port_isolation: bool,
     disable_container_interface: bool,
-    // What is not served here is refused, not ignored.
     macspoofchk: bool,
+    // What is not served here is refused, not ignored.
+    enabledad: bool,
     ipam: Option<Ipam>,
     #[serde(flatten)]
     vlan_conf: VlanConf,
@@ -62,6 +63,7 @@ impl Default for Conf {
             port_isolation: false,
             disable_container_interface: false,
             macspoofchk: false,
+            enabledad: false,
             ipam: None,
             vlan_conf: VlanConf::default(),
             vlans: None,
@@ -71,23 +73,27 @@ impl Default for Conf {
 
 impl Conf {
     fn parse(conf: &Value) -> Result<Self, BuiltInError> {
-        let mut parsed = Self::deserialize(conf)
-            .map_err(|error| BuiltInError::configuration(error.to_string()))?;
-        if parsed.macspoofchk {
-            let what = "`macspoofchk` needs the reference bridge plugin to be installed";
+        Self::deserialize(conf).map_err(|error| BuiltInError::configuration(error.to_string()))
+    }
+
+    /// Refuses what cannot be served. Not asked by DEL: the pod may have been attached by the
+    /// reference plugin, which is not there any more.
+    fn served(mut self) -> Result<Self, BuiltInError> {
+        if self.enabledad {
+            let what = "`enabledad` needs the reference bridge plugin to be installed";
             return Err(BuiltInError::configuration(what));
         }
-        parsed.vlans = Vlans::read(&parsed.vlan_conf)?;
-        if parsed.hairpin_mode && parsed.promisc_mode {
+        self.vlans = Vlans::read(&self.vlan_conf)?;
+        if self.hairpin_mode && self.promisc_mode {
             let what = "`hairpinMode` and `promiscMode` exclude each other";
             return Err(BuiltInError::configuration(what));
         }
-        if parsed.disable_container_interface && parsed.ipam_kind().is_some() {
+        if self.disable_container_interface && self.ipam_kind().is_some() {
             let what = "`disableContainerInterface` and `ipam` exclude each other";
             return Err(BuiltInError::configuration(what));
         }
-        parsed.is_gateway |= parsed.is_default_gateway;
-        Ok(parsed)
+        self.is_gateway |= self.is_default_gateway;
+        Ok(self)
     }
 
     fn mtu(&self) -> Option<u32> {
@@ -100,12 +106,18 @@ impl Conf {
 }
 
 pub(super) fn run(plugins: &Plugins, call: &Call<'_>, conf: &Value) -> Result<Value, BuiltInError> {
-    let parsed = Conf::parse(conf)?;
+    let mut parsed = Conf::parse(conf)?;
+    if call.verb != Verb::Del {
+        parsed = parsed.served()?;
+    }
     let addresses = Addresses { plugins, kind: parsed.ipam_kind(), conf };
     match call.verb {
         Verb::Add => {}
         Verb::Del => {
             veth::delete(plugins, call, conf)?;
+            if parsed.macspoofchk {
+                senders::forget(call)?;
+            }
             return addresses.ask(call);
         }
         Verb::Check => {
@@ -158,9 +170,9 @@ impl<'a> Plan<'a> {
         let bridge = self.bridge(&mut host)?;
         let mut gateway_link = None;
         if self.conf.is_gateway {
-            let vlans = self.conf.vlans.as_ref().filter(|vlans| vlans.has_gateway);
+            let vlans = self.conf.vlans.as_ref().and_then(|vlans| Some((vlans, vlans.own?)));
             gateway_link = vlans
-                .map(|vlans| vlans.gateway_link(&mut host, &bridge, self.conf.mtu()))
+                .map(|(vlans, own)| vlans.gateway_link(own, &mut host, &bridge, self.conf.mtu()))
                 .transpose()?;
             self.make_gateway(&mut host, gateway_link.as_ref().unwrap_or(&bridge))?;
         }
@@ -168,6 +180,19 @@ impl<'a> Plan<'a> {
             let subnets: Vec<_> = self.lease.prefixes().iter().map(IpPrefix::network).collect();
             masquerade::ensure(self.plugins, &self.conf.ip_masq_backend, &subnets)?;
         }
+        if self.conf.macspoofchk {
+            senders::allow(self.call, &self.pair)?;
+        }
+        self.make_pair(&mut host, &bridge, netns).inspect_err(|_| self.allow_nothing())?;
+        Ok(self.result(&bridge, gateway_link.as_ref()))
+    }
+
+    fn make_pair(
+        &self,
+        host: &mut Rtnetlink,
+        bridge: &Link,
+        netns: &OwnedFd,
+    ) -> Result<(), BuiltInError> {
         host.create_veth(&NewVeth {
             host_name: &self.pair.host_name,
             host_mac: self.pair.host_mac,
@@ -179,14 +204,16 @@ impl<'a> Plan<'a> {
             peer_netns: netns.as_fd(),
             mtu: self.conf.mtu(),
         })?;
-        let configured =
-            self.join_vlans(&mut host, &bridge).and_then(|()| self.configure_pod(netns));
-        match configured {
-            Ok(()) => Ok(self.result(&bridge, gateway_link.as_ref())),
-            Err(error) => {
-                veth::undo(&mut host, &self.pair.host_name);
-                Err(error)
-            }
+        let configured = self.join_vlans(host, bridge).and_then(|()| self.configure_pod(netns));
+        configured.inspect_err(|_| veth::undo(host, &self.pair.host_name))
+    }
+
+    /// After a failure, whose own error is the one to report.
+    fn allow_nothing(&self) {
+        if self.conf.macspoofchk
+            && let Err(error) = senders::forget(self.call)
+        {
+            tracing::warn!(%error, container = self.call.container, "rules of a failed attachment");
         }
     }
 
@@ -235,7 +262,7 @@ impl<'a> Plan<'a> {
 
     /// Puts the gateway addresses on the bridge, or the link that stands for it, and lets the host forward.
     fn make_gateway(&self, host: &mut Rtnetlink, on: &Link) -> Result<(), BuiltInError> {
-        let present = host.addresses(on.index)?;
+        let mut present = host.addresses(on.index)?;
         for address in &self.lease.addresses {
             let Some(gateway) = address.gateway else { continue };
             let Some(wanted) = IpPrefix::new(gateway, address.prefix.len()) else { continue };
@@ -248,10 +275,14 @@ impl<'a> Plan<'a> {
             if present.contains(&wanted) {
                 continue;
             }
-            let overlaps = |p: &&IpPrefix| {
-                p.contains(wanted.network().address()) || wanted.contains(p.address())
+            // Of IPv4, the one that is forced is the only one, as with the reference plugin.
+            let in_the_way = |p: &mut IpPrefix| {
+                let overlaps =
+                    p.contains(wanted.network().address()) || wanted.contains(p.address());
+                let replaced = gateway.is_ipv4() && p.address().is_ipv4();
+                overlaps || (replaced && self.conf.force_address)
             };
-            for present in present.iter().filter(overlaps).copied() {
+            for present in present.extract_if(.., in_the_way) {
                 if !self.conf.force_address {
                     let bridge = on.name.clone();
                     return Err(BuiltInError::OtherGateway { bridge, present, wanted });
@@ -259,6 +290,7 @@ impl<'a> Plan<'a> {
                 tolerate(host.delete_address(on.index, present), EADDRNOTAVAIL)?;
             }
             tolerate(host.add_address(on.index, wanted), EEXIST)?;
+            present.push(wanted);
         }
         Ok(())
     }
@@ -306,5 +338,5 @@ fn check(conf: &Conf, call: &Call<'_>, document: &Value) -> Result<(), BuiltInEr
     if peer.master != Some(bridge.index) {
         return Err(changed(format!("link {} is not on bridge {}", peer.name, conf.bridge)));
     }
-    Ok(())
+    if conf.macspoofchk { senders::check(call, &peer.name) } else { Ok(()) }
 }

@@ -18,10 +18,10 @@
 use serde::Deserialize;
 use serde_json::Value;
 use sys::netlink::IpPrefix;
-use sys::netlink::nftables::{BaseChain, DataType, Element, Expression, Family, Hook, Nftables};
+use sys::netlink::nftables::{BaseChain, Element, Expression, Family, Hook, Nftables};
 
 use super::iptables::{self, Iptables, comment, commented};
-use super::ruleset::{self, Chain, REGISTER};
+use super::ruleset::{self, Chain, IFNAME, REGISTER, link_key};
 use super::{BuiltInError, changed, present};
 use crate::invoke::{Call, Plugins, Verb};
 use crate::result;
@@ -30,8 +30,6 @@ const APART: &str = "apart";
 const CLOSED: &str = "closed";
 const APART_FROM: &str = "KNARR-APART";
 const APART_TO: &str = "KNARR-APART-TO";
-/// `nft`'s type of interface names.
-const IFNAME: DataType = DataType { id: 41, len: 16 };
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -54,12 +52,9 @@ enum Policy {
 pub(super) fn run(plugins: &Plugins, call: &Call<'_>, conf: &Value) -> Result<Value, BuiltInError> {
     let parsed =
         Conf::deserialize(conf).map_err(|error| BuiltInError::configuration(error.to_string()))?;
-    if parsed.backend == "firewalld" {
-        let what = "`backend` firewalld needs the reference firewall plugin to be installed";
-        return Err(BuiltInError::configuration(what));
-    }
     match call.verb {
         Verb::Add => {
+            parsed.served()?;
             let previous = conf.get("prevResult").ok_or_else(|| {
                 BuiltInError::configuration("it must come after the plugin that gives addresses")
             })?;
@@ -70,7 +65,8 @@ pub(super) fn run(plugins: &Plugins, call: &Call<'_>, conf: &Value) -> Result<Va
             Ok(previous.clone())
         }
         Verb::Del => {
-            if let Some(previous) = conf.get("prevResult") {
+            // Without a result an ADD was not completed, which may have come this far.
+            if let Some(previous) = conf.get("prevResult").or(call.half_made) {
                 for (tool, addresses) in tools(plugins, previous) {
                     forget(&tool, &addresses)?;
                 }
@@ -83,7 +79,22 @@ pub(super) fn run(plugins: &Plugins, call: &Call<'_>, conf: &Value) -> Result<Va
             }
             Ok(result::empty())
         }
-        Verb::Status | Verb::Gc => Ok(result::empty()),
+        Verb::Status => parsed.served().map(|()| result::empty()),
+        Verb::Gc => Ok(result::empty()),
+    }
+}
+
+impl Conf {
+    fn served(&self) -> Result<(), BuiltInError> {
+        match self.backend.as_str() {
+            "" | "iptables" | "nftables" => Ok(()),
+            other => {
+                let what = format!(
+                    "`backend` {other} needs the reference firewall plugin to be installed"
+                );
+                Err(BuiltInError::configuration(what))
+            }
+        }
     }
 }
 
@@ -249,22 +260,16 @@ fn with(
     Ok(names)
 }
 
-fn key(name: &str) -> Vec<u8> {
-    let mut key = name.as_bytes().to_vec();
-    key.resize(16, 0);
-    key
-}
-
 fn element(name: &str) -> Element {
-    Element { key: key(name), value: None, interval_end: false, comment: String::new() }
+    Element { key: link_key(name), value: None, interval_end: false, comment: String::new() }
 }
 
 fn chain(apart: &[String], closed: &[String]) -> Vec<(String, Vec<Expression>)> {
     let from = |name: &str| {
-        [Expression::incoming_link(REGISTER), Expression::compare(REGISTER, true, &key(name))]
+        [Expression::incoming_link(REGISTER), Expression::compare(REGISTER, true, &link_key(name))]
     };
     let to = |name: &str, same: bool| {
-        [Expression::outgoing_link(REGISTER), Expression::compare(REGISTER, same, &key(name))]
+        [Expression::outgoing_link(REGISTER), Expression::compare(REGISTER, same, &link_key(name))]
     };
     let mut rules = Vec::new();
     for name in closed {

@@ -147,7 +147,8 @@ fn del(data_dir: &Path, network: &str, call: &Call<'_>, conf: &Value) -> Result<
         return held.release_all(&owner);
     }
     let known: Vec<IpAddr> = known.iter().map(IpPrefix::address).collect();
-    held.release(&known, &owner)
+    // A later plugin may report other addresses than those that were given out here.
+    if held.release(&known, &owner)? < known.len() { held.release_all(&owner) } else { Ok(()) }
 }
 
 fn check(data_dir: &Path, network: &str, call: &Call<'_>) -> Result<(), BuiltInError> {

@@ -60,7 +60,7 @@ fn by_nftables(subnets: &[IpPrefix]) -> Result<(), BuiltInError> {
     for family in [Family::Ipv4, Family::Ipv6] {
         if ruleset::of_family(family, subnets).next().is_some() {
             ruleset::update(&mut nft, family, |nft, edit| {
-                edit.networks(nft, SET, subnets)?;
+                edit.networks(nft, family, SET, subnets)?;
                 edit.chain(nft, &chain(family)).map(drop)
             })?;
         }

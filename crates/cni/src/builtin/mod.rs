@@ -15,6 +15,7 @@ mod present;
 mod ptp;
 mod reservations;
 mod ruleset;
+mod senders;
 mod sysctl;
 mod tuning;
 mod veth;
@@ -32,7 +33,7 @@ use crate::invoke::{Call, PluginError, Plugins};
 pub use packet_filter::PacketFilter;
 pub(crate) use reservations::{Owner, Reservations, holder};
 pub(crate) use sysctl::{Ipv6, ipv6};
-pub(crate) use veth::parse_mac;
+pub(crate) use veth::{ENODEV, fnv, host_end, parse_mac, tolerate};
 
 /// A plugin that is part of knarr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +141,9 @@ pub enum BuiltInError {
          (`ipMasq`: set it to false to go without) and host ports need one of them"
     )]
     NoNftables(#[source] NetlinkError),
+    /// The kernel cannot judge what a bridge forwards.
+    #[error("this kernel has no nf_tables for bridges, which `macspoofchk` needs")]
+    NoBridgeFilter(#[source] NetlinkError),
     /// What was chosen to filter packets by is not installed.
     #[error(
         "{name} is not installed: it is not in {}",

@@ -10,6 +10,7 @@
 
 mod iptables;
 mod nftables;
+mod stale;
 
 use std::net::IpAddr;
 
@@ -150,7 +151,9 @@ pub(super) fn run(plugins: &Plugins, call: &Call<'_>, conf: &Value) -> Result<Va
         }
         // Some runtimes do not say again what was published.
         Verb::Del if published || plugins.standalone => {
-            remove(plugins, call.container).map(|()| result::empty())
+            remove(plugins, call.container)?;
+            forget_connections(&parsed);
+            Ok(result::empty())
         }
         Verb::Check if published => {
             check(plugins, call, &parsed, present::previous(conf)?).map(|()| result::empty())
@@ -277,6 +280,7 @@ fn add(
                 route_loopback(previous)?;
             }
         }
+        forget_connections(conf);
         Ok(())
     };
     publish().inspect_err(|_| {
@@ -320,6 +324,19 @@ fn remove(plugins: &Plugins, container: &str) -> Result<(), BuiltInError> {
         }
     }
     Ok(())
+}
+
+/// Has the kernel ask the rules again about UDP clients that go on from before. What fails costs
+/// those clients their connection, not the pod its start or its end.
+fn forget_connections(conf: &Conf) {
+    for family in [Family::Ipv4, Family::Ipv6] {
+        // A mapping that cannot be read was never published.
+        let Ok(published) = conf.published(family) else { continue };
+        if let Err(error) = stale::forget(family, &published) {
+            let error = crate::engine::chain(&error);
+            tracing::warn!(error, family = family.name(), "UDP clients may miss a host port");
+        }
+    }
 }
 
 /// Lets packets from 127.0.0.1 leave by the host's links of the pod, and their answers come in.

@@ -162,16 +162,17 @@ impl Reservations {
         Ok(found)
     }
 
-    /// Releases `addresses`, those of them that `owner` holds.
+    /// Releases `addresses`, those of them that `owner` holds; says how many that were.
     pub(crate) fn release(
         &self,
         addresses: &[IpAddr],
         owner: &Owner<'_>,
-    ) -> Result<(), BuiltInError> {
+    ) -> Result<usize, BuiltInError> {
+        let mut released = 0;
         for address in addresses {
-            self.release_if(*address, |text| owner.holds(text))?;
+            released += usize::from(self.release_if(*address, |text| owner.holds(text))?);
         }
-        Ok(())
+        Ok(released)
     }
 
     /// Releases whatever `owner` holds, looking at every reservation.

@@ -1,4 +1,4 @@
-//! The nf_tables table `knarr`, one for each IP family: brought to what it should be, by whoever
+//! The nf_tables table `knarr`, one for each IP family and one for bridges: brought to what it should be, by whoever
 //! needs something of it, every time. `nft flush ruleset` is one reload of a firewall away, and
 //! looking costs a tenth of a millisecond. Other tables are never touched. What all pods share
 //! stays when the last pod goes: it costs nothing and the next pod needs it.
@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use sys::netlink::nftables::{
-    BaseChain, DataType, Element, Expression, Family, Nftables, Transaction, is_stale,
+    BaseChain, DataType, Element, Expression, Family, Nftables, TableFamily, Transaction, is_stale,
 };
 use sys::netlink::prefix::{from_number, number};
 use sys::netlink::{IpPrefix, NetlinkError};
@@ -28,7 +28,7 @@ pub(super) struct Chain<'a> {
 
 /// A change of the table that is being put together.
 pub(super) struct Edit {
-    family: Family,
+    family: TableFamily,
     transaction: Transaction,
     changed: bool,
 }
@@ -37,9 +37,10 @@ pub(super) struct Edit {
 /// run several times; nothing is written if it asks for nothing.
 pub(super) fn update(
     nft: &mut Nftables,
-    family: Family,
+    family: impl Into<TableFamily>,
     plan: impl Fn(&mut Nftables, &mut Edit) -> Result<(), BuiltInError>,
 ) -> Result<(), BuiltInError> {
+    let family = family.into();
     for _ in 0..ATTEMPTS {
         let generation = nft.generation().map_err(missing_support)?;
         let transaction = Transaction::new(family, TABLE, generation);
@@ -95,12 +96,13 @@ impl Edit {
     pub(super) fn networks(
         &mut self,
         nft: &mut Nftables,
+        family: Family,
         set: &str,
         networks: &[IpPrefix],
     ) -> Result<(), BuiltInError> {
-        self.transaction.interval_set(set, address_type(self.family));
-        let present = intervals(self.family, &nft.elements(self.family, TABLE, set)?);
-        let wanted = of_family(self.family, networks).map(|network| Interval {
+        self.transaction.interval_set(set, address_type(family));
+        let present = intervals(family, &nft.elements(family, TABLE, set)?);
+        let wanted = of_family(family, networks).map(|network| Interval {
             first: number(network.network().address()),
             last: number(network.last()),
         });
@@ -111,7 +113,7 @@ impl Edit {
         self.changed = true;
         // Replaced as a whole: an interval that overlaps a present one cannot be added.
         self.transaction.flush_set(set);
-        self.transaction.add_elements(set, &elements(self.family, &merged));
+        self.transaction.add_elements(set, &elements(family, &merged));
         Ok(())
     }
 
@@ -146,7 +148,7 @@ impl Edit {
 /// What is in a set or map of the table.
 pub(super) fn read(
     nft: &mut Nftables,
-    family: Family,
+    family: impl Into<TableFamily>,
     set: &str,
 ) -> Result<Vec<Element>, BuiltInError> {
     Ok(nft.elements(family, TABLE, set)?)
@@ -166,6 +168,16 @@ pub(super) fn missing_support(error: NetlinkError) -> BuiltInError {
         Some(ENOENT | EINVAL | EPROTONOSUPPORT | EOPNOTSUPP) => BuiltInError::NoNftables(error),
         Some(_) | None => BuiltInError::Netlink(error),
     }
+}
+
+/// `nft`'s type of interface names.
+pub(super) const IFNAME: DataType = DataType { id: 41, len: 16 };
+
+/// An interface's name as the key of a set.
+pub(super) fn link_key(name: &str) -> Vec<u8> {
+    let mut key = name.as_bytes().to_vec();
+    key.resize(16, 0);
+    key
 }
 
 /// `nft`'s ipv4_addr and ipv6_addr.

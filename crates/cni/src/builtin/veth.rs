@@ -21,7 +21,7 @@ use crate::invoke::{Call, Plugins};
 use crate::result;
 
 pub(super) const EEXIST: i32 = 17;
-pub(super) const ENODEV: i32 = 19;
+pub(crate) const ENODEV: i32 = 19;
 pub(super) const EADDRNOTAVAIL: i32 = 99;
 
 /// What a pair is called and which hardware addresses it gets.
@@ -35,9 +35,10 @@ pub(super) struct Pair {
 impl Pair {
     /// `first`: the pod's first address; `wanted`: a hardware address that was asked for.
     pub(super) fn new(call: &Call<'_>, first: Option<IpPrefix>, wanted: Option<Mac>) -> Self {
-        let hash = fnv(call.container, call.ifname);
-        let pod_mac = wanted.or_else(|| first.map(address_mac)).unwrap_or_else(|| mac(!hash));
-        Self { host_name: host_name(call, hash), host_mac: mac(hash), pod_mac }
+        let (host_name, host_mac) = host_end(call.container, call.ifname);
+        let other = || mac(!fnv(call.container, call.ifname));
+        let pod_mac = wanted.or_else(|| first.map(address_mac)).unwrap_or_else(other);
+        Self { host_name, host_mac, pod_mac }
     }
 }
 
@@ -70,10 +71,9 @@ pub(super) fn delete(plugins: &Plugins, call: &Call<'_>, conf: &Value) -> Result
         return withdraw(call, previous);
     }
     let mut host = Rtnetlink::open().map_err(BuiltInError::Socket)?;
-    let hash = fnv(call.container, call.ifname);
-    let name = host_name(call, hash);
+    let (name, mac) = host_end(call.container, call.ifname);
     // The name is short; another pod may have it by now.
-    if host.link(&name)?.is_some_and(|link| link.mac == Some(mac(hash))) {
+    if host.link(&name)?.is_some_and(|link| link.mac == Some(mac)) {
         tolerate(host.delete_link(&name), ENODEV)?;
     }
     if !plugins.standalone || call.netns.is_none() {
@@ -125,19 +125,23 @@ pub(super) fn ipv6_setting(link: &str, setting: &str) -> String {
     format!("/proc/sys/net/ipv6/conf/{link}/{setting}")
 }
 
-pub(super) fn tolerate(outcome: Result<(), NetlinkError>, errno: i32) -> Result<(), NetlinkError> {
+pub(crate) fn tolerate(outcome: Result<(), NetlinkError>, errno: i32) -> Result<(), NetlinkError> {
     match outcome {
         Err(error) if error.errno() != Some(errno) => Err(error),
         Ok(()) | Err(_) => Ok(()),
     }
 }
 
+/// Name and hardware address of the host's end of a link made here.
+pub(crate) fn host_end(container: &str, ifname: &str) -> (String, Mac) {
+    let hash = fnv(container, ifname);
+    (host_name(container, ifname, hash), mac(hash))
+}
+
 /// `veth` and the start of the sandbox id, so that an operator finds the pod.
-fn host_name(call: &Call<'_>, hash: u64) -> String {
-    match call.container.get(..8) {
-        Some(start)
-            if call.ifname == "eth0" && start.bytes().all(|b| b.is_ascii_alphanumeric()) =>
-        {
+fn host_name(container: &str, ifname: &str, hash: u64) -> String {
+    match container.get(..8) {
+        Some(start) if ifname == "eth0" && start.bytes().all(|b| b.is_ascii_alphanumeric()) => {
             format!("veth{start}")
         }
         Some(_) | None => format!("veth{:08x}", hash >> 32),
@@ -164,7 +168,7 @@ pub(super) fn random_mac() -> Mac {
 }
 
 /// FNV-1a, 64 bits: spreads names evenly; not for anything that must resist an attacker.
-pub(super) fn fnv(container: &str, ifname: &str) -> u64 {
+pub(crate) fn fnv(container: &str, ifname: &str) -> u64 {
     let bytes = container.bytes().chain([0]).chain(ifname.bytes());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

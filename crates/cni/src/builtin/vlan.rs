@@ -13,16 +13,20 @@ use super::BuiltInError;
 use super::veth::{self, EEXIST, tolerate};
 
 const HIGHEST: u16 = 4094;
-/// The VLAN of what has no tag on a port that is in others only.
-const NATIVE: u16 = 1;
 
 /// What a configuration says about VLANs.
-#[derive(Debug, Default, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct VlanConf {
     vlan: u16,
     vlan_trunk: Vec<Trunk>,
     preserve_default_vlan: bool,
+}
+
+impl Default for VlanConf {
+    fn default() -> Self {
+        Self { vlan: 0, vlan_trunk: Vec::new(), preserve_default_vlan: true }
+    }
 }
 
 /// One VLAN, or the VLANs from one to another.
@@ -38,12 +42,12 @@ struct Trunk {
 /// The VLANs of a pod's port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Vlans {
-    /// That of what has no tag.
-    pub(super) own: u16,
+    /// That of what has no tag, and where the gateway is; `None` of a trunk, whose gateway is on
+    /// the bridge.
+    pub(super) own: Option<u16>,
     tagged: Vec<u16>,
+    /// Whether it stays in the bridge's own VLAN as well.
     keep_default: bool,
-    /// Whether the gateway is in `own` rather than on the bridge.
-    pub(super) has_gateway: bool,
 }
 
 impl Vlans {
@@ -72,10 +76,9 @@ impl Vlans {
             return Err(BuiltInError::configuration(what));
         }
         Ok(Some(Self {
-            own: if conf.vlan == 0 { NATIVE } else { conf.vlan },
+            own: (conf.vlan != 0).then_some(conf.vlan),
             tagged,
             keep_default: conf.preserve_default_vlan,
-            has_gateway: conf.vlan != 0,
         }))
     }
 
@@ -89,39 +92,44 @@ impl Vlans {
         if let Some(default) = bridge.default_vlan.filter(|_| !self.keep_default) {
             host.delete_vlan(port, default)?;
         }
-        for id in self.tagged.iter().filter(|id| **id != self.own) {
+        for id in self.tagged.iter().filter(|id| Some(**id) != self.own) {
             host.add_vlan(port, *id, false)?;
         }
-        Ok(host.add_vlan(port, self.own, true)?)
+        if let Some(own) = self.own {
+            host.add_vlan(port, own, true)?;
+        }
+        Ok(())
     }
 
-    /// Finds or makes the host's link in the pods' VLAN.
+    /// Finds or makes the host's link in the pods' VLAN `own`.
     pub(super) fn gateway_link(
         &self,
+        own: u16,
         host: &mut Rtnetlink,
         bridge: &Link,
         mtu: Option<u32>,
     ) -> Result<Link, BuiltInError> {
-        let name = format!("{}.{}", bridge.name, self.own);
+        let name = format!("{}.{own}", bridge.name);
         if !crate::networks::is_interface(&name) {
             let what = format!("`{name}` is too long for a link: choose a shorter `bridge`");
             return Err(BuiltInError::configuration(what));
         }
         if host.link(&name)?.is_none() {
-            self.make_gateway_link(host, bridge, &name, mtu)?;
+            self.make_gateway_link(own, host, bridge, &name, mtu)?;
         }
         super::present::link(host, &name, "veth")
     }
 
     fn make_gateway_link(
         &self,
+        own: u16,
         host: &mut Rtnetlink,
         bridge: &Link,
         name: &str,
         mtu: Option<u32>,
     ) -> Result<(), BuiltInError> {
-        let own = std::fs::File::open("/proc/thread-self/ns/net").map_err(BuiltInError::Socket)?;
-        let hash = veth::fnv(&bridge.name, &self.own.to_string());
+        let here = std::fs::File::open("/proc/thread-self/ns/net").map_err(BuiltInError::Socket)?;
+        let hash = veth::fnv(&bridge.name, &own.to_string());
         let port = format!("veth{:08x}", hash >> 32);
         let made = host.create_veth(&NewVeth {
             host_name: &port,
@@ -131,7 +139,7 @@ impl Vlans {
             isolated: false,
             peer_name: name,
             peer_mac: veth::mac(!hash),
-            peer_netns: own.as_fd(),
+            peer_netns: here.as_fd(),
             mtu,
         });
         // Another daemon may make it at the same time.
@@ -158,10 +166,12 @@ mod tests {
     fn vlans_are_read_as_the_reference_plugin_reads_them() {
         assert_eq!(read(&json!({})).unwrap(), None);
         let one = read(&json!({"vlan": 100})).unwrap().unwrap();
-        assert_eq!((one.own, one.tagged.len(), one.has_gateway), (100, 0, true));
+        assert_eq!((one.own, one.tagged.len(), one.keep_default), (Some(100), 0, true));
         let trunk = json!({"vlanTrunk": [{"id": 9}, {"minID": 5, "maxID": 7}, {"id": 6}]});
         let trunk = read(&trunk).unwrap().unwrap();
-        assert_eq!((trunk.own, trunk.has_gateway), (1, false));
+        assert_eq!((trunk.own, trunk.keep_default), (None, true));
+        let alone = read(&json!({"vlan": 7, "preserveDefaultVlan": false})).unwrap().unwrap();
+        assert!(!alone.keep_default);
         assert_eq!(trunk.tagged, [5, 6, 7, 9]);
     }
 

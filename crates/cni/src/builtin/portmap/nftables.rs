@@ -146,7 +146,7 @@ fn make_rules(
     edit.map(ANY, port, target);
     edit.map(ON, port_on, target);
     edit.set(ALL, port);
-    edit.networks(nft, LOCAL, if request.snat { request.subnets } else { &[] })?;
+    edit.networks(nft, family, LOCAL, if request.snat { request.subnets } else { &[] })?;
     let destination = |name, hook| Chain {
         base: BaseChain { name, nat: true, hook, priority: -100 },
         rules: to_pod(family),
