@@ -93,6 +93,8 @@ pub(crate) struct Cni {
     pub(crate) conf_dir: PathBuf,
     /// Where plugins are looked for, in this order.
     pub(crate) bin_dirs: Vec<PathBuf>,
+    /// Where attachments are recorded.
+    pub(crate) cache_dir: PathBuf,
     /// Bridge of the network that is used when there is no configuration.
     pub(crate) bridge_name: String,
     /// Subnets of that network: one, or one of each address family.
@@ -109,6 +111,8 @@ pub(crate) struct Cni {
     pub(crate) serve_host_ports: bool,
     /// What the built-in plugins filter and rewrite packets by.
     pub(crate) packet_filter: cni::PacketFilter,
+    /// How often what pods that are no more have left is looked for.
+    pub(crate) gc_interval: Duration,
 }
 
 /// `[cgroup]`
@@ -347,6 +351,7 @@ fn build(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {
         cni: Cni {
             conf_dir: values.text("cni.conf_dir").into(),
             bin_dirs: values.list("cni.bin_dirs").into_iter().map(PathBuf::from).collect(),
+            cache_dir: values.text("cni.cache_dir").into(),
             bridge_name: values.text("cni.bridge_name"),
             subnets: values
                 .list("cni.subnets")
@@ -363,6 +368,7 @@ fn build(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {
                 "iptables" => cni::PacketFilter::Iptables,
                 _ => cni::PacketFilter::Auto,
             },
+            gc_interval: values.duration("cni.gc_interval")?,
         },
         cdi_dirs: values.list("cdi.spec_dirs").into_iter().map(PathBuf::from).collect(),
         block_io_classes: values.text("blockio.config_file").into(),

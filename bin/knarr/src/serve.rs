@@ -133,6 +133,7 @@ async fn build(config: &Config, places: &Places, urls: Urls) -> Result<Server> {
     let sandboxes = Sandboxes::open(Parts {
         network,
         network_monitor,
+        network_gc_every: config.cni.gc_interval,
         handlers: Handlers { default: config.default_handler.clone(), known: config.handlers() },
         paths,
         shim,

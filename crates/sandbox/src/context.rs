@@ -33,6 +33,8 @@ pub struct Parts {
     pub network: cni::Engine,
     /// Whether there is one.
     pub network_monitor: cni::Monitor,
+    /// How often networks are searched for what pods that are no more have left.
+    pub network_gc_every: Duration,
     /// Images.
     pub images: image::Images,
     /// Layers.

@@ -12,8 +12,6 @@ use crate::context::Context;
 use crate::error::chain;
 use crate::manager::Sandboxes;
 
-/// How often it is looked for what was left behind.
-const EVERY: Duration = Duration::from_secs(600);
 /// How soon again, when plugins could not be asked because pods came and went.
 const AGAIN: Duration = Duration::from_secs(20);
 /// How long the daemon's start waits for the first look. A plugin that hangs must not keep the
@@ -65,7 +63,8 @@ async fn collect(cx: Arc<Context>) -> bool {
 /// Looks again and again until the daemon drains.
 async fn keep_collecting(cx: Arc<Context>, draining: CancellationToken, mut soon: bool) {
     loop {
-        let pause = if soon { AGAIN } else { EVERY };
+        let every = cx.parts.network_gc_every;
+        let pause = if soon { AGAIN.min(every) } else { every };
         if tokio::time::timeout(pause, draining.cancelled()).await.is_ok() {
             return;
         }

@@ -29,6 +29,8 @@ pub struct Settings {
     pub cni_bin_dir: Option<PathBuf>,
     /// What it logs, as `log.level`.
     pub log_level: String,
+    /// Lines added to its table `cni`.
+    pub cni: String,
     /// Lines added to the configuration file.
     pub extra_config: String,
 }
@@ -42,6 +44,7 @@ impl Settings {
             subnet: None,
             cni_bin_dir: None,
             log_level: "debug,h2=info,hyper_util=info,reqwest=info,tonic=info".to_owned(),
+            cni: String::new(),
             extra_config: String::new(),
         }
     }
@@ -173,12 +176,14 @@ fn configuration(scratch: &Scratch, settings: &Settings) -> String {
     let bin = settings.cni_bin_dir.as_deref().unwrap_or(&own_bin);
     format!(
         "[log]\nlevel = \"{level}\"\n\n[cgroup]\ndriver = \"cgroupfs\"\n\n\
-         [cni]\nconf_dir = \"{cni}\"\nbin_dirs = [\"{bin}\"]\nbridge_name = \"{bridge}\"\nsubnets = [\"{subnet}\"]\n\n\
+         [cni]\nconf_dir = \"{cni}\"\nbin_dirs = [\"{bin}\"]\nbridge_name = \"{bridge}\"\ncache_dir = \"{cache}\"\nsubnets = [\"{subnet}\"]\n{more}\n\
          [registry]\nconfig_path = \"{certs}\"\n\n{extra}",
         level = settings.log_level,
         bin = bin.display(),
         cni = scratch.dir().join("cni.d").display(),
         bridge = scratch.mark(),
+        more = settings.cni,
+        cache = scratch.root().join("cni").display(),
         certs = scratch.dir().join("certs.d").display(),
         extra = settings.extra_config,
     )

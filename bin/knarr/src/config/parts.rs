@@ -37,7 +37,7 @@ impl Config {
         cni::EngineConfig {
             conf_dir: self.cni.conf_dir.clone(),
             bin_dirs: self.cni.bin_dirs.clone(),
-            cache_dir: root.join("cni"),
+            cache_dir: self.cni.cache_dir.clone(),
             data_dir: root.join("networks"),
             default_subnets: self.cni.subnets.clone(),
             follow_pod_ranges: self.cni.follow_kubelet,

@@ -127,6 +127,14 @@ pub(crate) const KEYS: &[Key] = &[
         check: absolute,
     },
     Key {
+        path: "cni.cache_dir",
+        list: false,
+        default: &["/var/lib/cni"],
+        help: "Where attachments are recorded (in results/), in the form and place that other\n\
+               runtimes and CNI tools know.",
+        check: absolute,
+    },
+    Key {
         path: "cni.bridge_name",
         list: false,
         default: &["knarr0"],
@@ -187,6 +195,14 @@ pub(crate) const KEYS: &[Key] = &[
         help: "What built-in plugins masquerade, serve host ports and keep networks apart by:\n\
                \"nftables\", \"iptables\", or \"auto\": iptables only where the kernel lacks nf_tables.",
         check: |text| one_of(text, &["auto", "nftables", "iptables"]),
+    },
+    Key {
+        path: "cni.gc_interval",
+        list: false,
+        default: &["10m"],
+        help: "How often addresses and attachments of pods that are no more are looked for and\n\
+               released, and plugins are told who is attached (GC). At the start in any case.",
+        check: |text| positive_duration(text).map(drop),
     },
     Key {
         path: "cdi.spec_dirs",

@@ -16,12 +16,14 @@ fn nothing_configured_means_defaults() {
     let config = parse("").unwrap();
     assert_eq!(config.cni.conf_dir, PathBuf::from("/etc/cni/net.d"));
     assert_eq!(config.cni.bin_dirs, ["/opt/cni/bin", "/usr/lib/cni"].map(PathBuf::from));
+    assert_eq!(config.cni.cache_dir, PathBuf::from("/var/lib/cni"));
     assert_eq!(config.cni.bridge_name, "knarr0");
     let subnets = ["10.88.0.0/16", "fd6b:6e61:7272::/64"].map(|subnet| subnet.parse().unwrap());
     assert_eq!(config.cni.subnets, subnets);
     assert!(config.cni.follow_kubelet && config.cni.built_in_network);
     assert!(config.cni.serve_host_ports);
     assert_eq!(config.cni.packet_filter, cni::PacketFilter::Auto);
+    assert_eq!(config.cni.gc_interval, Duration::from_secs(600));
     assert!(config.cni.networks.is_empty() && config.cni.pod_networks.is_empty());
     assert_eq!(config.cdi_dirs, ["/etc/cdi", "/var/run/cdi"].map(PathBuf::from));
     assert_eq!(config.block_io_classes, PathBuf::from("/etc/knarr/blockio.yaml"));
@@ -57,6 +59,7 @@ fn every_key_is_honoured() {
         [cni]
         conf_dir = "/c"
         bin_dirs = ["/a", "/b"]
+        cache_dir = "/n"
         bridge_name = "br9"
         subnets = ["10.1.0.0/24", "fd00::/64"]
         pod_ranges = "subnets"
@@ -65,6 +68,7 @@ fn every_key_is_honoured() {
         pod_networks = ["backup"]
         host_ports = "plugins"
         packet_filter = "iptables"
+        gc_interval = "1m"
         [cdi]
         spec_dirs = ["/v"]
         [blockio]
@@ -92,12 +96,14 @@ fn every_key_is_honoured() {
     assert_eq!(config.image().registry.hosts_dirs, [PathBuf::from("/r")]);
     assert_eq!(config.cni.bin_dirs, [PathBuf::from("/a"), PathBuf::from("/b")]);
     assert_eq!(config.cni.subnets.len(), 2);
+    assert_eq!(config.cni.cache_dir, PathBuf::from("/n"));
     assert_eq!(config.cni.bridge_name, "br9");
     assert!(!config.cni.follow_kubelet && !config.cni.built_in_network);
     assert_eq!(config.cni.networks, ["main", "storage"]);
     assert_eq!(config.cni.pod_networks, ["backup"]);
     assert!(!config.cni.serve_host_ports);
     assert_eq!(config.cni.packet_filter, cni::PacketFilter::Iptables);
+    assert_eq!(config.cni.gc_interval, Duration::from_secs(60));
     assert_eq!(config.cdi_dirs, [PathBuf::from("/v")]);
     assert_eq!(config.block_io_classes, PathBuf::from("/b.yaml"));
     assert_eq!(config.cgroup.driver, CgroupDriverKey::Systemd);
