@@ -25,6 +25,7 @@ mod logs;
 mod metrics;
 mod mounts;
 mod network;
+mod network_plugins;
 mod oci;
 mod older_clients;
 mod oom;

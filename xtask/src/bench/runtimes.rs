@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running runtime; ends and forgets everything when dropped.
 pub(super) enum Runtime {
-    Knarr { daemon: Daemon, scratch: Scratch },
+    Knarr { daemon: Box<Daemon>, scratch: Scratch },
     Containerd { child: Child, scratch: Scratch },
 }
 
@@ -24,7 +24,7 @@ impl Runtime {
         let scratch = Scratch::claim()?;
         let mut settings = Settings::new(dist.to_owned());
         settings.plain_registries.push(registry.to_owned());
-        let daemon = Daemon::start(&scratch, settings)?;
+        let daemon = Box::new(Daemon::start(&scratch, settings)?);
         Ok(Self::Knarr { daemon, scratch })
     }
 

@@ -21,6 +21,7 @@ const MODULES: &[&str] = &[
     "ext4",
     "ifb",
     "loop",
+    "nf_conntrack_netlink",
     "nf_tables",
     "nft_chain_nat",
     "nft_ct",
@@ -204,6 +205,14 @@ fn node_tests(tree: &Tree, root: &Path, names: &[&str]) -> Result<()> {
 
 fn network_tests(tree: &Tree, root: &Path) -> Result<()> {
     tree.text("vm/network", 0o755, include_str!("guest/network.sh"))?;
+    // What VLANs are compared by.
+    for (program, inside) in [
+        ("/usr/sbin/bridge", "usr/sbin/bridge"),
+        ("/usr/lib/cni/bridge", "usr/lib/cni/bridge"),
+        ("/usr/lib/cni/host-local", "usr/lib/cni/host-local"),
+    ] {
+        tree.program(Path::new(program), inside)?;
+    }
     for test in ["built_in", "host_ports", "networks", "vlan"] {
         test_program(tree, root, "cni", test, &format!("vm/networks/{test}"))?;
     }

@@ -22,6 +22,7 @@ use crate::steps::step;
 const PACKAGES: &[&str] = &[
     "binutils",
     "busybox-static",
+    "containernetworking-plugins",
     "cpio",
     "docker-registry",
     "e2fsprogs",
