@@ -20,7 +20,7 @@ const GROUPS: &[(&str, &[&str])] = &[
         ],
     ),
     ("Images", &["pull", "images", "rmi", "image", "df"]),
-    ("The runtime", &["serve", "config", "net", "info", "oci", "version"]),
+    ("The runtime", &["serve", "config", "doctor", "net", "info", "oci", "version"]),
 ];
 
 const EXAMPLES: &str = "\

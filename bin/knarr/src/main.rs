@@ -7,6 +7,7 @@ mod logging;
 mod plugin;
 mod runtime;
 mod serve;
+mod watchdog;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -96,7 +97,20 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
     }
 }
 
+/// Arms what a test asks for; gives the list of all places if that is what it asks for.
+fn failpoints() -> anyhow::Result<Option<String>> {
+    match std::env::var(failpoint::VARIABLE) {
+        Err(_unset) => Ok(None),
+        Ok(spec) if spec == "list" => Ok(Some(failpoint::list())),
+        Ok(spec) => Ok(failpoint::arm(&spec).map(|()| None)?),
+    }
+}
+
 fn serve(arguments: ServeArguments) -> anyhow::Result<u8> {
+    if let Some(answer) = failpoints()? {
+        io::stdout().write_all(answer.as_bytes())?;
+        return Ok(0);
+    }
     let loaded = config::load(arguments.config.as_deref())?;
     // The daemon's paths reach shims, plugins and records: they must not depend on where it was
     // started.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use cri_server::{CgroupDriver, PodSessions, Server};
+use failpoint::Point;
 use sandbox::{Handlers, Parts, Paths, Sandboxes};
 use streaming::Urls;
 use tokio::net::UnixListener;
@@ -52,12 +53,19 @@ pub(crate) fn run(config: &Config, places: &Places) -> Result<()> {
 async fn serve(config: &Config, places: &Places) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+    if !sandbox::is_root() {
+        bail!(
+            "knarr must be root: it makes namespaces, mounts, control groups and networks, and \
+             gives containers users of their own; start it with sudo or from its unit"
+        );
+    }
     make_dir(&places.root, 0o700)?;
     make_dir(&places.state, 0o711)?;
     // Held until the end: two daemons on one root would fight over every pod.
     let _lock = lock(&places.root)?;
     let streaming = streaming::Server::bind(config.streaming()).await?;
     let server = build(config, places, streaming.urls()).await?;
+    failpoint::pass(Point::RecoverServe);
     let listener = listen(&places.listen)?;
     tracing::info!(
         version = VERSION, root = %places.root.display(), socket = %places.listen.display(),
@@ -66,6 +74,7 @@ async fn serve(config: &Config, places: &Places) -> Result<()> {
     notify(&[sd_notify::NotifyState::Ready]);
     let sandboxes = server.sandboxes.clone();
     let collecting = tokio::spawn(collect_garbage(server.images.clone()));
+    let watched = tokio::spawn(crate::watchdog::feed(places.listen.clone()));
     let sessions = Arc::new(PodSessions(sandboxes.clone()));
     let draining = sandboxes.clone();
     let streaming = tokio::spawn(streaming.run(sessions, async move { draining.draining().await }));
@@ -75,6 +84,7 @@ async fn serve(config: &Config, places: &Places) -> Result<()> {
         .add_service(server.image_service())
         .add_service(server.progress_service())
         .add_service(server.networks_service())
+        .add_service(server.health_service())
         .add_service(server.images_service())
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
             // The sender only ever goes away by being dropped.
@@ -89,6 +99,7 @@ async fn serve(config: &Config, places: &Places) -> Result<()> {
     tracing::info!("draining: requests in progress finish, containers run on");
     notify(&[sd_notify::NotifyState::Stopping]);
     drop(stop);
+    watched.abort();
     // A collection that has begun ends by itself; each layer goes in one step.
     collecting.abort();
     sandboxes.begin_drain();
@@ -116,6 +127,7 @@ async fn build(config: &Config, places: &Places, urls: Urls) -> Result<Server> {
     let root = places.root.clone();
     let (image, pinned) = (config.image(), config.image.pinned.clone());
     let (layers, images) = tokio::task::spawn_blocking(move || -> Result<_> {
+        failpoint::reach(Point::RecoverStores).context("cannot open the stores")?;
         let layers =
             Arc::new(snapshot::Layers::open(&root).context("cannot open the layer store")?);
         let images = image::Images::open(&root, image, Arc::clone(&layers))
@@ -239,7 +251,7 @@ fn remove_socket(path: &Path) -> Result<()> {
     }
 }
 
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
+pub(crate) fn notify(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "cannot notify the service manager");
     }

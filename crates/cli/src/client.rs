@@ -12,10 +12,13 @@ use std::{
 
 use cri_api::{
     knarr::{
-        images_client::ImagesClient, networks_client::NetworksClient,
+        health_client::HealthClient, images_client::ImagesClient, networks_client::NetworksClient,
         progress_client::ProgressClient,
     },
-    v1::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient},
+    v1::{
+        self, image_service_client::ImageServiceClient,
+        runtime_service_client::RuntimeServiceClient,
+    },
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -173,6 +176,17 @@ impl Client {
             .max_encoding_message_size(MAX_MESSAGE)
     }
 
+    /// Asks for the runtime's version, to hear an answer.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn greet(&self) -> Result<(), RpcError> {
+        let request = v1::VersionRequest::default();
+        let mut service = self.runtime();
+        self.call("hear from the runtime", Limit::Standard, service.version(request)).await?;
+        Ok(())
+    }
+
     /// The image service.
     #[must_use]
     pub fn images(&self) -> ImageServiceClient<Channel> {
@@ -185,6 +199,12 @@ impl Client {
     #[must_use]
     pub fn networks(&self) -> NetworksClient<Channel> {
         NetworksClient::new(self.channel.clone())
+    }
+
+    /// Knarr's service about what does not match; other runtimes answer Unimplemented.
+    #[must_use]
+    pub fn health(&self) -> HealthClient<Channel> {
+        HealthClient::new(self.channel.clone())
     }
 
     /// Knarr's progress service; other runtimes answer Unimplemented.

@@ -2,6 +2,7 @@
 
 mod attach;
 mod df;
+mod doctor;
 mod exec;
 mod image;
 mod images;
@@ -22,6 +23,7 @@ mod version;
 
 pub use attach::Attach;
 pub use df::Df;
+pub use doctor::Doctor;
 pub use exec::Exec;
 pub use image::Image;
 pub use images::Images;
@@ -64,6 +66,7 @@ pub enum Verb {
     Net(Net),
     Image(Image),
     Df(Df),
+    Doctor(Doctor),
     Info(Info),
     Version(Version),
 }
@@ -92,6 +95,7 @@ impl Verb {
             Self::Net(verb) => Box::pin(verb.run(client, io)).await,
             Self::Image(verb) => Box::pin(verb.run(client, io)).await,
             Self::Df(verb) => Box::pin(verb.run(client, io)).await,
+            Self::Doctor(verb) => Box::pin(verb.run(client, io)).await,
             Self::Info(verb) => Box::pin(verb.run(client, io)).await,
             Self::Version(verb) => Box::pin(verb.run(client, io)).await,
         }

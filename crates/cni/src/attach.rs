@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::PoisonError;
 
+use failpoint::Point;
 use serde_json::Value;
 use sys::netlink::netns;
 
@@ -29,6 +30,7 @@ impl Engine {
             path: path.clone(),
             source,
         };
+        failpoint::reach(Point::PodAttach).map_err(|error| absent(Some(error)))?;
         netns::open(path).map_err(|error| absent(Some(error)))?.ok_or_else(|| absent(None))?;
 
         self.installed(attachment, &planned)?;

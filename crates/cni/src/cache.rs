@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use failpoint::Point;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -120,6 +121,7 @@ impl Cache {
             self.unfinished, entry.container_id, entry.if_name
         ));
         let write = || -> io::Result<()> {
+            failpoint::reach(Point::CniAddCache)?;
             std::fs::create_dir_all(&self.dir)?;
             let bytes = serde_json::to_vec(entry)?;
             let mut options = std::fs::OpenOptions::new();
@@ -162,7 +164,8 @@ impl Cache {
     /// Forgets an attachment; success if there is none.
     pub(crate) fn remove(&self, entry: &Entry) -> Result<(), CacheError> {
         let path = self.path(&entry.network_name, &entry.container_id, &entry.if_name);
-        match std::fs::remove_file(&path) {
+        let gone = failpoint::reach(Point::CniDelCache).and_then(|()| std::fs::remove_file(&path));
+        match gone {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(CacheError { operation: "remove", path, source })
             }

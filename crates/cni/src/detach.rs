@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::PoisonError;
 
+use failpoint::Point;
 use serde_json::Value;
 use sys::netlink::{IpPrefix, netns};
 
@@ -31,6 +32,11 @@ impl Engine {
     pub fn del(&self, attachment: &Attachment) -> Result<(), DelError> {
         let _in_use = self.in_use.read().unwrap_or_else(PoisonError::into_inner);
         let container = attachment.sandbox.as_str();
+        failpoint::reach(Point::PodStopDetach).map_err(|source| DelError::Namespace {
+            container: container.to_owned(),
+            path: attachment.netns_path.clone(),
+            source,
+        })?;
         let failed = |source| DelError::Cache { container: container.to_owned(), source };
         let entries = self.cache.of_container(container).map_err(failed)?;
         self.cache.remove_unfinished(|id| id != container).map_err(failed)?;

@@ -134,7 +134,7 @@ impl Engine {
     }
 
     /// Every network that pods of this daemon may be on.
-    fn known_lists(&self) -> Vec<NetworkList> {
+    pub(crate) fn known_lists(&self) -> Vec<NetworkList> {
         let mut lists = self.lists().unwrap_or_default();
         let asked = self.config.pod_networks.iter().filter_map(|name| self.list_named(name).ok());
         for list in asked {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use failpoint::Point;
 use serde_json::Value;
 use sys::program::{self, ExecError, Finished};
 
@@ -187,6 +188,7 @@ impl Plugins {
         call: &Call<'_>,
         conf: &Value,
     ) -> Result<Value, PluginError> {
+        reach(plugin, call.verb)?;
         match self.find(plugin, call.built_in_only)? {
             Found::Binary(path) => self.execute(plugin, &path, call, conf),
             Found::BuiltIn(built_in) => {
@@ -238,6 +240,19 @@ impl Plugins {
             ("PATH", path),
         ]
     }
+}
+
+fn reach(plugin: &str, verb: Verb) -> Result<(), PluginError> {
+    let reached = match verb {
+        Verb::Add => failpoint::reach(Point::CniAddPlugin),
+        Verb::Del => failpoint::reach(Point::CniDelPlugin),
+        Verb::Check | Verb::Status | Verb::Gc => Ok(()),
+    };
+    reached.map_err(|error| PluginError::Failed {
+        plugin: plugin.to_owned(),
+        status: "exit status: 1".to_owned(),
+        said: error.to_string(),
+    })
 }
 
 /// Tells a result from an error object from garbage.

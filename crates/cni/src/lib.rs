@@ -31,6 +31,7 @@ mod monitor;
 mod networks;
 mod plugin;
 mod result;
+mod strays;
 mod version;
 mod watch;
 
@@ -47,5 +48,6 @@ pub use inventory::{AttachmentDetail, Holding, HoldingState};
 pub use invoke::PluginError;
 pub use monitor::Monitor;
 pub use plugin::{PluginAnswer, about_plugin, is_plugin_name, run_plugin};
+pub use strays::Stray;
 pub use sys::netlink::{IpPrefix, IpPrefixError};
 pub use sys::program::ExecError;

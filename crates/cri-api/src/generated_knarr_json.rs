@@ -731,6 +731,400 @@ impl<'de> serde::Deserialize<'de> for DiskUsageResponse {
         deserializer.deserialize_struct("knarr.v1.DiskUsageResponse", FIELDS, GeneratedVisitor)
     }
 }
+impl serde::Serialize for ExamineRequest {
+    #[allow(deprecated)]
+    fn serialize<S>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error>
+    where
+        S: serde::Serializer,
+    {
+        use serde::ser::SerializeStruct;
+        let mut len = 0;
+        if true {
+            len += 1;
+        }
+        let mut struct_ser = serializer.serialize_struct("knarr.v1.ExamineRequest", len)?;
+        if true {
+            struct_ser.serialize_field("fix", &self.fix)?;
+        }
+        struct_ser.end()
+    }
+}
+impl<'de> serde::Deserialize<'de> for ExamineRequest {
+    #[allow(deprecated)]
+    fn deserialize<D>(deserializer: D) -> std::result::Result<Self, D::Error>
+    where
+        D: serde::Deserializer<'de>,
+    {
+        const FIELDS: &[&str] = &[
+            "fix",
+        ];
+
+        #[allow(clippy::enum_variant_names)]
+        enum GeneratedField {
+            Fix,
+        }
+        impl<'de> serde::Deserialize<'de> for GeneratedField {
+            fn deserialize<D>(deserializer: D) -> std::result::Result<GeneratedField, D::Error>
+            where
+                D: serde::Deserializer<'de>,
+            {
+                struct GeneratedVisitor;
+
+                impl serde::de::Visitor<'_> for GeneratedVisitor {
+                    type Value = GeneratedField;
+
+                    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        write!(formatter, "expected one of: {:?}", &FIELDS)
+                    }
+
+                    #[allow(unused_variables)]
+                    fn visit_str<E>(self, value: &str) -> std::result::Result<GeneratedField, E>
+                    where
+                        E: serde::de::Error,
+                    {
+                        match value {
+                            "fix" => Ok(GeneratedField::Fix),
+                            _ => Err(serde::de::Error::unknown_field(value, FIELDS)),
+                        }
+                    }
+                }
+                deserializer.deserialize_identifier(GeneratedVisitor)
+            }
+        }
+        struct GeneratedVisitor;
+        impl<'de> serde::de::Visitor<'de> for GeneratedVisitor {
+            type Value = ExamineRequest;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("struct knarr.v1.ExamineRequest")
+            }
+
+            fn visit_map<V>(self, mut map_: V) -> std::result::Result<ExamineRequest, V::Error>
+                where
+                    V: serde::de::MapAccess<'de>,
+            {
+                let mut fix__ = None;
+                while let Some(k) = map_.next_key()? {
+                    match k {
+                        GeneratedField::Fix => {
+                            if fix__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("fix"));
+                            }
+                            fix__ = Some(map_.next_value()?);
+                        }
+                    }
+                }
+                Ok(ExamineRequest {
+                    fix: fix__.unwrap_or_default(),
+                })
+            }
+        }
+        deserializer.deserialize_struct("knarr.v1.ExamineRequest", FIELDS, GeneratedVisitor)
+    }
+}
+impl serde::Serialize for ExamineResponse {
+    #[allow(deprecated)]
+    fn serialize<S>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error>
+    where
+        S: serde::Serializer,
+    {
+        use serde::ser::SerializeStruct;
+        let mut len = 0;
+        if true {
+            len += 1;
+        }
+        let mut struct_ser = serializer.serialize_struct("knarr.v1.ExamineResponse", len)?;
+        if true {
+            struct_ser.serialize_field("findings", &self.findings)?;
+        }
+        struct_ser.end()
+    }
+}
+impl<'de> serde::Deserialize<'de> for ExamineResponse {
+    #[allow(deprecated)]
+    fn deserialize<D>(deserializer: D) -> std::result::Result<Self, D::Error>
+    where
+        D: serde::Deserializer<'de>,
+    {
+        const FIELDS: &[&str] = &[
+            "findings",
+        ];
+
+        #[allow(clippy::enum_variant_names)]
+        enum GeneratedField {
+            Findings,
+        }
+        impl<'de> serde::Deserialize<'de> for GeneratedField {
+            fn deserialize<D>(deserializer: D) -> std::result::Result<GeneratedField, D::Error>
+            where
+                D: serde::Deserializer<'de>,
+            {
+                struct GeneratedVisitor;
+
+                impl serde::de::Visitor<'_> for GeneratedVisitor {
+                    type Value = GeneratedField;
+
+                    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        write!(formatter, "expected one of: {:?}", &FIELDS)
+                    }
+
+                    #[allow(unused_variables)]
+                    fn visit_str<E>(self, value: &str) -> std::result::Result<GeneratedField, E>
+                    where
+                        E: serde::de::Error,
+                    {
+                        match value {
+                            "findings" => Ok(GeneratedField::Findings),
+                            _ => Err(serde::de::Error::unknown_field(value, FIELDS)),
+                        }
+                    }
+                }
+                deserializer.deserialize_identifier(GeneratedVisitor)
+            }
+        }
+        struct GeneratedVisitor;
+        impl<'de> serde::de::Visitor<'de> for GeneratedVisitor {
+            type Value = ExamineResponse;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("struct knarr.v1.ExamineResponse")
+            }
+
+            fn visit_map<V>(self, mut map_: V) -> std::result::Result<ExamineResponse, V::Error>
+                where
+                    V: serde::de::MapAccess<'de>,
+            {
+                let mut findings__ = None;
+                while let Some(k) = map_.next_key()? {
+                    match k {
+                        GeneratedField::Findings => {
+                            if findings__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("findings"));
+                            }
+                            findings__ = Some(map_.next_value()?);
+                        }
+                    }
+                }
+                Ok(ExamineResponse {
+                    findings: findings__.unwrap_or_default(),
+                })
+            }
+        }
+        deserializer.deserialize_struct("knarr.v1.ExamineResponse", FIELDS, GeneratedVisitor)
+    }
+}
+impl serde::Serialize for Finding {
+    #[allow(deprecated)]
+    fn serialize<S>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error>
+    where
+        S: serde::Serializer,
+    {
+        use serde::ser::SerializeStruct;
+        let mut len = 0;
+        if true {
+            len += 1;
+        }
+        if true {
+            len += 1;
+        }
+        if true {
+            len += 1;
+        }
+        if true {
+            len += 1;
+        }
+        if true {
+            len += 1;
+        }
+        if true {
+            len += 1;
+        }
+        if true {
+            len += 1;
+        }
+        if true {
+            len += 1;
+        }
+        let mut struct_ser = serializer.serialize_struct("knarr.v1.Finding", len)?;
+        if true {
+            struct_ser.serialize_field("area", &self.area)?;
+        }
+        if true {
+            let v = Severity::try_from(self.severity)
+                .map_err(|_| serde::ser::Error::custom(format!("Invalid variant {}", self.severity)))?;
+            struct_ser.serialize_field("severity", &v)?;
+        }
+        if true {
+            struct_ser.serialize_field("object", &self.object)?;
+        }
+        if true {
+            struct_ser.serialize_field("problem", &self.problem)?;
+        }
+        if true {
+            struct_ser.serialize_field("remedy", &self.remedy)?;
+        }
+        if true {
+            struct_ser.serialize_field("mendable", &self.mendable)?;
+        }
+        if true {
+            struct_ser.serialize_field("mended", &self.mended)?;
+        }
+        if true {
+            struct_ser.serialize_field("failure", &self.failure)?;
+        }
+        struct_ser.end()
+    }
+}
+impl<'de> serde::Deserialize<'de> for Finding {
+    #[allow(deprecated)]
+    fn deserialize<D>(deserializer: D) -> std::result::Result<Self, D::Error>
+    where
+        D: serde::Deserializer<'de>,
+    {
+        const FIELDS: &[&str] = &[
+            "area",
+            "severity",
+            "object",
+            "problem",
+            "remedy",
+            "mendable",
+            "mended",
+            "failure",
+        ];
+
+        #[allow(clippy::enum_variant_names)]
+        enum GeneratedField {
+            Area,
+            Severity,
+            Object,
+            Problem,
+            Remedy,
+            Mendable,
+            Mended,
+            Failure,
+        }
+        impl<'de> serde::Deserialize<'de> for GeneratedField {
+            fn deserialize<D>(deserializer: D) -> std::result::Result<GeneratedField, D::Error>
+            where
+                D: serde::Deserializer<'de>,
+            {
+                struct GeneratedVisitor;
+
+                impl serde::de::Visitor<'_> for GeneratedVisitor {
+                    type Value = GeneratedField;
+
+                    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        write!(formatter, "expected one of: {:?}", &FIELDS)
+                    }
+
+                    #[allow(unused_variables)]
+                    fn visit_str<E>(self, value: &str) -> std::result::Result<GeneratedField, E>
+                    where
+                        E: serde::de::Error,
+                    {
+                        match value {
+                            "area" => Ok(GeneratedField::Area),
+                            "severity" => Ok(GeneratedField::Severity),
+                            "object" => Ok(GeneratedField::Object),
+                            "problem" => Ok(GeneratedField::Problem),
+                            "remedy" => Ok(GeneratedField::Remedy),
+                            "mendable" => Ok(GeneratedField::Mendable),
+                            "mended" => Ok(GeneratedField::Mended),
+                            "failure" => Ok(GeneratedField::Failure),
+                            _ => Err(serde::de::Error::unknown_field(value, FIELDS)),
+                        }
+                    }
+                }
+                deserializer.deserialize_identifier(GeneratedVisitor)
+            }
+        }
+        struct GeneratedVisitor;
+        impl<'de> serde::de::Visitor<'de> for GeneratedVisitor {
+            type Value = Finding;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("struct knarr.v1.Finding")
+            }
+
+            fn visit_map<V>(self, mut map_: V) -> std::result::Result<Finding, V::Error>
+                where
+                    V: serde::de::MapAccess<'de>,
+            {
+                let mut area__ = None;
+                let mut severity__ = None;
+                let mut object__ = None;
+                let mut problem__ = None;
+                let mut remedy__ = None;
+                let mut mendable__ = None;
+                let mut mended__ = None;
+                let mut failure__ = None;
+                while let Some(k) = map_.next_key()? {
+                    match k {
+                        GeneratedField::Area => {
+                            if area__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("area"));
+                            }
+                            area__ = Some(map_.next_value()?);
+                        }
+                        GeneratedField::Severity => {
+                            if severity__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("severity"));
+                            }
+                            severity__ = Some(map_.next_value::<Severity>()? as i32);
+                        }
+                        GeneratedField::Object => {
+                            if object__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("object"));
+                            }
+                            object__ = Some(map_.next_value()?);
+                        }
+                        GeneratedField::Problem => {
+                            if problem__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("problem"));
+                            }
+                            problem__ = Some(map_.next_value()?);
+                        }
+                        GeneratedField::Remedy => {
+                            if remedy__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("remedy"));
+                            }
+                            remedy__ = Some(map_.next_value()?);
+                        }
+                        GeneratedField::Mendable => {
+                            if mendable__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("mendable"));
+                            }
+                            mendable__ = Some(map_.next_value()?);
+                        }
+                        GeneratedField::Mended => {
+                            if mended__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("mended"));
+                            }
+                            mended__ = Some(map_.next_value()?);
+                        }
+                        GeneratedField::Failure => {
+                            if failure__.is_some() {
+                                return Err(serde::de::Error::duplicate_field("failure"));
+                            }
+                            failure__ = Some(map_.next_value()?);
+                        }
+                    }
+                }
+                Ok(Finding {
+                    area: area__.unwrap_or_default(),
+                    severity: severity__.unwrap_or_default(),
+                    object: object__.unwrap_or_default(),
+                    problem: problem__.unwrap_or_default(),
+                    remedy: remedy__.unwrap_or_default(),
+                    mendable: mendable__.unwrap_or_default(),
+                    mended: mended__.unwrap_or_default(),
+                    failure: failure__.unwrap_or_default(),
+                })
+            }
+        }
+        deserializer.deserialize_struct("knarr.v1.Finding", FIELDS, GeneratedVisitor)
+    }
+}
 impl serde::Serialize for Holding {
     #[allow(deprecated)]
     fn serialize<S>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error>
@@ -3372,6 +3766,77 @@ impl<'de> serde::Deserialize<'de> for SaveImagesRequest {
             }
         }
         deserializer.deserialize_struct("knarr.v1.SaveImagesRequest", FIELDS, GeneratedVisitor)
+    }
+}
+impl serde::Serialize for Severity {
+    #[allow(deprecated)]
+    fn serialize<S>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error>
+    where
+        S: serde::Serializer,
+    {
+        let variant = match self {
+            Self::Problem => "PROBLEM",
+            Self::Advice => "ADVICE",
+        };
+        serializer.serialize_str(variant)
+    }
+}
+impl<'de> serde::Deserialize<'de> for Severity {
+    #[allow(deprecated)]
+    fn deserialize<D>(deserializer: D) -> std::result::Result<Self, D::Error>
+    where
+        D: serde::Deserializer<'de>,
+    {
+        const FIELDS: &[&str] = &[
+            "PROBLEM",
+            "ADVICE",
+        ];
+
+        struct GeneratedVisitor;
+
+        impl serde::de::Visitor<'_> for GeneratedVisitor {
+            type Value = Severity;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(formatter, "expected one of: {:?}", &FIELDS)
+            }
+
+            fn visit_i64<E>(self, v: i64) -> std::result::Result<Self::Value, E>
+            where
+                E: serde::de::Error,
+            {
+                i32::try_from(v)
+                    .ok()
+                    .and_then(|x| x.try_into().ok())
+                    .ok_or_else(|| {
+                        serde::de::Error::invalid_value(serde::de::Unexpected::Signed(v), &self)
+                    })
+            }
+
+            fn visit_u64<E>(self, v: u64) -> std::result::Result<Self::Value, E>
+            where
+                E: serde::de::Error,
+            {
+                i32::try_from(v)
+                    .ok()
+                    .and_then(|x| x.try_into().ok())
+                    .ok_or_else(|| {
+                        serde::de::Error::invalid_value(serde::de::Unexpected::Unsigned(v), &self)
+                    })
+            }
+
+            fn visit_str<E>(self, value: &str) -> std::result::Result<Self::Value, E>
+            where
+                E: serde::de::Error,
+            {
+                match value {
+                    "PROBLEM" => Ok(Severity::Problem),
+                    "ADVICE" => Ok(Severity::Advice),
+                    _ => Err(serde::de::Error::unknown_variant(value, FIELDS)),
+                }
+            }
+        }
+        deserializer.deserialize_any(GeneratedVisitor)
     }
 }
 impl serde::Serialize for TagImageRequest {

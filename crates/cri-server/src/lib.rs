@@ -17,6 +17,7 @@ mod status;
 pub use deadline::Deadlines;
 pub use sessions::PodSessions;
 
+use cri_api::knarr::health_server::HealthServer;
 use cri_api::knarr::images_server::ImagesServer;
 use cri_api::knarr::networks_server::NetworksServer;
 use cri_api::knarr::progress_server::ProgressServer;
@@ -75,6 +76,11 @@ impl Server {
     /// knarr's own service about networks.
     pub fn networks_service(&self) -> NetworksServer<Self> {
         NetworksServer::new(self.clone())
+    }
+
+    /// knarr's own service about what does not match.
+    pub fn health_service(&self) -> HealthServer<Self> {
+        HealthServer::new(self.clone())
     }
 
     /// knarr's own progress service.

@@ -390,6 +390,16 @@ impl knarr::networks_server::Networks for Server {
 }
 
 #[tonic::async_trait]
+impl knarr::health_server::Health for Server {
+    async fn examine(
+        &self,
+        request: Request<knarr::ExamineRequest>,
+    ) -> Answer<knarr::ExamineResponse> {
+        Ok(Response::new(rpc::examine::examine(self, request.into_inner().fix).await))
+    }
+}
+
+#[tonic::async_trait]
 impl knarr::images_server::Images for Server {
     type VerifyImagesStream = Streamed<knarr::LayerVerdict>;
     type SaveImagesStream = Streamed<knarr::ArchiveChunk>;

@@ -220,7 +220,9 @@ impl Images {
         blocking(&self.inner, move |inner| inner.unpublish(&id))
             .await
             .ok_or(RemoveError::ShuttingDown)?
-            .map_err(|source| RemoveError::Record { id, source })
+            .map_err(|source| RemoveError::Record { id, source })?;
+        failpoint::pass(failpoint::Point::ImageRemoveAnswer);
+        Ok(())
     }
 
     /// Says how to find out which layers containers use. Until then nothing is collected.

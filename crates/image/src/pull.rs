@@ -7,6 +7,7 @@ mod source;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use failpoint::Point;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use model::{Digest, Platform, Reference};
 use registry::{Credentials, Descriptor, ImageManifest, Session};
@@ -153,6 +154,7 @@ async fn publish(
         }
         let published = inner.publish(&name, &root, id, fresh);
         drop(hold);
+        failpoint::pass(Point::ImageAnswer);
         Ok(published)
     });
     let reference = reference.clone();

@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use failpoint::Point;
 use model::{Digest, Reference};
 use registry::Descriptor;
 use serde::{Deserialize, Serialize};
@@ -99,11 +100,10 @@ impl Directory {
     ) -> Result<(), WriteError> {
         let write = |extension: &str, bytes: &[u8]| {
             let path = self.file(id, extension);
-            RealDisk.write(&path, bytes, true).map_err(|source| WriteError::Io {
-                path,
-                step: "write",
-                source,
-            })
+            let reached = failpoint::reach(Point::ImageDocuments);
+            reached
+                .and_then(|()| RealDisk.write(&path, bytes, true))
+                .map_err(|source| WriteError::Io { path, step: "write", source })
         };
         write("config", &documents.config)?;
         write("manifest", &documents.manifest)?;
@@ -115,12 +115,17 @@ impl Directory {
 
     /// Returns when the record is on the device, and with it the names of the documents.
     pub(crate) fn write_record(&self, record: &ImageRecord) -> Result<(), WriteError> {
-        RecordFile::new(self.file(&record.id, "json")).write(&RealDisk, record, Durability::Power)
+        let file = RecordFile::new(self.file(&record.id, "json"));
+        file.reach(Point::ImageRecord)?;
+        file.write(&RealDisk, record, Durability::Power)
     }
 
     /// Removes an image: its record for good, then what it described.
     pub(crate) fn remove(&self, id: &Digest) -> Result<(), WriteError> {
-        RecordFile::new(self.file(id, "json")).remove(&RealDisk)?;
+        let record = RecordFile::new(self.file(id, "json"));
+        record.reach(Point::ImageUnrecord)?;
+        record.remove(&RealDisk)?;
+        record.reach(Point::ImageUndocument)?;
         RealDisk.sync_dir(&self.0).map_err(|source| WriteError::Io {
             path: self.0.clone(),
             step: "sync",

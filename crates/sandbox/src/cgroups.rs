@@ -1,9 +1,11 @@
 //! Control groups from outside: limits changed, and groups whose keeper has gone killed and
 //! removed. Blocking.
 
+use std::collections::{BTreeSet, HashSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use failpoint::Point;
 use launch::plan::CgroupPlan;
 use model::{CgroupHierarchy, CgroupLayout};
 use rustix::fs::CWD;
@@ -139,6 +141,11 @@ pub(crate) fn sweep(
     names: &[String],
     own_parent: bool,
 ) -> Result<(), CgroupError> {
+    failpoint::reach(Point::PodStopCgroups).map_err(|source| CgroupError {
+        action: "remove",
+        path: parent.to_owned(),
+        source,
+    })?;
     let mut groups: Vec<String> = names.iter().map(|name| format!("{parent}/{name}")).collect();
     if own_parent {
         groups.push(parent.to_owned());
@@ -152,6 +159,69 @@ pub(crate) fn sweep(
         }
     }
     Ok(())
+}
+
+/// Whether a process lives in the group.
+pub(crate) fn inhabited(layout: &CgroupLayout, path: &str) -> bool {
+    directories(layout, path).iter().any(|(_, _, dir)| {
+        let processes = std::fs::read_to_string(Path::new(dir).join("cgroup.procs"));
+        processes.is_ok_and(|text| !text.trim().is_empty())
+    })
+}
+
+/// The names of the groups directly below one, in all hierarchies.
+pub(crate) fn children(layout: &CgroupLayout, path: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for (_, _, dir) in directories(layout, path) {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                names.extend(entry.file_name().into_string());
+            }
+        }
+    }
+    names
+}
+
+/// Removes an empty group with all below it.
+pub(crate) fn remove(layout: &CgroupLayout, path: &str) -> Result<(), CgroupError> {
+    for (_, _, dir) in directories(layout, path) {
+        if Path::new(&dir).exists() {
+            sys::cgroup::remove(&dir)?;
+        }
+    }
+    Ok(())
+}
+
+/// Kills and removes every group of one of these names, wherever it is.
+pub(crate) fn sweep_named(
+    layout: &CgroupLayout,
+    names: &HashSet<String>,
+) -> Result<(), CgroupError> {
+    for (version, freezer, top) in directories(layout, "") {
+        for dir in below(Path::new(&top)) {
+            let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if names.contains(name) && dir.exists() {
+                let dir = dir.to_string_lossy();
+                sys::cgroup::kill_all(version, &dir, freezer)?;
+                sys::cgroup::remove(&dir)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every group below one. Groups that vanish meanwhile are not there.
+pub(crate) fn below(top: &Path) -> Vec<PathBuf> {
+    let (mut found, mut left) = (Vec::new(), vec![top.to_owned()]);
+    while let Some(dir) = left.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                left.push(entry.path());
+                found.push(entry.path());
+            }
+        }
+    }
+    found
 }
 
 #[cfg(test)]

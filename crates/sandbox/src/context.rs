@@ -1,8 +1,8 @@
 //! What every pod's owner works with.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use model::{ContainerId, PodName, SandboxId, UnixNanos};
@@ -11,6 +11,9 @@ use store::{Disk, Names};
 use crate::handles::Handles;
 use crate::paths::Paths;
 use crate::view::Index;
+
+/// Where pods have their control groups if kubelet names no parent.
+pub(crate) const DEFAULT_PARENT: &str = "/knarr";
 
 /// Runtime handlers (RuntimeClass) by name.
 #[derive(Debug, Clone)]
@@ -68,8 +71,7 @@ pub(crate) struct Context {
     pub(crate) handles: Handles,
     pub(crate) sampler: crate::sampler::Sampler,
     pub(crate) events: crate::events::Events,
-    /// Pods whose records were set aside; they may still run. Known once the start is over.
-    pub(crate) aside: OnceLock<HashSet<SandboxId>>,
+    pub(crate) quarantine: crate::quarantine::Quarantine,
     /// Why pods cannot have user namespaces here, if they cannot; found out at start.
     pub(crate) user_namespaces: Result<(), String>,
     pub(crate) exec_targets: crate::targets::ExecTargets,
@@ -78,11 +80,6 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn paths(&self) -> &Paths {
         &self.parts.paths
-    }
-
-    /// Pods whose records were set aside: what they own is left alone.
-    pub(crate) fn aside(&self) -> impl Iterator<Item = &SandboxId> {
-        self.aside.get().into_iter().flatten()
     }
 
     pub(crate) fn disk(&self) -> &dyn Disk {
@@ -119,7 +116,7 @@ impl Context {
     pub(crate) fn cgroup_parent(&self, id: &SandboxId, requested: &str) -> String {
         let parent = requested.trim_end_matches('/');
         if parent.is_empty() {
-            format!("/knarr/{id}")
+            format!("{DEFAULT_PARENT}/{id}")
         } else if parent.starts_with('/') {
             parent.to_owned()
         } else {

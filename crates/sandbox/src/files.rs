@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use failpoint::Point;
 use model::{DnsConfig, PodConfig};
 
 /// A path that could not be prepared.
@@ -27,6 +28,11 @@ impl FileError {
     ) -> impl FnOnce(io::Error) -> Self + use<'p> {
         move |source| Self { step, path: path.to_owned(), source }
     }
+}
+
+/// A place before a step that takes a path.
+pub(crate) fn reach(point: Point, step: &'static str, path: &Path) -> Result<(), FileError> {
+    failpoint::reach(point).map_err(FileError::at(step, path))
 }
 
 /// Makes a private directory and its parents; one that exists is fine.

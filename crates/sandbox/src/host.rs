@@ -50,6 +50,11 @@ pub fn host_facts() -> Result<HostFacts, HostError> {
     })
 }
 
+/// Whether this process is root.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 /// Tries whether pods can have user namespaces; why not, if not. `dir` is made for it and removed
 /// again.
 pub(crate) fn user_namespaces(dir: &Path) -> Result<(), String> {

@@ -15,6 +15,7 @@ mod claim;
 mod classes;
 mod confinement;
 mod context;
+mod doctor;
 mod error;
 mod events;
 mod exec;
@@ -31,9 +32,11 @@ mod networks;
 mod paths;
 mod plan;
 mod pod;
+mod quarantine;
 mod record;
 mod sampler;
 mod session;
+mod shims;
 mod spawn;
 mod stats;
 mod targets;
@@ -46,6 +49,7 @@ pub use cdi::CdiError;
 pub use cgroups::LimitError;
 pub use classes::{ClassError, ClassFileError};
 pub use context::{Handlers, Parts, now as clock};
+pub use doctor::{Area, Finding, Outcome, Severity};
 pub use error::{
     AttachError, ContainerError, CreateError, ExecError, RunError, StartError, StepError,
     StopPodError, TeardownError, UpdateError, chain,
@@ -53,13 +57,14 @@ pub use error::{
 pub use events::{EventKind, LifecycleEvent, Lost, Subscription};
 pub use exec::ExecOutput;
 pub use files::FileError;
-pub use host::host_facts;
+pub use host::{host_facts, is_root};
 pub use image_volumes::ImageVolumeError;
 pub use link::LinkError;
 pub use manager::Sandboxes;
 pub use paths::Paths;
 pub use plan::PlanFailure;
 pub use pod::{OpenError, UpdatePodError};
+pub use quarantine::Quarantined;
 pub use record::{
     ContainerRecord, ContainerState, ExitReason, ExitRecord, ImageVolumeRecord, NetworkRecord,
     PodPhase, PodRecord, ProcessRecord,

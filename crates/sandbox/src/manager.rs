@@ -1,7 +1,7 @@
 //! The daemon's pods: finds the owner of a request and waits for its answer.
 
 use std::collections::HashSet;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use model::{ContainerConfig, ContainerId, Digest, PodConfig, Resources, SandboxId};
@@ -15,9 +15,7 @@ use crate::error::{
     ContainerError, CreateError, RunError, StartError, StopPodError, TeardownError, UpdateError,
 };
 use crate::handles::Handles;
-use crate::pod::{
-    OpenError, Owner, PodResources, Recovered, Reply, Request, UpdatePodError, recover_all,
-};
+use crate::pod::{OpenError, Owner, PodResources, Reply, Request, UpdatePodError, recover_all};
 use crate::record::{PodPhase, PodRecord};
 use crate::validate;
 use crate::view::{Index, LookupError};
@@ -58,31 +56,36 @@ impl Sandboxes {
             handles: Handles::default(),
             sampler: crate::sampler::Sampler::default(),
             events: crate::events::Events::default(),
-            aside: OnceLock::new(),
+            quarantine: crate::quarantine::Quarantine::default(),
             user_namespaces,
             exec_targets: crate::targets::ExecTargets::default(),
         });
         let this = Self { cx, tasks: TaskTracker::new(), draining: CancellationToken::new() };
-        let Recovered { owners, aside } = recover_all(&this.cx).await?;
-        this.keep_layers_of_containers(aside.layers);
+        let owners = recover_all(&this.cx).await?;
+        this.keep_layers_of_containers();
         for owner in owners {
-            this.adopt(owner);
+            let to_release = owner.is_cut_off_by_a_reboot();
+            let queue = this.adopt(owner);
+            if to_release {
+                this.release(&queue);
+            }
         }
-        this.cx.aside.get_or_init(|| aside.pods);
         this.start_collecting_networks().await;
         this.tasks.spawn(crate::sampler::run(Arc::clone(&this.cx), this.draining.clone()));
         Ok(this)
     }
 
     /// An image may be removed while its containers run on: their layers stay, and so do those of
-    /// containers whose records were set `aside`.
-    fn keep_layers_of_containers(&self, aside: HashSet<Digest>) {
+    /// containers whose records cannot be used.
+    fn keep_layers_of_containers(&self) {
         let cx: Weak<Context> = Arc::downgrade(&self.cx);
+        let layers = Arc::clone(&self.cx.parts.layers);
         self.cx.parts.images.set_layer_users(Box::new(move || -> HashSet<Digest> {
-            let Some(cx) = cx.upgrade() else { return aside.clone() };
+            // At the very end nobody knows any more: all of them may be used.
+            let Some(cx) = cx.upgrade() else { return layers.list().into_iter().collect() };
             let containers = cx.index.containers();
             let used = containers.iter().flat_map(|container| container.record.all_layers());
-            used.chain(aside.clone()).collect()
+            used.chain(cx.quarantine.layers()).collect()
         }));
     }
 
@@ -223,6 +226,20 @@ impl Sandboxes {
         queue
     }
 
+    /// A reboot has ended the pod; its addresses are kept for it still, and others need them.
+    /// Kubelet stops such a pod too, sooner or later. The start does not wait for plugins.
+    fn release(&self, queue: &mpsc::Sender<Request>) {
+        let (reply, answer) = oneshot::channel();
+        // A new owner's queue has room.
+        if queue.try_send(Request::Stop(reply)).is_ok() {
+            self.tasks.spawn(async move {
+                if let Ok(Err(error)) = answer.await {
+                    tracing::warn!(error = crate::error::chain(&error), "not all is released");
+                }
+            });
+        }
+    }
+
     /// CRI `StopPodSandbox`: an unknown pod is success.
     ///
     /// # Errors
@@ -237,6 +254,9 @@ impl Sandboxes {
     /// [`StopPodError`]; call again to resume.
     pub async fn remove_pod(&self, id: &str) -> Result<(), StopPodError> {
         let images = self.images_of_pod(id);
+        if let Some(pod) = self.cx.quarantine.pod(id) {
+            return self.remove_quarantined(pod).await.map_err(StopPodError::Teardown);
+        }
         self.end_pod(id, Request::Remove).await?;
         self.free_orphaned_layers(&images).await;
         Ok(())

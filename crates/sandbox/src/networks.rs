@@ -19,19 +19,19 @@ const AGAIN: Duration = Duration::from_secs(20);
 const START_WAITS: Duration = Duration::from_secs(5);
 
 /// A sandbox has its name from before its network is made until after it is gone.
-struct LivePods(Arc<Context>);
+pub(crate) struct LivePods(pub(crate) Arc<Context>);
 
 impl cni::Live for LivePods {
     fn is_live(&self, container: &str) -> bool {
         let named = SandboxId::parse(container).is_ok_and(|id| self.0.names.holds(&id));
         named
             || self.0.index.pods().iter().any(|pod| pod.record.id.as_str() == container)
-            || self.0.aside().any(|id| id.as_str() == container)
+            || self.0.quarantine.pod(container).is_some()
     }
 
     fn all(&self) -> Vec<SandboxId> {
         let pods = self.0.index.pods();
-        pods.iter().map(|pod| pod.record.id.clone()).chain(self.0.aside().cloned()).collect()
+        pods.iter().map(|pod| pod.record.id.clone()).chain(self.0.quarantine.pods()).collect()
     }
 }
 
@@ -39,6 +39,7 @@ impl cni::Live for LivePods {
 /// when it should be looked again soon.
 async fn collect(cx: Arc<Context>) -> bool {
     let live = LivePods(Arc::clone(&cx));
+    failpoint::pass(failpoint::Point::RecoverNetworks);
     match blocking::run(move || cx.parts.network.gc(&live)).await {
         Ok(report) => {
             for failure in &report.failures {

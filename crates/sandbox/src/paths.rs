@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use model::{ContainerId, SandboxId};
 
+/// Where `ip netns` looks.
+pub(crate) const NETNS: &str = "/run/netns";
+
 /// The daemon's durable root (`/var/lib/knarr`) and volatile state (`/run/knarr`).
 #[derive(Debug, Clone)]
 pub struct Paths {
@@ -15,7 +18,7 @@ pub struct Paths {
 impl Paths {
     /// Paths below `root` and `state`; network namespaces are pinned where `ip netns` looks.
     pub fn new(root: PathBuf, state: PathBuf) -> Self {
-        Self { root, state, netns: PathBuf::from("/run/netns") }
+        Self { root, state, netns: PathBuf::from(NETNS) }
     }
 
     /// The durable root.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bundle::{HostFacts, NamespacePaths, PauseInput, SpecError};
+use failpoint::Point;
 use launch::plan::{CgroupPlan, EnvEntry, ExecPlan, LaunchPlan, RootSource};
 use model::{ContainerId, EnvVar, Resources, SandboxId, SecurityProfile};
 use oci_runtime::{ExecRequest, ImageTree, PlanContext, PlanError, Planned};
@@ -78,7 +79,10 @@ pub(crate) fn user_path(paths: &Paths, sandbox: &SandboxId) -> String {
 /// Reads a container's spec and compiles its launch plan. The spec is the one of its creation:
 /// limits changed since are those of the record.
 pub(crate) fn container(cx: &Context, record: &ContainerRecord) -> Result<LaunchPlan, PlanFailure> {
-    let mut spec = read_spec(&cx.paths().container_spec(&record.sandbox, &record.id))?;
+    let path = cx.paths().container_spec(&record.sandbox, &record.id);
+    failpoint::reach(Point::StartPlan)
+        .map_err(|source| PlanFailure::Read { path: path.clone(), source })?;
+    let mut spec = read_spec(&path)?;
     put_limits(&mut spec, &record.resources, &cx.parts.host)?;
     of_spec(cx, record, &spec)
 }

@@ -7,9 +7,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use failpoint::Point;
 use rustix::fs::{Mode, OFlags};
 
-use crate::files::FileError;
+use crate::files::{self, FileError};
 use crate::link::socket_address;
 
 /// Why a shim could not be started.
@@ -34,11 +35,13 @@ pub enum SpawnError {
 /// It runs from a read-only mount of its own: a container that gets hold of the shim's
 /// `/proc/<pid>/exe` cannot write through it to the program every pod of the node is started with.
 pub(crate) fn spawn(shim: &Path, state_dir: &Path) -> Result<Child, SpawnError> {
+    files::reach(Point::PodSocket, "bind a socket in", state_dir)?;
     let listener = listen(state_dir)?;
     let failed = |source| SpawnError::Exec { shim: shim.to_owned(), source };
+    failpoint::reach(Point::PodSpawn).map_err(failed)?;
     let program = sys::mount::read_only_file(shim).map_err(failed)?;
     Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
-        .arg0("knarr-shim")
+        .arg0(crate::shims::NAME)
         .arg(state_dir)
         .env_clear()
         .current_dir("/")

@@ -25,6 +25,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::PoisonError;
 
+use failpoint::Point;
 use model::Digest;
 use rustix::fs::{Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -85,6 +86,10 @@ impl Layers {
     /// [`FixupError`].
     pub fn complete(&self, diff_ids: &[Digest]) -> Result<(), FixupError> {
         let chains = ChainId::all(diff_ids);
+        if let Some(diff_id) = diff_ids.last().copied() {
+            failpoint::reach(Point::LayerFixup)
+                .map_err(|source| FixupError::Read { diff_id, source })?;
+        }
         for (at, (diff_id, chain)) in diff_ids.iter().zip(&chains).enumerate().skip(1) {
             let seal = self.seal(diff_id).ok_or(MissingLayer { diff_id: *diff_id })?;
             let again = diff_ids[..at].contains(diff_id);

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 
+use failpoint::Point;
 use layer::RemoveTreeError;
 use model::Digest;
 use rustix::fs::{AtFlags, Mode, RenameFlags};
@@ -70,7 +71,9 @@ pub struct Layers {
     /// Held while a layer comes or goes, so that `known` and the disk change together.
     changes: Mutex<()>,
     next_ingest: AtomicU64,
-    /// Deletes what an earlier process left.
+    /// What an earlier process left in `ingest`, by name; no name is used a second time.
+    leftovers: Vec<CString>,
+    /// Deletes it.
     sweeper: Option<JoinHandle<()>>,
 }
 
@@ -90,6 +93,7 @@ impl Layers {
             known_fixups: RwLock::default(),
             changes: Mutex::default(),
             next_ingest: AtomicU64::new(0),
+            leftovers: Vec::new(),
             sweeper: None,
         };
         let mut leftovers = store.ingest.names()?;
@@ -100,6 +104,10 @@ impl Layers {
             }
         }
         leftovers.extend(store.load_fixups()?);
+        let numbers = leftovers.iter().filter_map(|name| name.to_str().ok()?.parse::<u64>().ok());
+        let unused = numbers.max().map_or(0, |last| last.saturating_add(1));
+        store.next_ingest.fetch_max(unused, Ordering::Relaxed);
+        store.leftovers.clone_from(&leftovers);
         store.sweeper = store.sweep(leftovers)?;
         Ok(store)
     }
@@ -183,7 +191,9 @@ impl Layers {
     /// It cannot be made.
     pub fn begin(&self) -> Result<Ingest, IngestError> {
         let path = &self.ingest.path;
-        self.unique(|name| Ingest::make(self.ingest.fd.as_fd(), path, name))
+        failpoint::reach(Point::LayerBegin)
+            .map_err(|_| Errno::IO)
+            .and_then(|()| self.unique(|name| Ingest::make(self.ingest.fd.as_fd(), path, name)))
             .map_err(|source| IngestError { path: path.clone(), source })
     }
 
@@ -203,6 +213,7 @@ impl Layers {
         let fault = |action| move |source: io::Error| CommitError { diff_id, action, source };
         let seal = self.make_durable(&ingest, unpacked)?;
         let _changes = self.changes();
+        failpoint::reach(Point::LayerName).map_err(fault("rename"))?;
         match self.name(&self.layers, &ingest, &diff_id.hex(), RenameFlags::NOREPLACE) {
             Ok(()) => ingest.committed(),
             // Another commit of the same layer; only its name may not be durable yet.
@@ -256,6 +267,7 @@ impl Layers {
                 Err(errno) => return Err(fault("removing its useless skeleton")(errno.into())),
             }
         }
+        failpoint::reach(Point::LayerSync).map_err(fault("syncfs"))?;
         rustix::fs::syncfs(ingest.root()).map_err(|errno| fault("syncfs")(errno.into()))?;
         // Only now filesystems that allocate late know what it takes, the lists beside the tree
         // included; the seal, one block, is still to come.
@@ -272,6 +284,7 @@ impl Layers {
             implied: implied.len() as u64,
             inventory: unpacked.inventory.clone(),
         };
+        failpoint::reach(Point::LayerSeal).map_err(fault("writing the seal"))?;
         seal.write(ingest.dir()).map_err(fault("writing the seal"))?;
         sync(ingest.dir()).map_err(fault("fsync"))?;
         Ok(seal)
@@ -301,7 +314,8 @@ impl Layers {
             self.remove_fixups_of(&diff_id);
             let seal = self.write().remove(&diff_id);
             let name = CString::new(diff_id.hex()).map_err(|_| Errno::INVAL);
-            match name.and_then(|name| self.move_to_trash(&self.layers, &name)) {
+            let reached = failpoint::reach(Point::LayerTake).map_err(|_| Errno::IO);
+            match reached.and(name).and_then(|name| self.move_to_trash(&self.layers, &name)) {
                 Ok(trash) => trash,
                 Err(Errno::NOENT) => return Ok(()),
                 Err(source) => {
@@ -313,8 +327,32 @@ impl Layers {
         self.delete(&trash).map_err(|source| RemoveError::Delete { diff_id, source })
     }
 
+    /// Ingests that nobody works on: they were there when the store was opened, and should have
+    /// been swept since. Their names, and where they are.
+    pub fn abandoned(&self) -> Vec<(String, PathBuf)> {
+        let found = self.leftovers.iter().filter_map(|name| name.to_str().ok());
+        let path = |name: &str| self.ingest.path.join(name);
+        found.map(|name| (name.to_owned(), path(name))).filter(|(_, path)| path.exists()).collect()
+    }
+
+    /// Removes an abandoned ingest; gone already is success. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`RemoveTreeError`].
+    pub fn remove_abandoned(&self, name: &str) -> Result<(), RemoveTreeError> {
+        match self.leftovers.iter().find(|leftover| leftover.to_bytes() == name.as_bytes()) {
+            Some(leftover) => self.delete(leftover),
+            None => Ok(()),
+        }
+    }
+
     /// Deletes what was moved to the trash.
     pub(crate) fn delete(&self, trash: &CString) -> Result<(), RemoveTreeError> {
+        failpoint::reach(Point::LayerDelete).map_err(|_| RemoveTreeError {
+            action: "delete",
+            name: trash.to_string_lossy().into_owned(),
+            source: Errno::IO,
+        })?;
         layer::remove_tree(self.ingest.fd.as_fd(), trash).map(drop)
     }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use failpoint::Point;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::Disk;
@@ -111,6 +112,18 @@ impl RecordFile {
         &self.path
     }
 
+    /// A place before the record is written.
+    ///
+    /// # Errors
+    /// A test's.
+    pub fn reach(&self, point: Point) -> Result<(), WriteError> {
+        failpoint::reach(point).map_err(|source| WriteError::Io {
+            path: self.path.clone(),
+            step: "write",
+            source,
+        })
+    }
+
     /// Replaces the record.
     ///
     /// # Errors
@@ -129,6 +142,7 @@ impl RecordFile {
         let temporary = self.path.with_extension("tmp");
         let sync = durability == Durability::Power;
         disk.write(&temporary, &bytes, sync).map_err(fail("write"))?;
+        failpoint::reach(Point::RecordReplace).map_err(fail("rename"))?;
         disk.rename(&temporary, &self.path).map_err(fail("rename"))?;
         match (sync, self.path.parent()) {
             (true, Some(dir)) => disk.sync_dir(dir).map_err(fail("sync")),

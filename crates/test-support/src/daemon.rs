@@ -1,10 +1,12 @@
 //! A real `knarr serve` in a scratch place.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -33,6 +35,8 @@ pub struct Settings {
     pub cni: String,
     /// Lines added to the configuration file.
     pub extra_config: String,
+    /// Variables of its environment besides ours; may be changed between two starts.
+    pub environment: BTreeMap<String, String>,
 }
 
 impl Settings {
@@ -46,6 +50,7 @@ impl Settings {
             log_level: "debug,h2=info,hyper_util=info,reqwest=info,tonic=info".to_owned(),
             cni: String::new(),
             extra_config: String::new(),
+            environment: BTreeMap::new(),
         }
     }
 }
@@ -55,6 +60,7 @@ impl Settings {
 #[derive(Debug)]
 pub struct Daemon {
     child: Option<Child>,
+    notices: Option<UnixDatagram>,
     settings: Settings,
     config: PathBuf,
     log: PathBuf,
@@ -70,7 +76,7 @@ impl Daemon {
         let config = scratch.dir().join("config.toml");
         fs::write(&config, configuration(scratch, &settings)).context("write the configuration")?;
         let log = scratch.dir().join("daemon.log");
-        let mut daemon = Self { child: None, settings, config, log };
+        let mut daemon = Self { child: None, notices: None, settings, config, log };
         daemon.launch(scratch)?;
         Ok(daemon)
     }
@@ -80,6 +86,32 @@ impl Daemon {
     /// # Errors
     /// As for [`Daemon::start`].
     pub fn launch(&mut self, scratch: &Scratch) -> Result<()> {
+        let (ready, child) = self.spawn(scratch)?;
+        match await_ready(&ready, self.child.insert(child))? {
+            None => {
+                self.notices = Some(ready);
+                Ok(())
+            }
+            Some(status) => {
+                self.child = None;
+                bail!("the daemon ended: {status}\n--- log of the daemon ---\n{}", self.log_text())
+            }
+        }
+    }
+
+    /// Starts it to see it end before it is ready.
+    ///
+    /// # Errors
+    /// It becomes ready instead, or stays silent.
+    pub fn launch_to_its_end(&mut self, scratch: &Scratch) -> Result<ExitStatus> {
+        let (ready, child) = self.spawn(scratch)?;
+        let ended = await_ready(&ready, self.child.insert(child))?;
+        let status = ended.context("the daemon became ready")?;
+        self.child = None;
+        Ok(status)
+    }
+
+    fn spawn(&self, scratch: &Scratch) -> Result<(UnixDatagram, Child)> {
         let address = scratch.dir().join("notify");
         fs::remove_file(&address).ok();
         let ready = UnixDatagram::bind(&address).context("bind the notify socket")?;
@@ -97,6 +129,7 @@ impl Daemon {
             .arg(scratch.socket())
             .env("NOTIFY_SOCKET", &address)
             .env("RUST_BACKTRACE", "1")
+            .envs(&self.settings.environment)
             // Ctrl-C is for us: what we started is ended in its turn.
             .process_group(0)
             .stdin(Stdio::null())
@@ -104,11 +137,44 @@ impl Daemon {
             .stderr(log)
             .spawn()
             .context("start knarr serve")?;
-        let child = self.child.insert(child);
-        match await_ready(&ready, child) {
-            Ok(()) => Ok(()),
-            Err(e) => bail!("{e:#}\n--- log of the daemon ---\n{}", self.log_text()),
+        Ok((ready, child))
+    }
+
+    /// Waits until it tells the service manager this.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn await_notice(&self, wanted: &str) -> Result<()> {
+        let socket = self.notices.as_ref().context("the daemon does not run")?;
+        socket.set_read_timeout(Some(PATIENCE)).context("set the notify socket's limit")?;
+        let mut buffer = [0; 512];
+        loop {
+            let length = socket.recv(&mut buffer).with_context(|| format!("no {wanted}"))?;
+            if buffer[..length].split(|b| *b == b'\n').any(|line| line == wanted.as_bytes()) {
+                return Ok(());
+            }
         }
+    }
+
+    /// What it is started with the next time.
+    pub fn settings(&mut self) -> &mut Settings {
+        &mut self.settings
+    }
+
+    /// Waits until it has died by itself.
+    ///
+    /// # Errors
+    /// It does not run, or lives on.
+    pub fn await_end(&mut self) -> Result<ExitStatus> {
+        let mut child = self.child.take().context("the daemon does not run")?;
+        let pidfd = pidfd(&child)?;
+        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+        let count = rustix::event::poll(&mut fds, Some(&patience()?)).context("poll")?;
+        if count == 0 {
+            self.child = Some(child);
+            bail!("the daemon lives on after {PATIENCE:?}");
+        }
+        child.wait().context("wait for the daemon")
     }
 
     /// Its process id, while it runs.
@@ -203,10 +269,18 @@ fn write_registries(scratch: &Scratch, settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-fn await_ready(socket: &UnixDatagram, child: &mut Child) -> Result<()> {
+fn pidfd(child: &Child) -> Result<OwnedFd> {
     let pid = Pid::from_child(child);
-    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).context("pidfd")?;
-    let limit = Timespec { tv_sec: i64::try_from(PATIENCE.as_secs())?, tv_nsec: 0 };
+    rustix::process::pidfd_open(pid, PidfdFlags::empty()).context("pidfd")
+}
+
+fn patience() -> Result<Timespec> {
+    Ok(Timespec { tv_sec: i64::try_from(PATIENCE.as_secs())?, tv_nsec: 0 })
+}
+
+/// How it ended, if it did instead.
+fn await_ready(socket: &UnixDatagram, child: &mut Child) -> Result<Option<ExitStatus>> {
+    let (pidfd, limit) = (pidfd(child)?, patience()?);
     loop {
         let mut fds = [PollFd::new(socket, PollFlags::IN), PollFd::new(&pidfd, PollFlags::IN)];
         let count = rustix::event::poll(&mut fds, Some(&limit)).context("poll")?;
@@ -214,13 +288,12 @@ fn await_ready(socket: &UnixDatagram, child: &mut Child) -> Result<()> {
             let mut buffer = [0; 512];
             let length = socket.recv(&mut buffer).context("read the notify socket")?;
             if buffer[..length].split(|b| *b == b'\n').any(|line| line == b"READY=1") {
-                return Ok(());
+                return Ok(None);
             }
         } else if count == 0 {
             bail!("the daemon did not say that it is ready within {PATIENCE:?}");
         } else {
-            let status = child.wait().context("wait for the daemon")?;
-            bail!("the daemon ended: {status}");
+            return child.wait().map(Some).context("wait for the daemon");
         }
     }
 }

@@ -104,6 +104,11 @@ impl<'a> Leaks<'a> {
         Ok(())
     }
 
+    /// Whether a text names one of the place's ids.
+    pub fn knows(&self, text: &str) -> bool {
+        self.concerns(text)
+    }
+
     fn concerns(&self, text: &str) -> bool {
         ids_in(text).iter().any(|id| self.ids.contains(id))
     }

@@ -11,6 +11,12 @@ use crate::{
     volumes,
 };
 
+/// Digits of an id that is written out.
+const FULL_ID: usize = 64;
+
+/// The condition by which knarr tells which records it cannot use.
+const RECORDS: &str = "KnarrHasUsableRecords";
+
 /// Remove pods or containers
 #[derive(Debug, clap::Args)]
 pub struct Rm {
@@ -34,7 +40,12 @@ impl Rm {
         for query in &self.objects {
             let removed = match inventory.either(query) {
                 Ok(object) => remove(client, &inventory, &object, self.force).await,
-                Err(error) => Err(error.into()),
+                Err(error) => match set_aside(client, query).await {
+                    Ok(true) if self.force => remove_pod(client, query).await,
+                    Ok(true) => Err(Error::Running { kind: "pod", name: query.clone() }),
+                    Ok(false) => Err(error.into()),
+                    Err(error) => Err(error),
+                },
             };
             match removed {
                 Ok(()) => io.line(query)?,
@@ -50,6 +61,19 @@ impl Rm {
         }
         Ok(0)
     }
+}
+
+/// Whether it is a pod whose record the daemon cannot use. It may run: nobody knows.
+async fn set_aside(client: &Client, id: &str) -> Result<bool, Error> {
+    if id.len() != FULL_ID {
+        return Ok(false);
+    }
+    let mut service = client.runtime();
+    let request = service.status(v1::StatusRequest { verbose: false });
+    let answer = client.call("ask for the runtime's status", Limit::Standard, request).await?;
+    let conditions = answer.status.unwrap_or_default().conditions;
+    let told = |it: &v1::RuntimeCondition| it.r#type == RECORDS && it.message.contains(id);
+    Ok(conditions.iter().any(told))
 }
 
 async fn remove(

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use failpoint::Point;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sys::netlink::{IpPrefix, Link, Mac, NewBridge, NewVeth, Rtnetlink};
@@ -193,6 +194,7 @@ impl<'a> Plan<'a> {
         bridge: &Link,
         netns: &OwnedFd,
     ) -> Result<(), BuiltInError> {
+        failpoint::reach(Point::CniAddLink).map_err(BuiltInError::Socket)?;
         host.create_veth(&NewVeth {
             host_name: &self.pair.host_name,
             host_mac: self.pair.host_mac,
@@ -301,6 +303,7 @@ impl<'a> Plan<'a> {
         }
         let prefixes = self.lease.prefixes();
         in_pod(self.call, netns, |pod| {
+            failpoint::reach(Point::CniAddConfigure).map_err(BuiltInError::Socket)?;
             let index = pod.index(self.call.ifname).map_err(BuiltInError::Socket)?;
             veth::enable_ipv6(self.call.ifname, &prefixes)?;
             Ok(pod.configure(index, &prefixes, true, &self.lease.routes)?)

@@ -31,9 +31,10 @@ use sys::netlink::{IpPrefix, NetlinkError};
 use crate::invoke::{Call, PluginError, Plugins};
 
 pub use packet_filter::PacketFilter;
+pub(crate) use portmap::{holders as port_holders, remove as remove_ports};
 pub(crate) use reservations::{Owner, Reservations, holder};
 pub(crate) use sysctl::{Ipv6, ipv6};
-pub(crate) use veth::{ENODEV, fnv, host_end, parse_mac, tolerate};
+pub(crate) use veth::{ENODEV, fnv, host_end, is_host_end, parse_mac, tolerate};
 
 /// A plugin that is part of knarr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

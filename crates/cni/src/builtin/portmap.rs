@@ -14,6 +14,7 @@ mod stale;
 
 use std::net::IpAddr;
 
+use failpoint::Point;
 use serde::Deserialize;
 use serde_json::Value;
 use sys::netlink::IpPrefix;
@@ -145,12 +146,14 @@ pub(super) fn run(plugins: &Plugins, call: &Call<'_>, conf: &Value) -> Result<Va
                 )
             })?;
             if published {
+                failpoint::reach(Point::CniAddPorts).map_err(BuiltInError::Socket)?;
                 add(plugins, call, &parsed, previous)?;
             }
             Ok(previous.clone())
         }
         // Some runtimes do not say again what was published.
         Verb::Del if published || plugins.standalone => {
+            failpoint::reach(Point::CniDelPorts).map_err(BuiltInError::Socket)?;
             remove(plugins, call.container)?;
             forget_connections(&parsed);
             Ok(result::empty())
@@ -316,7 +319,7 @@ fn check(
 
 /// Takes back what was published for a container, by whatever means: what is chosen now may not
 /// be what was chosen then.
-fn remove(plugins: &Plugins, container: &str) -> Result<(), BuiltInError> {
+pub(crate) fn remove(plugins: &Plugins, container: &str) -> Result<(), BuiltInError> {
     for family in [Family::Ipv4, Family::Ipv6] {
         nftables::remove(container, family)?;
         if may_hold(family, iptables::PORTS)? {
@@ -337,6 +340,15 @@ fn forget_connections(conf: &Conf) {
             tracing::warn!(error, family = family.name(), "UDP clients may miss a host port");
         }
     }
+}
+
+/// Every container that host ports lead to by nf_tables, with the address they lead to.
+pub(crate) fn holders() -> Result<Vec<(String, IpAddr)>, BuiltInError> {
+    let mut found = Vec::new();
+    for family in [Family::Ipv4, Family::Ipv6] {
+        found.extend(nftables::holders(family)?);
+    }
+    Ok(found)
 }
 
 /// Lets packets from 127.0.0.1 leave by the host's links of the pod, and their answers come in.

@@ -12,6 +12,7 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use failpoint::Point;
 use rustix::fs::FlockOperation;
 use sys::netlink::prefix::{from_number, number};
 
@@ -127,7 +128,9 @@ impl Reservations {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
             Err(error) => return Err(failed("write", &path, error)),
         };
-        match fill(file, &owner.text(), cursor, address) {
+        let filled = failpoint::reach(Point::CniAddReserve)
+            .and_then(|()| fill(file, &owner.text(), cursor, address));
+        match filled {
             Ok(()) => Ok(true),
             Err(error) => {
                 // An empty reservation has no holder who could release it.
@@ -203,7 +206,9 @@ impl Reservations {
         if !release(&text) {
             return Ok(false);
         }
-        std::fs::remove_file(&path).map_err(|e| failed("remove", &path, e))?;
+        failpoint::reach(Point::CniDelRelease)
+            .and_then(|()| std::fs::remove_file(&path))
+            .map_err(|e| failed("remove", &path, e))?;
         Ok(true)
     }
 

@@ -138,6 +138,12 @@ pub(crate) fn host_end(container: &str, ifname: &str) -> (String, Mac) {
     (host_name(container, ifname, hash), mac(hash))
 }
 
+/// Whether the host's end of a link may be called like this.
+pub(crate) fn is_host_end(name: &str) -> bool {
+    let rest = name.strip_prefix("veth").unwrap_or_default();
+    rest.len() == 8 && rest.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// `veth` and the start of the sandbox id, so that an operator finds the pod.
 fn host_name(container: &str, ifname: &str, hash: u64) -> String {
     match container.get(..8) {

@@ -6,6 +6,7 @@ pub(crate) mod container_stats;
 pub(crate) mod container_status;
 pub(crate) mod create_container;
 pub(crate) mod disk_usage;
+pub(crate) mod examine;
 pub(crate) mod exec;
 pub(crate) mod exec_sync;
 pub(crate) mod get_container_events;

@@ -25,7 +25,7 @@ pub(crate) async fn status(server: &Server, request: &v1::StatusRequest) -> v1::
     };
     v1::StatusResponse {
         status: Some(v1::RuntimeStatus {
-            conditions: vec![condition("RuntimeReady", None), network],
+            conditions: vec![condition("RuntimeReady", None), network, records(server)],
         }),
         info: if request.verbose { info(server, status).await } else { BTreeMap::new() },
         runtime_handlers: handlers(server),
@@ -35,6 +35,16 @@ pub(crate) async fn status(server: &Server, request: &v1::StatusRequest) -> v1::
             user_namespaces_host_network: server.sandboxes.has_user_namespaces(),
         }),
     }
+}
+
+/// Ours: a node works without the pods whose records cannot be used, but somebody should look.
+fn records(server: &Server) -> v1::RuntimeCondition {
+    let quarantined = server.sandboxes.quarantined();
+    let told = |it: &sandbox::Quarantined| format!("{} {}: {}", it.kind(), it.id(), it.reason);
+    let texts: Vec<_> = quarantined.iter().map(told).collect();
+    let problem = (!texts.is_empty())
+        .then(|| ("RecordsUnusable", format!("{} (see `knarr doctor`)", texts.join("; "))));
+    condition("KnarrHasUsableRecords", problem)
 }
 
 fn condition(kind: &str, problem: Option<(&str, String)>) -> v1::RuntimeCondition {

@@ -155,9 +155,6 @@ pub enum StepError {
     /// A file or directory.
     #[error(transparent)]
     Files(FileError),
-    /// A record.
-    #[error(transparent)]
-    Record(store::WriteError),
 }
 
 /// A teardown that could not be finished; calling again resumes it.

@@ -6,6 +6,7 @@ mod making;
 use std::path::{Component, Path};
 use std::sync::Arc;
 
+use failpoint::Point;
 use image::ImageLease;
 use model::{ContainerConfig, ContainerId, NamespaceMode, PodConfig, ResolvedUser, Signal};
 
@@ -77,6 +78,7 @@ impl Owner {
         self.tell(EventKind::Created, id.as_str());
         // The record is visible: from here on it keeps the layers.
         drop((lease, volumes));
+        failpoint::pass(Point::ContainerAnswer);
         tracing::info!(sandbox = %self.id(), container = %id, name, "container created");
         Ok(answer)
     }

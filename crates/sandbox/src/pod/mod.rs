@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use failpoint::Point;
 use model::{ContainerConfig, ContainerId, PodConfig, Resources, SandboxId, SecurityProfile};
 use shim_protocol::{Event, Exit};
 use tokio::sync::{mpsc, oneshot};
@@ -42,7 +43,10 @@ use crate::view::PodView;
 pub use recover::OpenError;
 use shim_process::ShimProcess;
 
-pub(crate) use recover::{Recovered, recover_all};
+pub(crate) use shim_process::{end_adopted, end_shim_process};
+pub(crate) use teardown::unpin_netns;
+
+pub(crate) use recover::recover_all;
 pub(crate) use update_pod::PodResources;
 pub use update_pod::UpdatePodError;
 
@@ -145,6 +149,11 @@ impl Owner {
 
     pub(crate) fn id(&self) -> &SandboxId {
         &self.record.id
+    }
+
+    /// Its namespaces are gone with the boot they were made in, its addresses are kept still.
+    pub(crate) fn is_cut_off_by_a_reboot(&self) -> bool {
+        self.record.attached && self.record.boot_id != self.cx.parts.boot_id
     }
 
     /// Serves requests until the pod is removed or every sender is gone.
@@ -273,6 +282,7 @@ impl Owner {
         let waiters = container.stop.take().map(|stop| stop.waiters).unwrap_or_default();
         let removals = std::mem::take(&mut container.removals);
         for waiter in waiters {
+            failpoint::pass(Point::StopAnswer);
             drop(waiter.send(Ok(())));
         }
         for reply in removals {
@@ -292,8 +302,12 @@ impl Owner {
         }
         Arc::make_mut(&mut container.record).state = state;
         let record = Arc::clone(&container.record);
+        let point = match record.state {
+            ContainerState::Created | ContainerState::Running { .. } => Point::StartRecord,
+            ContainerState::Exited(_) => Point::StopRecord,
+        };
         self.publish_container(&record);
-        if let Err(error) = self.store_container(record).await {
+        if let Err(error) = self.store_container(record, point).await {
             let error = crate::error::chain(&error);
             tracing::error!(sandbox = %self.id(), container = %id, error, "record not written");
         }
@@ -304,28 +318,28 @@ impl Owner {
         self.cx.events.publish(kind, id, self.id().as_str(), &self.cx.index);
     }
 
-    async fn store_container(&self, record: Arc<ContainerRecord>) -> Result<(), store::WriteError> {
+    async fn store_container(
+        &self,
+        record: Arc<ContainerRecord>,
+        point: Point,
+    ) -> Result<(), store::WriteError> {
         let cx = Arc::clone(&self.cx);
         blocking::run(move || {
             let path = cx.paths().container_record(&record.sandbox, &record.id);
-            store::RecordFile::new(path).write(
-                cx.disk(),
-                record.as_ref(),
-                store::Durability::Process,
-            )
+            let file = store::RecordFile::new(path);
+            file.reach(point)?;
+            file.write(cx.disk(), record.as_ref(), store::Durability::Process)
         })
         .await
     }
 
-    async fn store_pod(&self) -> Result<(), store::WriteError> {
+    async fn store_pod(&self, point: Point) -> Result<(), store::WriteError> {
         let cx = Arc::clone(&self.cx);
         let record = Arc::clone(&self.record);
         blocking::run(move || {
-            store::RecordFile::new(cx.paths().pod_record(&record.id)).write(
-                cx.disk(),
-                record.as_ref(),
-                store::Durability::Process,
-            )
+            let file = store::RecordFile::new(cx.paths().pod_record(&record.id));
+            file.reach(point)?;
+            file.write(cx.disk(), record.as_ref(), store::Durability::Process)
         })
         .await
     }
@@ -337,7 +351,7 @@ impl Owner {
         }
         Arc::make_mut(&mut self.record).phase = phase;
         self.publish();
-        if let Err(error) = self.store_pod().await {
+        if let Err(error) = self.store_pod(Point::PodStopRecord).await {
             let error = crate::error::chain(&error);
             tracing::error!(sandbox = %self.id(), error, "record not written");
         }

@@ -12,17 +12,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{ContainerId, Digest, SandboxId, UnixNanos};
+use failpoint::Point;
+use model::{ContainerId, SandboxId, UnixNanos};
 use shim_protocol::{Body, FailureKind, Phase, Response, StateReport};
-use store::RecordFile;
+use store::{ReadError, Record, RecordFile};
 
-use super::{Container, Owner, Shim, ShimProcess};
+use self::aside::Broken;
+use super::{Container, Owner, Shim, ShimProcess, end_shim_process};
 use crate::blocking;
 use crate::claim::Claim;
 use crate::context::{Context, now};
 use crate::error::chain;
 use crate::link::{LinkError, ShimLink};
+use crate::quarantine::Quarantined;
 use crate::record::{ContainerRecord, ContainerState, PodPhase, PodRecord};
+use crate::shims;
 
 /// One silent shim must not hold up the node.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
@@ -40,48 +44,39 @@ pub enum OpenError {
     },
 }
 
-/// What an earlier daemon left.
-pub(crate) struct Recovered {
-    /// Every pod that has a record, reconciled with its shim.
-    pub(crate) owners: Vec<Owner>,
-    /// What belongs to records that cannot be read.
-    pub(crate) aside: Aside,
-}
-
-/// What records that were set aside own. A person has to decide about them: until then nothing of
-/// it is taken away, for their pods may still run.
-#[derive(Debug, Default)]
-pub(crate) struct Aside {
-    /// Pods.
-    pub(crate) pods: HashSet<SandboxId>,
-    /// Layers of their containers.
-    pub(crate) layers: HashSet<Digest>,
-}
-
-/// Takes every pod over. Half-made ones are removed.
-pub(crate) async fn recover_all(cx: &Arc<Context>) -> Result<Recovered, OpenError> {
+/// Takes every pod over that has a record: they come reconciled with their shims. Half-made ones
+/// are removed. A record that cannot be used costs its own pod or container.
+pub(crate) async fn recover_all(cx: &Arc<Context>) -> Result<Vec<Owner>, OpenError> {
     let loading = Arc::clone(cx);
-    let (stored, aside) = blocking::run(move || load_all(&loading)).await?;
+    let (stored, broken) = blocking::run(move || load_all(&loading)).await?;
+    cx.quarantine.put(broken);
     let mut recovering = tokio::task::JoinSet::new();
     for owner in stored {
         recovering.spawn(recover(owner));
     }
     let owners = recovering.join_all().await.into_iter().flatten().collect();
-    sweep_states(cx, aside.pods.clone()).await;
-    Ok(Recovered { owners, aside })
+    sweep_states(cx).await;
+    Ok(owners)
 }
 
-fn load_all(cx: &Arc<Context>) -> Result<(Vec<Owner>, Aside), OpenError> {
+fn load_all(cx: &Arc<Context>) -> Result<(Vec<Owner>, Vec<Quarantined>), OpenError> {
     let path = cx.paths().pods();
     let names = names(&path).map_err(|source| OpenError::List { path, source })?;
     let ids = names.iter().filter_map(|name| SandboxId::parse(name).ok());
-    let owners = ids.filter_map(|id| load(cx, &id)).collect();
-    Ok((owners, aside::of(cx)))
+    let mut broken = Broken::default();
+    let owners = ids.filter_map(|id| load(cx, &id, &mut broken)).collect();
+    Ok((owners, broken.complete(cx)))
 }
 
-fn load(cx: &Arc<Context>, id: &SandboxId) -> Option<Owner> {
+fn read<R: Record>(cx: &Context, path: PathBuf) -> Result<Option<R>, ReadError> {
+    failpoint::reach(Point::RecoverRead)
+        .map_err(|source| ReadError::Io { path: path.clone(), source })?;
+    RecordFile::new(path).read(cx.disk())
+}
+
+fn load(cx: &Arc<Context>, id: &SandboxId, broken: &mut Broken) -> Option<Owner> {
     let dir = cx.paths().pod(id);
-    let record: PodRecord = match RecordFile::new(cx.paths().pod_record(id)).read(cx.disk()) {
+    let record: PodRecord = match read(cx, cx.paths().pod_record(id)) {
         Ok(Some(record)) => record,
         Ok(None) => {
             // A crash between making the directory and the record: nothing else exists yet.
@@ -89,14 +84,15 @@ fn load(cx: &Arc<Context>, id: &SandboxId) -> Option<Owner> {
             return None;
         }
         Err(error) => {
-            quarantined(&error, &dir);
+            broken.add(id, None, &dir, &error);
             return None;
         }
     };
     let containers = match names(&cx.paths().containers(id)) {
         Ok(names) => names,
-        Err(error) => {
-            quarantined(&error, &dir);
+        Err(source) => {
+            let path = cx.paths().containers(id);
+            broken.add(id, None, &dir, &ReadError::Io { path, source });
             return None;
         }
     };
@@ -109,18 +105,14 @@ fn load(cx: &Arc<Context>, id: &SandboxId) -> Option<Owner> {
     let mut owner = Owner::new(Arc::clone(cx), record);
     for name in containers {
         let Ok(container) = ContainerId::parse(&name) else { continue };
-        let file = RecordFile::new(cx.paths().container_record(id, &container));
-        match file.read::<ContainerRecord>(cx.disk()) {
+        let dir = cx.paths().container(id, &container);
+        match read::<ContainerRecord>(cx, cx.paths().container_record(id, &container)) {
             Ok(Some(record)) => {
                 owner.containers.insert(container, Container::new(record, Claim::untold()));
             }
             // The record is written last: without one the container was never announced.
-            Ok(None) => log_failure(
-                id,
-                "container without a record",
-                remove(&cx.paths().container(id, &container)),
-            ),
-            Err(error) => quarantined(&error, &cx.paths().container(id, &container)),
+            Ok(None) => log_failure(id, "container without a record", remove(&dir)),
+            Err(error) => broken.add(id, Some(container), &dir, &error),
         }
     }
     if owner.containers.is_empty() {
@@ -132,8 +124,12 @@ fn load(cx: &Arc<Context>, id: &SandboxId) -> Option<Owner> {
 
 async fn recover(mut owner: Owner) -> Option<Owner> {
     let report = owner.reconnect().await;
+    if report.is_none() {
+        owner.end_unreachable_shim().await;
+    }
     if owner.record.phase == PodPhase::Creating {
         // `RunPodSandbox` never returned: nobody knows this pod.
+        failpoint::pass(Point::RecoverUndo);
         tracing::info!(sandbox = %owner.id(), "removing a half-made pod sandbox");
         return match owner.remove_pod().await {
             Ok(()) => {
@@ -149,6 +145,7 @@ async fn recover(mut owner: Owner) -> Option<Owner> {
             }
         };
     }
+    failpoint::pass(Point::RecoverReconcile);
     let (was_ready, ended_before) = (owner.record.phase == PodPhase::Ready, owner.ended());
     match report {
         Some(report) => owner.reconcile(report).await,
@@ -190,6 +187,8 @@ impl Owner {
         }
         let state = self.cx.paths().pod_state(self.id());
         let asked = tokio::time::timeout(ANSWERS_WITHIN, async {
+            failpoint::reach(Point::RecoverReconnect)
+                .map_err(|source| LinkError::Connect { sandbox: self.id().clone(), source })?;
             let (link, events, _hello) = ShimLink::connect(self.id(), &state).await?;
             let report = link.call(Body::State, Vec::new()).await?;
             Ok::<_, LinkError>((link, events, report))
@@ -216,6 +215,30 @@ impl Owner {
                 tracing::error!(sandbox = %self.id(), "the shim does not answer");
                 None
             }
+        }
+    }
+
+    /// A shim that runs but cannot be asked is of no use, and would keep what it holds for ever.
+    /// Usually there is none.
+    async fn end_unreachable_shim(&self) {
+        if self.record.boot_id != self.cx.parts.boot_id {
+            return;
+        }
+        if let Some(process) = self.record.shim {
+            return end_shim_process(process, self.id()).await;
+        }
+        if self.record.phase != PodPhase::Creating {
+            return;
+        }
+        // Started, and not yet recorded.
+        let cx = Arc::clone(&self.cx);
+        let running = blocking::run(move || shims::running(&cx.paths().pod_states())).await;
+        let running = running.unwrap_or_else(|error| {
+            tracing::warn!(sandbox = %self.id(), %error, "its shim is not looked for");
+            Vec::new()
+        });
+        for shim in running.into_iter().filter(|shim| shim.sandbox == *self.id()) {
+            end_shim_process(shim.process, self.id()).await;
         }
     }
 
@@ -275,10 +298,11 @@ impl Owner {
 
 /// Volatile directories whose pod has no record: left by a crash at the very end of a removal.
 /// Those of records set aside may belong to pods that run.
-async fn sweep_states(cx: &Arc<Context>, aside: HashSet<SandboxId>) {
+async fn sweep_states(cx: &Arc<Context>) {
     let cx = Arc::clone(cx);
     blocking::run(move || {
-        let names = match names(&cx.paths().pod_states()) {
+        let listed = failpoint::reach(Point::RecoverSweep);
+        let names = match listed.and_then(|()| names(&cx.paths().pod_states())) {
             Ok(names) => names,
             Err(error) => {
                 tracing::warn!(%error, "stale state directories not looked for");
@@ -288,7 +312,7 @@ async fn sweep_states(cx: &Arc<Context>, aside: HashSet<SandboxId>) {
         for id in names.iter().filter_map(|name| SandboxId::parse(name).ok()) {
             // What cannot be looked at is not known to be gone.
             let gone = matches!(cx.paths().pod(&id).try_exists(), Ok(false));
-            if gone && !aside.contains(&id) {
+            if gone && cx.quarantine.pod(id.as_str()).is_none() {
                 log_failure(&id, "stale state directory", remove(&cx.paths().pod_state(&id)));
             }
         }
@@ -321,15 +345,5 @@ fn log_failure(sandbox: &SandboxId, what: &str, result: Result<(), crate::files:
             let error = chain(&error);
             tracing::warn!(%sandbox, what, error, "not removed");
         }
-    }
-}
-
-/// One broken record costs one object: it is moved aside, and the start goes on.
-fn quarantined(error: &dyn std::error::Error, dir: &Path) {
-    let aside = dir.with_extension(aside::EXTENSION);
-    let error = chain(error);
-    match std::fs::rename(dir, &aside) {
-        Ok(()) => tracing::error!(error, aside = %aside.display(), "record set aside"),
-        Err(rename) => tracing::error!(error, %rename, "record neither read nor set aside"),
     }
 }

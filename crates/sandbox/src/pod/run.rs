@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use failpoint::Point;
 use model::{NamespaceMode, PodConfig, SandboxId};
 use shim_protocol::{Body, PodReady, PodSetup, Response, Sysctl, Warning};
 
@@ -83,10 +84,11 @@ impl Owner {
         let record = Arc::make_mut(&mut self.record);
         record.phase = PodPhase::Ready;
         record.created_at = now();
-        self.store_pod()
+        self.store_pod(Point::PodReady)
             .await
             .map_err(|source| RunError::Record { sandbox: self.id().clone(), source })?;
         self.announce();
+        failpoint::pass(Point::PodAnswer);
         let id = self.id().as_str();
         self.tell(EventKind::Created, id);
         self.tell(EventKind::Started, id);
@@ -100,11 +102,13 @@ impl Owner {
         let label = self.file_label()?;
         let made = blocking::run(move || {
             let state = cx.paths().pod_state(&record.id);
+            files::reach(Point::PodDirectories, "create directory", &state)?;
             files::make_dir(&cx.paths().containers(&record.id))?;
             files::make_dir(&state.join("exits"))?;
             if !record.config.log_directory.is_empty() {
                 files::make_log_dir(Path::new(&record.config.log_directory))?;
             }
+            files::reach(Point::PodFiles, "write files in", &state)?;
             files::write_pod_files(&state, &record.config)?;
             Ok(label.map_or(Ok(()), |label| confinement::label_pod_files(&state, &label)))
         })
@@ -113,7 +117,7 @@ impl Owner {
             .map_err(|source| RunError::Label { sandbox: self.id().clone(), source })?;
         // Written before the first namespace or address exists.
         Arc::make_mut(&mut self.record).attached = !self.host_network();
-        self.store_pod()
+        self.store_pod(Point::PodIntent)
             .await
             .map_err(|source| RunError::Record { sandbox: self.id().clone(), source })
     }
@@ -133,7 +137,10 @@ impl Owner {
             .await
             .map_err(|source| RunError::Spawn { sandbox: sandbox.clone(), source })?;
         let process = ShimProcess::Child(child);
-        let connected = ShimLink::connect(&sandbox, &state).await;
+        let connected = match failpoint::reach(Point::PodConnect) {
+            Ok(()) => ShimLink::connect(&sandbox, &state).await,
+            Err(source) => Err(LinkError::Connect { sandbox: sandbox.clone(), source }),
+        };
         let (link, events, hello) = match connected {
             Ok(connected) => connected,
             Err(source) => {
@@ -151,6 +158,8 @@ impl Owner {
         let setup = self.pod_setup()?;
         let fail = |source| RunError::Setup { sandbox: sandbox.clone(), source };
         let link = self.link().ok_or_else(|| fail(LinkError::Gone { sandbox: sandbox.clone() }))?;
+        failpoint::reach(Point::PodSetup)
+            .map_err(|source| fail(LinkError::Connect { sandbox: sandbox.clone(), source }))?;
         let answer = link.call(Body::SetupPod(Box::new(setup)), Vec::new()).await.map_err(fail)?;
         match answer {
             Response::PodReady(ready) => Ok(ready),

@@ -40,7 +40,13 @@ impl ShimProcess {
     }
 }
 
-fn end_adopted(process: ProcessRecord) -> io::Result<()> {
+/// Ends a shim that an earlier daemon started, if it still runs.
+pub(crate) async fn end_shim_process(process: ProcessRecord, sandbox: &SandboxId) {
+    ShimProcess::Adopted(Some(process)).end(sandbox).await;
+}
+
+/// As [`end_shim_process`], with what went wrong. Blocking.
+pub(crate) fn end_adopted(process: ProcessRecord) -> io::Result<()> {
     let Some(pid) = Pid::from_raw(process.pid) else { return Ok(()) };
     let handle = match sys::pidfd::open(pid) {
         Ok(handle) => handle,

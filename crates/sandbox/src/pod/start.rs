@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use failpoint::Point;
 use launch::plan::ExecPlan;
 use model::{ContainerId, NamespaceMode, Signal, UnixNanos};
 use shim_protocol::{Body, Response, StartContainer};
@@ -39,6 +40,7 @@ impl Owner {
                 let cgroup = cgroup_of(&self.cgroup_parent, id).into();
                 self.cx.sampler.rates.sample(&cgroup, std::time::Instant::now(), 0);
                 self.tell(EventKind::Started, id.as_str());
+                failpoint::pass(Point::StartAnswer);
                 Ok(())
             }
             Err(error) => {
@@ -81,6 +83,8 @@ impl Owner {
         let fail = |source| StartError::Launch { container: id.clone(), source };
         let sandbox = self.id().clone();
         let link = self.link().ok_or_else(|| fail(LinkError::Gone { sandbox: sandbox.clone() }))?;
+        failpoint::reach(Point::StartLaunch)
+            .map_err(|source| fail(LinkError::Connect { sandbox: sandbox.clone(), source }))?;
         let source = match link.call(body, Vec::new()).await {
             Ok(Response::Started(started)) => {
                 warn(&sandbox, &started.warnings);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use failpoint::Point;
 use model::{ContainerId, Signal};
 use shim_protocol::{Body, FailureKind};
 use tokio::time::Instant;
@@ -12,7 +13,7 @@ use crate::admission::{self, Admission};
 use crate::blocking;
 use crate::error::{ContainerError, StepError};
 use crate::events::EventKind;
-use crate::files::remove_tree;
+use crate::files::{self, remove_tree};
 use crate::link::LinkError;
 use crate::view::LookupError;
 
@@ -101,7 +102,7 @@ impl Owner {
         let sent = match self.link() {
             Some(link) => {
                 let body = Body::Kill { container: id.to_string(), signal: signal.number(), all };
-                link.call_done(body).await
+                self.reach(Point::StopSignal, link.call_done(body)).await
             }
             None => return self.bury_running().await,
         };
@@ -168,7 +169,8 @@ impl Owner {
     /// Removes everything of an ended container, its record last. Can be run again.
     pub(super) async fn discard_container(&mut self, id: &ContainerId) -> Result<(), StepError> {
         if let Some(link) = self.link() {
-            match link.call_done(Body::Forget { container: id.to_string() }).await {
+            let forgotten = link.call_done(Body::Forget { container: id.to_string() });
+            match self.reach(Point::RemoveForget, forgotten).await {
                 Ok(()) | Err(LinkError::Gone { .. }) => {}
                 Err(error) => return Err(StepError::Shim(error)),
             }
@@ -177,15 +179,31 @@ impl Owner {
         let (sandbox, container) = (self.id().clone(), id.clone());
         blocking::run(move || {
             let dir = cx.paths().container(&sandbox, &container);
+            files::reach(Point::RemoveLayer, "remove the layer in", &dir)
+                .map_err(StepError::Files)?;
             snapshot::ContainerRoot::remove(&dir)
                 .map_err(|source| StepError::Layer { container, source })?;
+            files::reach(Point::RemoveDirectory, "remove", &dir).map_err(StepError::Files)?;
             remove_tree(&dir).map_err(StepError::Files)
         })
         .await?;
         self.containers.remove(id);
         self.cx.index.drop_container(id);
         self.tell(EventKind::Deleted, id.as_str());
+        failpoint::pass(Point::RemoveAnswer);
         Ok(())
+    }
+
+    /// A place before the shim is asked for something.
+    pub(super) async fn reach<T>(
+        &self,
+        point: Point,
+        asked: impl Future<Output = Result<T, LinkError>>,
+    ) -> Result<T, LinkError> {
+        let sandbox = || self.id().clone();
+        failpoint::reach(point)
+            .map_err(|source| LinkError::Connect { sandbox: sandbox(), source })?;
+        asked.await
     }
 
     pub(super) async fn reopen_log(&mut self, id: &ContainerId) -> Result<(), ContainerError> {

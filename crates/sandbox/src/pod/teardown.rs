@@ -5,15 +5,16 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use failpoint::Point;
 use model::ContainerId;
 use shim_protocol::Body;
 use tokio::time::Instant;
 
 use super::{DIES_WITHIN, Owner};
 use crate::blocking;
-use crate::error::{StepError, TeardownError};
+use crate::error::{StepError, TeardownError, chain};
 use crate::events::EventKind;
-use crate::files::{FileError, remove_tree};
+use crate::files::{self, FileError, remove_tree};
 use crate::link::{LinkError, LinkEvent};
 use crate::record::PodPhase;
 
@@ -31,6 +32,7 @@ impl Owner {
         if was_ready {
             self.tell(EventKind::Stopped, self.id().as_str());
         }
+        failpoint::pass(Point::PodStopAnswer);
         self.outcome(failed)
     }
 
@@ -55,6 +57,7 @@ impl Owner {
                 self.tell(EventKind::Deleted, self.id().as_str());
             }
             tracing::info!(sandbox = %self.id(), "pod sandbox removed");
+            failpoint::pass(Point::PodRemoveAnswer);
         }
         self.outcome(failed)
     }
@@ -72,20 +75,26 @@ impl Owner {
             self.bury_running().await;
             return;
         };
+        let mut dying = Vec::new();
         for id in self.running() {
             let body = Body::Kill {
                 container: id.to_string(),
                 signal: model::Signal::KILL.number(),
                 all: true,
             };
-            match link.call_done(body).await {
+            match self.reach(Point::PodStopKill, link.call_done(body)).await {
                 // A shim that is gone is dealt with when its link reports so.
-                Ok(()) | Err(LinkError::Gone { .. }) => {}
+                Ok(()) | Err(LinkError::Gone { .. }) => dying.push(id),
                 Err(error) => failed.push(StepError::Shim(error)),
             }
         }
         let deadline = Instant::now() + DIES_WITHIN;
-        while !self.running().is_empty() {
+        loop {
+            let running = self.running();
+            dying.retain(|id| running.contains(id));
+            if dying.is_empty() {
+                break;
+            }
             let event = match &mut self.shim {
                 Some(shim) => tokio::time::timeout_at(deadline, shim.events.recv()).await,
                 None => break,
@@ -95,7 +104,7 @@ impl Owner {
                 Err(_elapsed) => break,
             }
         }
-        failed.extend(self.running().into_iter().map(|container| StepError::StillRunning {
+        failed.extend(dying.into_iter().map(|container| StepError::StillRunning {
             container,
             seconds: DIES_WITHIN.as_secs(),
         }));
@@ -111,8 +120,10 @@ impl Owner {
         match blocking::run(move || cx.parts.network.del(&attachment)).await {
             Ok(()) => {
                 Arc::make_mut(&mut self.record).attached = false;
-                if let Err(error) = self.store_pod().await {
-                    failed.push(StepError::Record(error));
+                // DEL can be repeated. A disk that is full must not keep a pod from going.
+                if let Err(error) = self.store_pod(Point::PodStopDetached).await {
+                    let error = chain(&error);
+                    tracing::error!(sandbox = %self.id(), error, "record not written");
                 }
             }
             Err(error) => failed.push(StepError::Network(error)),
@@ -124,7 +135,7 @@ impl Owner {
             self.sweep_cgroups(failed).await;
             return;
         };
-        let ended = shim.link.call_done(Body::Shutdown).await;
+        let ended = self.reach(Point::PodStopShim, shim.link.call_done(Body::Shutdown)).await;
         match ended {
             Ok(()) | Err(LinkError::Gone { .. }) => {}
             Err(error) => {
@@ -134,6 +145,8 @@ impl Owner {
             }
         }
         shim.process.end(self.id()).await;
+        // Those that could not be ended one by one have ended with it.
+        self.bury_running().await;
         self.sweep_cgroups(failed).await;
     }
 
@@ -165,19 +178,25 @@ impl Owner {
         let id = self.id().clone();
         // The record's directory goes last: until then a restart finds the pod again.
         let removed = blocking::run(move || {
-            remove_tree(&cx.paths().pod_state(&id))?;
-            remove_tree(&cx.paths().pod(&id))
+            let (state, pod) = (cx.paths().pod_state(&id), cx.paths().pod(&id));
+            files::reach(Point::PodRemoveState, "remove", &state)?;
+            remove_tree(&state)?;
+            files::reach(Point::PodRemoveDirectory, "remove", &pod)?;
+            remove_tree(&pod)
         })
         .await;
-        if let Err(error) = removed {
-            failed.push(StepError::Files(error));
+        match removed {
+            Ok(()) => self.cx.quarantine.forget_pod(self.id()),
+            Err(error) => failed.push(StepError::Files(error)),
         }
     }
 }
 
-fn unpin_netns(path: &Path) -> Result<(), FileError> {
+/// Takes the pin of a network namespace away; one that is gone already is fine. Blocking.
+pub(crate) fn unpin_netns(path: &Path) -> Result<(), FileError> {
     use rustix::io::Errno;
     use rustix::mount::{UnmountFlags, unmount};
+    files::reach(Point::PodStopUnpin, "unmount", path)?;
     match unmount(path, UnmountFlags::DETACH) {
         // Absent, or never mounted.
         Ok(()) | Err(Errno::NOENT | Errno::INVAL) => {}

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use failpoint::Point;
 use model::{ContainerId, Resources};
 
 use super::Owner;
@@ -48,7 +49,8 @@ impl Owner {
         let old_spec = blocking::run(move || plan::rewrite_limits(&cx, &of))
             .await
             .map_err(|source| UpdateError::Spec { container: container.clone(), source })?;
-        let Err(source) = self.store_container(Arc::clone(record)).await else { return Ok(()) };
+        let stored = self.store_container(Arc::clone(record), Point::UpdateRecord).await;
+        let Err(source) = stored else { return Ok(()) };
         let path = self.cx.paths().container_spec(&record.sandbox, &record.id);
         if let Err(error) = blocking::run(move || plan::write_spec(&path, &old_spec)).await {
             let error = crate::error::chain(&error);

@@ -62,7 +62,7 @@ impl Owner {
         let record = Arc::make_mut(&mut self.record);
         record.overhead = change.overhead.or_else(|| record.overhead.take());
         record.resources = change.resources.or_else(|| record.resources.take());
-        if let Err(source) = self.store_pod().await {
+        if let Err(source) = self.store_pod(failpoint::Point::PodUpdateRecord).await {
             self.record = before;
             return Err(UpdatePodError::Record { sandbox, source });
         }

@@ -22,6 +22,8 @@
 //!     iifname != "lo" ip daddr 127.0.0.0/8 drop }
 //! ```
 
+use std::net::IpAddr;
+
 use sys::netlink::nftables::{BaseChain, DataType, Element, Expression, Family, Hook, Nftables};
 
 use super::{Held, MARK, Published, Request};
@@ -87,6 +89,32 @@ pub(super) fn remove(container: &str, family: Family) -> Result<(), BuiltInError
     match removed {
         Err(BuiltInError::NoNftables(_)) => Ok(()),
         removed => removed,
+    }
+}
+
+/// Every container with a port, and its address. A kernel without nf_tables has none.
+pub(super) fn holders(family: Family) -> Result<Vec<(String, IpAddr)>, BuiltInError> {
+    let mut found = Vec::new();
+    let read = ruleset::open().and_then(|mut nft| {
+        for set in SETS {
+            for element in ruleset::read(&mut nft, family, set)? {
+                let address = element.value.as_deref().and_then(|value| address(family, value));
+                found.extend(address.map(|address| (element.comment, address)));
+            }
+        }
+        Ok(())
+    });
+    match read {
+        Ok(()) | Err(BuiltInError::NoNftables(_)) => Ok(found),
+        Err(error) => Err(error),
+    }
+}
+
+/// The address that a map's value begins with.
+fn address(family: Family, value: &[u8]) -> Option<IpAddr> {
+    match family {
+        Family::Ipv4 => value.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
+        Family::Ipv6 => value.first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
     }
 }
 

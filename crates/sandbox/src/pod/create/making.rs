@@ -7,6 +7,7 @@ use bundle::{
     AnonymousVolume, ContainerInput, HostFacts, NamespacePaths, PidSource, PodFiles,
     ResolvedDevice, ResolvedMount, SpecError,
 };
+use failpoint::Point;
 use model::{DiskUsage, MountPropagation, MountSource, NamespaceMode, SecurityProfile, StringMap};
 use oci_spec::runtime::Spec;
 use store::{Durability, RecordFile};
@@ -89,7 +90,9 @@ impl Making {
 
     fn write(&self, dir: &Path, spec: &Spec) -> Result<(), CreateError> {
         let stored = |source| CreateError::Files { name: self.name(), source };
+        files::reach(Point::ContainerDirectory, "create directory", dir).map_err(stored)?;
         files::make_dir(dir).map_err(stored)?;
+        files::reach(Point::ContainerLayer, "make layer in", dir).map_err(stored)?;
         let of_image = self
             .cx
             .parts
@@ -119,10 +122,12 @@ impl Making {
         let path = dir.join("config.json");
         let text = plan::encode(spec)
             .map_err(|error| stored(FileError::at("encode", &path)(error.into())))?;
+        files::reach(Point::ContainerSpec, "write", &path).map_err(stored)?;
         std::fs::write(&path, text)
             .map_err(|error| stored(FileError::at("write", &path)(error)))?;
-        RecordFile::new(dir.join("container.json"))
-            .write(self.cx.disk(), &self.record, Durability::Process)
+        let file = RecordFile::new(dir.join("container.json"));
+        file.reach(Point::ContainerRecord)
+            .and_then(|()| file.write(self.cx.disk(), &self.record, Durability::Process))
             .map_err(|source| CreateError::Record { name: self.name(), source })
     }
 

@@ -1,0 +1,92 @@
+//! The daemon dies at every place there is, and separately every step fails that can: it comes
+//! back, what it says agrees with the kernel, the same call made again succeeds, and after removal
+//! nothing is left.
+//!
+//! The places are asked of the program itself. What is done to come by them is in `operation`, what
+//! must hold afterwards in `walk`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::large_futures,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a helper of a test fails the test; a walk says what it has seen"
+)]
+
+mod operation;
+mod program;
+mod walk;
+
+use anyhow::{Result, ensure};
+
+use crate::operation::Operation;
+use crate::walk::walk;
+
+/// A place that no operation comes by would never be tried.
+#[test]
+fn every_place_belongs_to_an_operation() -> Result<()> {
+    let places = program::places()?;
+    ensure!(places.len() > 60, "the program lists {} places only", places.len());
+    for place in &places {
+        let of: Vec<_> = Operation::ALL.iter().filter(|it| it.comes_by(&place.name)).collect();
+        ensure!(of.len() == 1, "{} belongs to {of:?}", place.name);
+    }
+    Ok(())
+}
+
+#[test]
+fn running_a_pod() -> Result<()> {
+    walk(Operation::RunPod)
+}
+
+#[test]
+fn creating_a_container() -> Result<()> {
+    walk(Operation::Create)
+}
+
+#[test]
+fn starting_a_container() -> Result<()> {
+    walk(Operation::Start)
+}
+
+#[test]
+fn stopping_a_container() -> Result<()> {
+    walk(Operation::Stop)
+}
+
+#[test]
+fn removing_a_container() -> Result<()> {
+    walk(Operation::Remove)
+}
+
+#[test]
+fn stopping_a_pod() -> Result<()> {
+    walk(Operation::StopPod)
+}
+
+#[test]
+fn removing_a_pod() -> Result<()> {
+    walk(Operation::RemovePod)
+}
+
+#[test]
+fn updating_a_pod_and_a_container() -> Result<()> {
+    walk(Operation::UpdatePod)?;
+    walk(Operation::Update)
+}
+
+#[test]
+fn pulling_an_image() -> Result<()> {
+    walk(Operation::Pull)
+}
+
+#[test]
+fn removing_an_image() -> Result<()> {
+    walk(Operation::RemoveImage)
+}
+
+#[test]
+fn starting_the_daemon() -> Result<()> {
+    walk(Operation::Recover)
+}

@@ -1,0 +1,53 @@
+//! The program with failpoints, beside a shim, and the places it has.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_knarr");
+
+/// A place.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) name: String,
+    pub(crate) can_fail: bool,
+}
+
+/// Every place that the program knows.
+pub(crate) fn places() -> Result<Vec<Place>> {
+    let output = Command::new(PROGRAM).arg("serve").env(failpoint::VARIABLE, "list").output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let place = |line: &str| {
+        let mut words = line.split(' ');
+        let name = words.next().unwrap_or_default().to_owned();
+        Place { name, can_fail: words.any(|word| word == "error") }
+    };
+    Ok(String::from_utf8(output.stdout)?.lines().map(place).collect())
+}
+
+/// A directory with the program and the shim that `dist` has.
+pub(crate) fn dist(dist: &Path) -> Result<PathBuf> {
+    static DIR: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let made = DIR.get_or_init(|| furnish(dist).map_err(|error| format!("{error:#}")));
+    made.clone().map_err(|error| anyhow!("the program's directory: {error}"))
+}
+
+fn furnish(dist: &Path) -> Result<PathBuf> {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("failpoints");
+    fs::create_dir_all(&dir)?;
+    for (name, from) in [("knarr", PathBuf::from(PROGRAM)), ("knarr-shim", dist.join("knarr-shim"))]
+    {
+        // By rename: another run may have it open.
+        let fresh = dir.join(format!(".{name}.{}", std::process::id()));
+        if fs::hard_link(&from, &fresh).is_err() {
+            fs::copy(&from, &fresh).with_context(|| from.display().to_string())?;
+        }
+        fs::rename(&fresh, dir.join(name))?;
+        // Renaming a link onto another of the same file does nothing.
+        drop(fs::remove_file(&fresh));
+    }
+    Ok(dir)
+}

@@ -1,0 +1,213 @@
+//! The places. Each lies before the step its name says, so that dying there is dying after
+//! everything above it; the last of an operation lies before its answer.
+
+macro_rules! points {
+    ($($group:literal { $($(#[$doc:meta])* $point:ident $name:literal $kind:ident,)* })*) => {
+        /// A place.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Point {
+            $($($(#[$doc])* $point,)*)*
+        }
+
+        impl Point {
+            /// All of them, in the order in which an operation comes by.
+            pub const ALL: &[Self] = &[$($(Self::$point,)*)*];
+
+            /// What tests call it.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $($(Self::$point => concat!($group, ".", $name),)*)*
+                }
+            }
+
+            /// Whether the step can fail; otherwise the daemon can only die before it.
+            pub const fn can_fail(self) -> bool {
+                match self {
+                    $($(Self::$point => points!(@ $kind),)*)*
+                }
+            }
+
+            /// The place of that name.
+            pub fn named(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|point| point.name() == name)
+            }
+        }
+    };
+    (@ fallible) => { true };
+    (@ certain) => { false };
+}
+
+points! {
+    "pod.run" {
+        /// The pod's directories.
+        PodDirectories "directories" fallible,
+        /// The files its containers see in `/etc`.
+        PodFiles "files" fallible,
+        /// The record that says what will be made.
+        PodIntent "intent" fallible,
+        /// The shim's socket.
+        PodSocket "socket" fallible,
+        /// The shim's process.
+        PodSpawn "spawn" fallible,
+        /// The connection to the shim.
+        PodConnect "connect" fallible,
+        /// Namespaces, made by the shim.
+        PodSetup "setup" fallible,
+        /// CNI ADD.
+        PodAttach "attach" fallible,
+        /// The record that says that it is ready.
+        PodReady "ready" fallible,
+        /// The answer.
+        PodAnswer "answer" certain,
+    }
+    "cni.add" {
+        /// The next plugin of a list.
+        CniAddPlugin "plugin" fallible,
+        /// A reservation of addresses.
+        CniAddReserve "reserve" fallible,
+        /// The pod's link, with its address reserved.
+        CniAddLink "link" fallible,
+        /// The pod's own end of it.
+        CniAddConfigure "configure" fallible,
+        /// Rules for host ports.
+        CniAddPorts "ports" fallible,
+        /// The record of the attachment.
+        CniAddCache "cache" fallible,
+    }
+    "container.create" {
+        /// Its directory.
+        ContainerDirectory "directory" fallible,
+        /// Its writable layer.
+        ContainerLayer "layer" fallible,
+        /// Its specification.
+        ContainerSpec "spec" fallible,
+        /// Its record.
+        ContainerRecord "record" fallible,
+        /// The answer.
+        ContainerAnswer "answer" certain,
+    }
+    "container.start" {
+        /// The plan.
+        StartPlan "plan" fallible,
+        /// The launch, by the shim.
+        StartLaunch "launch" fallible,
+        /// The record that says that it runs.
+        StartRecord "record" fallible,
+        /// The answer.
+        StartAnswer "answer" certain,
+    }
+    "container.stop" {
+        /// The signal, sent by the shim.
+        StopSignal "signal" fallible,
+        /// The record of its end.
+        StopRecord "record" fallible,
+        /// The answer.
+        StopAnswer "answer" certain,
+    }
+    "container.remove" {
+        /// The shim forgets it.
+        RemoveForget "forget" fallible,
+        /// Its writable layer goes.
+        RemoveLayer "layer" fallible,
+        /// Its directory goes, and with it the record.
+        RemoveDirectory "directory" fallible,
+        /// The answer.
+        RemoveAnswer "answer" certain,
+    }
+    "pod.stop" {
+        /// The record that says that it is to end.
+        PodStopRecord "record" fallible,
+        /// SIGKILL for its containers.
+        PodStopKill "kill" fallible,
+        /// CNI DEL.
+        PodStopDetach "detach" fallible,
+        /// The record that no DEL is due any more.
+        PodStopDetached "detached" fallible,
+        /// The shim's end.
+        PodStopShim "shim" fallible,
+        /// Control groups go.
+        PodStopCgroups "cgroups" fallible,
+        /// The pin of the network namespace goes.
+        PodStopUnpin "unpin" fallible,
+        /// The answer.
+        PodStopAnswer "answer" certain,
+    }
+    "cni.del" {
+        /// The next plugin of a list, from the last.
+        CniDelPlugin "plugin" fallible,
+        /// The rules of host ports go.
+        CniDelPorts "ports" fallible,
+        /// The reservation goes.
+        CniDelRelease "release" fallible,
+        /// The record of the attachment goes.
+        CniDelCache "cache" fallible,
+    }
+    "pod.remove" {
+        /// The directory of volatile state goes.
+        PodRemoveState "state" fallible,
+        /// The record's directory goes.
+        PodRemoveDirectory "directory" fallible,
+        /// The answer.
+        PodRemoveAnswer "answer" certain,
+    }
+    "pod.update" {
+        /// The record of a pod's new totals.
+        PodUpdateRecord "record" fallible,
+    }
+    "container.update" {
+        /// The record of a container's new limits, with its specification rewritten.
+        UpdateRecord "record" fallible,
+    }
+    "store" {
+        /// A new record takes the place of the old one.
+        RecordReplace "replace" fallible,
+    }
+    "image.pull" {
+        /// A place to unpack a layer into.
+        LayerBegin "begin" fallible,
+        /// An unpacked layer reaches the disk.
+        LayerSync "sync" fallible,
+        /// Its seal.
+        LayerSeal "seal" fallible,
+        /// It gets its name.
+        LayerName "name" fallible,
+        /// What layers leave to those below them.
+        LayerFixup "fixup" fallible,
+        /// The image's documents.
+        ImageDocuments "documents" fallible,
+        /// The image's record.
+        ImageRecord "record" fallible,
+        /// The answer.
+        ImageAnswer "answer" certain,
+    }
+    "image.remove" {
+        /// The record goes.
+        ImageUnrecord "record" fallible,
+        /// The documents go.
+        ImageUndocument "documents" fallible,
+        /// An unused layer is taken out of the store.
+        LayerTake "take" fallible,
+        /// Its files go.
+        LayerDelete "delete" fallible,
+        /// The answer.
+        ImageRemoveAnswer "answer" certain,
+    }
+    "recover" {
+        /// The stores of layers and images.
+        RecoverStores "stores" fallible,
+        /// A pod's record.
+        RecoverRead "read" fallible,
+        /// The connection to a pod's shim.
+        RecoverReconnect "reconnect" fallible,
+        /// A pod's state and its shim's are compared.
+        RecoverReconcile "reconcile" certain,
+        /// A half-made pod goes.
+        RecoverUndo "undo" certain,
+        /// Volatile state without a record goes.
+        RecoverSweep "sweep" fallible,
+        /// Attachments of pods that are gone go.
+        RecoverNetworks "networks" certain,
+        /// The socket answers.
+        RecoverServe "serve" certain,
+    }
+}

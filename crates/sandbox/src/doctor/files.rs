@@ -1,0 +1,91 @@
+//! Records, volatile state, layers and ingests.
+
+use std::collections::HashSet;
+
+use model::SandboxId;
+
+use super::{Area, Examination, Mend, Severity};
+
+/// Pods, containers and images whose records cannot be used.
+pub(super) fn records(out: &mut Examination<'_>) {
+    for object in out.cx.quarantine.all() {
+        let problem = format!("the record of {} {}: {}", object.kind(), object.id(), object.reason);
+        let remedy = if object.container.is_some() {
+            format!(
+                "repair it and restart knarr, or remove its pod: `knarr rm --force {}`",
+                object.sandbox
+            )
+        } else {
+            format!(
+                "repair it and restart knarr, or remove it and what it owns: `knarr rm --force {}`",
+                object.sandbox
+            )
+        };
+        out.problem(Area::Record, &object.path.display(), problem, &remedy);
+    }
+    let images = out.cx.paths().root().join("images");
+    for entry in std::fs::read_dir(&images).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "bad") {
+            let problem =
+                "the record of an image that could not be used; it is out of the way".into();
+            out.advice(
+                Area::Record,
+                &path.display(),
+                problem,
+                "pull the image again and delete this",
+            );
+        }
+    }
+}
+
+/// Directories of pods that are not known.
+pub(super) fn states(out: &mut Examination<'_>) {
+    let dir = out.cx.paths().pod_states();
+    for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+        let id = entry.file_name().to_str().and_then(|name| SandboxId::parse(name).ok());
+        if let Some(id) = id.filter(|id| !out.knows(id.as_str())) {
+            let problem = format!("the state of pod sandbox {id}, which is not known");
+            let mend = Mend::RemoveState(id);
+            out.mendable(Area::State, &entry.path().display(), (problem, "remove it"), mend);
+        }
+    }
+}
+
+/// Layers that nothing uses, and containers whose layers are not there.
+pub(super) fn layers(out: &mut Examination<'_>) {
+    let present: HashSet<_> = out.cx.parts.layers.list().into_iter().collect();
+    let mut used: HashSet<_> = out.cx.quarantine.layers();
+    for image in out.cx.parts.images.list().iter() {
+        used.extend(image.diff_ids.iter().copied());
+    }
+    for container in out.cx.index.containers() {
+        for layer in container.record.all_layers() {
+            if !present.contains(&layer) {
+                let problem =
+                    format!("container {} stands on it and it is not there", container.record.id);
+                out.problem(
+                    Area::Layer,
+                    &layer,
+                    problem,
+                    "remove the container and pull its image again",
+                );
+            }
+            used.insert(layer);
+        }
+    }
+    for layer in present.difference(&used) {
+        let problem = "no image and no container uses it".to_owned();
+        let told = (problem, "remove it, as happens by itself every ten minutes");
+        out.add(Area::Layer, Severity::Advice, &layer, told, Some(Mend::CollectLayers));
+    }
+}
+
+/// What is from before this daemon's start should have gone then.
+pub(super) fn ingests(out: &mut Examination<'_>) {
+    for (name, path) in out.cx.parts.layers.abandoned() {
+        let problem = "an ingest that no pull is working on".to_owned();
+        let mend = Mend::RemoveIngest(name);
+        out.mendable(Area::Ingest, &path.display(), (problem, "remove it"), mend);
+    }
+}

@@ -1,0 +1,172 @@
+//! Processes, control groups, pinned namespaces and mounts, compared with the records.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use model::{NamespaceMode, SandboxId};
+
+use super::{Area, Examination, Mend};
+use crate::cgroups;
+use crate::host::start_ticks;
+use crate::record::ContainerState;
+use crate::shims;
+
+/// Shims without a pod, pods without a shim, containers without a process and the reverse.
+pub(super) fn processes(out: &mut Examination<'_>) {
+    let states = out.cx.paths().pod_states();
+    let running = match shims::running(&states) {
+        Ok(running) => running,
+        Err(error) => return out.unseen(Area::Process, &"/proc", &error),
+    };
+    for shim in &running {
+        if !out.knows(shim.sandbox.as_str()) {
+            let problem = format!("a shim of pod sandbox {}, which is not known", shim.sandbox);
+            let mend = Mend::EndShim(shim.process, shim.sandbox.clone());
+            out.mendable(Area::Process, &shim.process.pid, (problem, "end it"), mend);
+        }
+    }
+    for pod in out.cx.index.pods() {
+        let id = &pod.record.id;
+        if pod.is_ready() && !running.iter().any(|shim| shim.sandbox == *id) {
+            let problem = format!("pod sandbox {id} is ready and has no shim");
+            out.problem(Area::Process, &id, problem, "restart knarr, which records what has ended");
+        }
+    }
+    for container in out.cx.index.containers() {
+        let id = &container.record.id;
+        let inhabited = cgroups::inhabited(&out.cx.parts.host.cgroup, &container.cgroup_path);
+        match &container.record.state {
+            ContainerState::Running { pid, .. } if start_ticks(*pid).is_none() => {
+                let problem = format!("container {id} is running and process {pid} is not there");
+                out.problem(Area::Process, &id, problem, "restart knarr, which asks its shim");
+            }
+            ContainerState::Created | ContainerState::Exited(_) if inhabited => {
+                let problem = format!("container {id} does not run and has processes");
+                let mend = Mend::KillCgroup(container.cgroup_path.to_string());
+                out.mendable(Area::Process, &id, (problem, "kill them"), mend);
+            }
+            ContainerState::Running { .. }
+            | ContainerState::Created
+            | ContainerState::Exited(_) => {}
+        }
+    }
+}
+
+/// Groups of containers that are not known, where only pods of this daemon have theirs.
+pub(super) fn cgroups(out: &mut Examination<'_>) {
+    let mut parents: BTreeSet<String> = BTreeSet::new();
+    let mut known: BTreeSet<String> = BTreeSet::new();
+    for pod in out.cx.index.pods() {
+        parents.insert(pod.cgroup_parent.to_string());
+        known.insert(pod.record.id.to_string());
+    }
+    // Where pods have a group of their own if nobody chooses another.
+    parents.insert(crate::context::DEFAULT_PARENT.to_owned());
+    let others = shims::everywhere().unwrap_or_default();
+    known.extend(others.iter().map(ToString::to_string));
+    known.extend(out.cx.index.containers().iter().map(|it| it.record.id.to_string()));
+    for object in out.cx.quarantine.all() {
+        known.extend(object.cgroup_names());
+    }
+    let layout = out.cx.parts.host.cgroup.clone();
+    for parent in parents {
+        for name in cgroups::children(&layout, &parent) {
+            let is_id = SandboxId::parse(&name).is_ok();
+            let path = format!("{parent}/{name}");
+            if !is_id || known.contains(&name) {
+                continue;
+            }
+            if cgroups::inhabited(&layout, &path) {
+                let problem = "processes of a pod or container that is not known".to_owned();
+                let remedy = "end them, unless another knarr serves this host";
+                out.problem(Area::Cgroup, &path, problem, remedy);
+            } else {
+                let problem =
+                    "the control group of a pod or container that is not known".to_owned();
+                let mend = Mend::RemoveCgroup(path.clone());
+                out.mendable(Area::Cgroup, &path, (problem, "remove it"), mend);
+            }
+        }
+    }
+}
+
+/// Pins without a pod, and pods without a pin.
+pub(super) fn namespaces(out: &mut Examination<'_>) {
+    let dir = Path::new(crate::paths::NETNS);
+    let pins = names(dir);
+    // Whoever's they are: a pod has a shim from before its namespace is made.
+    let shims = shims::everywhere().unwrap_or_default();
+    for name in pins {
+        let id = name.strip_prefix("knarr-").and_then(|id| SandboxId::parse(id).ok());
+        let Some(id) = id.filter(|id| !out.knows(id.as_str()) && !shims.contains(id)) else {
+            continue;
+        };
+        let problem = format!("the network namespace of pod sandbox {id}, which is not known");
+        out.mendable(
+            Area::Netns,
+            &dir.join(&name).display(),
+            (problem, "unpin it"),
+            Mend::Unpin(id),
+        );
+    }
+    for pod in out.cx.index.pods() {
+        let own = pod.record.config.security.namespaces.network != NamespaceMode::Node;
+        let pin = out.cx.paths().netns(&pod.record.id);
+        if pod.is_ready() && own && !pin.exists() {
+            let id = &pod.record.id;
+            let problem =
+                format!("pod sandbox {id} is ready and its network namespace is not there");
+            out.problem(Area::Netns, &pin.display(), problem, "stop and remove the pod");
+        }
+    }
+}
+
+/// Nothing of ours is mounted on the host, but for the directories themselves.
+pub(super) fn mounts(out: &mut Examination<'_>) {
+    let table = match std::fs::read_to_string("/proc/self/mountinfo") {
+        Ok(table) => table,
+        Err(error) => return out.unseen(Area::Mount, &"/proc/self/mountinfo", &error),
+    };
+    let (root, states) = (out.cx.paths().root().to_owned(), out.cx.paths().pod_states());
+    let inner = ["layers", "fixups", "ingest", "pods", "images"].map(|name| root.join(name));
+    for point in table.lines().filter_map(mount_point) {
+        let id = point.strip_prefix(&states).ok().and_then(|rest| rest.iter().next());
+        let id = id.and_then(|id| SandboxId::parse(id.to_str()?).ok());
+        if let Some(id) = id.filter(|id| !out.knows(id.as_str())) {
+            let problem = format!("a mount in the state of pod sandbox {id}, which is not known");
+            let mend = Mend::Unmount(point.clone());
+            out.mendable(Area::Mount, &point.display(), (problem, "unmount it"), mend);
+        } else if inner.iter().any(|dir| point.starts_with(dir) && point != *dir) {
+            let problem = "somebody mounted this within knarr's directories".to_owned();
+            out.problem(
+                Area::Mount,
+                &point.display(),
+                problem,
+                "unmount it, unless you know better",
+            );
+        }
+    }
+}
+
+/// `mountinfo`: the fifth field, with blanks as `\040`.
+fn mount_point(line: &str) -> Option<PathBuf> {
+    let field = line.split(' ').nth(4)?;
+    Some(field.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\").into())
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_points_blanks_are_read() {
+        let line = "36 35 98:0 / /run/a\\040b rw - tmpfs tmpfs rw";
+        assert_eq!(mount_point(line), Some("/run/a b".into()));
+        assert_eq!(mount_point("36 35"), None);
+    }
+}
