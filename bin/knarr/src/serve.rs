@@ -10,6 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use cri_server::{CgroupDriver, PodSessions, Server};
 use failpoint::Point;
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
 use sandbox::{Handlers, Parts, Paths, Sandboxes};
 use streaming::Urls;
 use tokio::net::UnixListener;
@@ -215,14 +217,14 @@ fn make_dir(path: &Path, mode: u32) -> Result<()> {
 fn lock(root: &Path) -> Result<File> {
     let path = root.join("lock");
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    match file.try_lock() {
+    // flock(2)'s would live on in a child that was about to become a shim when its daemon was
+    // killed, and keep the next daemon from starting. This one is the process's.
+    match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => {
+        Err(Errno::AGAIN | Errno::ACCESS) => {
             bail!("another knarr serves {}: stop it, or use another --root", root.display())
         }
-        Err(std::fs::TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("cannot lock {}", path.display()))
-        }
+        Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
 }
 

@@ -1,7 +1,12 @@
 //! `kill -9` and back: nothing that ran stops, nothing that happened is lost.
 
-use anyhow::{Result, ensure};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
 use cri_api::v1;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 use test_support::node::{log_lines, on_a_node};
 
 #[test]
@@ -234,6 +239,49 @@ fn pods_that_cannot_be_listed_stop_the_start() -> Result<()> {
         std::fs::rename(&moved, &pods)?;
         node.daemon.launch(&node.scratch)?;
         ensure!(node.cri.shell(&id, "echo alive").await? == "alive");
+        Ok(())
+    })
+}
+
+/// A process's own descriptor of an open file, as its child has it from fork to exec.
+fn descriptor(pid: u32, path: &Path) -> Result<OwnedFd> {
+    let dir = format!("/proc/{pid}/fd");
+    for entry in std::fs::read_dir(&dir).with_context(|| dir.clone())? {
+        let entry = entry?;
+        if std::fs::read_link(entry.path()).is_ok_and(|target| target == path) {
+            let number = entry.file_name().to_string_lossy().parse()?;
+            let pid = Pid::from_raw(i32::try_from(pid)?).context("a process id")?;
+            let process = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+            return Ok(rustix::process::pidfd_getfd(&process, number, PidfdGetfdFlags::empty())?);
+        }
+    }
+    anyhow::bail!("process {pid} does not have {} open", path.display())
+}
+
+#[test]
+fn a_root_is_one_daemons_and_free_as_soon_as_that_is_dead() -> Result<()> {
+    on_a_node(async |node| {
+        let (root, other) = (node.scratch.root(), node.scratch.dir().join("other"));
+        let second = Command::new(node.daemon.program())
+            .args(["serve", "--config"])
+            .arg(node.daemon.config())
+            .arg("--root")
+            .arg(&root)
+            .arg("--state")
+            .arg(&other)
+            .arg("--listen")
+            .arg(other.join("knarr.sock"))
+            .output()?;
+        let text = String::from_utf8_lossy(&second.stderr);
+        let words = format!("another knarr serves {}", root.display());
+        ensure!(!second.status.success() && text.contains(&words), "{second:?}");
+
+        // A child of the daemon that is to become a shim has all of its files until then.
+        let pid = node.daemon.pid().context("a daemon")?;
+        let held = descriptor(pid, &root.join("lock"))?;
+        node.crash_and_restart()?;
+        drop(held);
+        node.sleeper("after").await?;
         Ok(())
     })
 }
