@@ -22,6 +22,7 @@ const PACKAGES: &[&str] = &[
     "libc6-dev",
     "nftables",
     "nginx-light",
+    "procps",
     "runc",
     "umoci",
 ];

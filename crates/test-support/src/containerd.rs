@@ -19,6 +19,15 @@ const PAUSE: &str = "test/pause:1";
 const PROGRAM: &str = "/usr/bin/containerd";
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What a test chooses.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings<'a> {
+    /// Directory of CNI plugins.
+    pub plugins: &'a Path,
+    /// The OCI runtime; `None`: runc.
+    pub runtime: Option<&'a Path>,
+}
+
 /// A containerd with a root, a state and a configuration of its own; killed when dropped. Its
 /// network is the scratch place's bridge and subnet.
 #[derive(Debug)]
@@ -38,16 +47,23 @@ impl Containerd {
     /// # Errors
     /// Its place cannot be made, or it cannot be started.
     pub fn start(scratch: &Scratch, plugins: &Path) -> Result<Self> {
+        Self::start_with(scratch, Settings { plugins, runtime: None })
+    }
+
+    /// Starts it with settings of the test's choice.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(scratch: &Scratch, settings: Settings<'_>) -> Result<Self> {
         // It wants a program that keeps the pod's namespaces.
-        let pause = busybox(PAUSE)?
-            .config("Entrypoint", json!(["/bin/busybox", "sleep", "1000000"]))
-            .build();
+        let pause =
+            busybox(PAUSE)?.config("Cmd", json!(["/bin/busybox", "sleep", "1000000"])).build();
         registry()?.add(&pause)?;
         let dir = scratch.dir().join("containerd");
         fs::create_dir_all(dir.join("net.d")).context("make its place")?;
         let addresses = dir.join("addresses");
         fs::write(dir.join("net.d/10-test.conflist"), bridge_network(scratch, &addresses))?;
-        fs::write(dir.join("config.toml"), configuration(&dir, plugins)?)?;
+        fs::write(dir.join("config.toml"), configuration(&dir, settings)?)?;
         let log = fs::File::create(dir.join("log"))?;
         let child = Command::new(PROGRAM)
             .arg("--config")
@@ -71,8 +87,7 @@ impl Containerd {
             match cri.runtime.clone().version(v1::VersionRequest::default()).await {
                 Ok(_) => return Ok(cri),
                 Err(status) if Instant::now() > deadline => {
-                    let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
-                    bail!("containerd does not answer: {status}\n{log}");
+                    bail!("containerd does not answer: {status}\n{}", self.log_text());
                 }
                 // It makes its socket when it is ready, and tells nobody.
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -80,9 +95,19 @@ impl Containerd {
         }
     }
 
+    /// What it has logged.
+    pub fn log_text(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Where the runtime of its pods keeps their state, a directory for each namespace.
+    pub fn runtime_root(&self) -> PathBuf {
+        self.dir.join("runtime")
     }
 
     /// The reservation of an address of its network.
@@ -113,7 +138,12 @@ pub fn bridge_network(scratch: &Scratch, addresses: &Path) -> String {
     )
 }
 
-fn configuration(dir: &Path, plugins: &Path) -> Result<String> {
+fn configuration(dir: &Path, settings: Settings<'_>) -> Result<String> {
+    let runtime = settings.runtime.map_or_else(String::new, |program| {
+        let table = r#"[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc"#;
+        let options = format!("BinaryName = {program:?}\nRoot = {:?}", dir.join("runtime"));
+        format!("{table}]\nruntime_type = \"io.containerd.runc.v2\"\n{table}.options]\n{options}\n")
+    });
     Ok(format!(
         r#"version = 2
 root = "{dir}/root"
@@ -132,9 +162,9 @@ bin_dir = "{plugins}"
 conf_dir = "{dir}/net.d"
 [plugins."io.containerd.internal.v1.opt"]
 path = "{dir}/opt"
-"#,
+{runtime}"#,
         dir = dir.display(),
-        plugins = plugins.display(),
+        plugins = settings.plugins.display(),
         registry = registry()?.host(),
     ))
 }

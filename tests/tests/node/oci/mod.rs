@@ -1,5 +1,6 @@
 //! The program as an OCI runtime.
 
+mod containerd;
 mod escapes;
 mod exec;
 mod lifecycle;
