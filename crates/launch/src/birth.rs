@@ -184,6 +184,7 @@ impl Joins {
             (&namespaces.ipc, Kind::Ipc),
             (&namespaces.uts, Kind::Uts),
             (&namespaces.cgroup, Kind::Cgroup),
+            (&namespaces.time, Kind::Time),
         ] {
             if let Namespace::Join(path) = wanted {
                 ours.push((kind, open(path)?));

@@ -153,6 +153,10 @@ steps! {
     UserNamespace = 43, Internal, "set up the user namespace{}";
     /// An id-mapped mount.
     MapIds = 44, Mount, "map the ids of {}";
+    /// Scheduling, disk priority.
+    Priority = 45, Internal, "set {}";
+    /// Execution domain.
+    Personality = 46, Internal, "set the personality {}";
 }
 
 /// Why a launch failed. Nothing of it is left.

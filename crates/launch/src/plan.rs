@@ -3,10 +3,12 @@
 //! Compatibility rule: an index is never reused and a new field is an `Option` or has a default,
 //! because a shim executes plans of daemons older and newer than itself.
 
+mod process;
 mod user;
 
 use minicbor::{Decode, Encode};
 
+pub use process::{Scheduling, TerminalSize};
 pub use user::{MountIds, UserNamespace};
 
 /// Everything needed to start one container's first process.
@@ -102,17 +104,19 @@ pub struct ProcessPlan {
     /// Size of the new terminal; the kernel's default (0 by 0) when absent.
     #[n(16)]
     pub terminal_size: Option<TerminalSize>,
-}
-
-/// Size of a terminal in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-pub struct TerminalSize {
-    /// Lines.
-    #[n(0)]
-    pub rows: u16,
-    /// Characters of a line.
-    #[n(1)]
-    pub columns: u16,
+    /// Execution domain (`personality(2)`).
+    #[n(17)]
+    pub personality: Option<u32>,
+    /// Scheduling; the launcher's own when absent.
+    #[n(18)]
+    pub scheduling: Option<Scheduling>,
+    /// Class and level of its disk accesses (`ioprio_set(2)`); the launcher's own when absent.
+    #[n(19)]
+    pub io_priority: Option<u16>,
+    /// Its container has a time namespace of its own, to be entered by whoever is exec'd.
+    #[n(20)]
+    #[cbor(default)]
+    pub own_time: bool,
 }
 
 /// One environment entry as bytes (`KEY=value`).
@@ -187,6 +191,14 @@ pub struct Namespaces {
     #[n(5)]
     #[cbor(default)]
     pub user: UserNamespace,
+    /// Time namespace.
+    #[n(6)]
+    #[cbor(default)]
+    pub time: Namespace,
+    /// How far the clocks of a new time namespace are ahead: a clock's name, seconds, nanoseconds.
+    #[n(7)]
+    #[cbor(default)]
+    pub clocks: Vec<String>,
 }
 
 /// Where one namespace comes from. Inside a shim `Inherit` is the pod's.
@@ -561,6 +573,11 @@ pub struct HooksPlan {
     /// to nobody else.
     #[n(5)]
     pub root: String,
+    /// Programs of the container itself, run there with the process's own rights just before it is
+    /// executed.
+    #[n(6)]
+    #[cbor(default)]
+    pub start_container: Vec<HookPlan>,
 }
 
 /// One program to run.

@@ -66,7 +66,10 @@ pub(crate) fn nodes(linux: &Linux) -> Result<Vec<DeviceNode>, PlanError> {
                     && (device.major(), device.minor()) == (*major, *minor)
             })
     };
-    linux.devices().iter().flatten().filter(|device| !standard(device)).map(node).collect()
+    // A link to the container's own terminals.
+    let terminals = |device: &&LinuxDevice| device.path().as_os_str() == "/dev/ptmx";
+    let listed = linux.devices().iter().flatten();
+    listed.filter(|device| !standard(device) && !terminals(device)).map(node).collect()
 }
 
 fn node(device: &LinuxDevice) -> Result<DeviceNode, PlanError> {

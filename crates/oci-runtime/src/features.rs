@@ -15,7 +15,8 @@ use crate::{capability, mounts};
 const OLDEST: &str = "1.0.0";
 
 /// The hooks that are run.
-const HOOKS: &[&str] = &["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
+const HOOKS: &[&str] =
+    &["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
 const NAMESPACES: &[LinuxNamespaceType] = &[
     LinuxNamespaceType::Cgroup,
@@ -23,6 +24,7 @@ const NAMESPACES: &[LinuxNamespaceType] = &[
     LinuxNamespaceType::Mount,
     LinuxNamespaceType::Network,
     LinuxNamespaceType::Pid,
+    LinuxNamespaceType::Time,
     LinuxNamespaceType::User,
     LinuxNamespaceType::Uts,
 ];
@@ -117,7 +119,7 @@ mod tests {
         assert_eq!(features["ociVersionMin"], "1.0.0");
         assert_eq!(features["ociVersionMax"], "1.2.1");
         let linux = &features["linux"];
-        assert_eq!(linux["namespaces"].as_array().unwrap().len(), 7);
+        assert_eq!(linux["namespaces"].as_array().unwrap().len(), 8);
         assert_eq!(linux["cgroup"]["v1"], true);
         assert_eq!(linux["seccomp"]["actions"][0], "SCMP_ACT_ALLOW");
         assert_eq!(linux["seccomp"]["archs"][0], "SCMP_ARCH_AARCH64");

@@ -14,6 +14,7 @@ pub(crate) fn hooks(
     let plan = HooksPlan {
         create_runtime: before_the_root(hooks)?,
         create_container: list("createContainer", hooks.create_container())?,
+        start_container: list("startContainer", hooks.start_container())?,
         poststart: list("poststart", hooks.poststart())?,
         poststop: list("poststop", hooks.poststop())?,
         ..HooksPlan::default()

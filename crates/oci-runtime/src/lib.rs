@@ -19,6 +19,7 @@ mod hooks;
 mod mounts;
 mod namespaces;
 mod process;
+mod scheduling;
 pub mod seccomp;
 mod unsupported;
 mod users;

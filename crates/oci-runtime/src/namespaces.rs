@@ -56,7 +56,14 @@ pub(crate) fn namespaces(
         Origin::Path(path) if context.pod_pid == Some(path.as_str()) => PidNamespace::Pod,
         Origin::Path(path) => PidNamespace::Join(path),
     };
+    let time = match origin(linux, Kind::Time)? {
+        Origin::Host => Namespace::Inherit,
+        Origin::New => Namespace::New,
+        Origin::Path(path) => Namespace::Join(path),
+    };
     let namespaces = Namespaces {
+        clocks: clocks(linux, &time)?,
+        time,
         pid,
         net: pods_or_joined(net),
         ipc: pods_or_joined(ipc),
@@ -65,6 +72,30 @@ pub(crate) fn namespaces(
         user,
     };
     Ok((namespaces, access))
+}
+
+/// Lines of `/proc/<pid>/timens_offsets`.
+fn clocks(linux: &Linux, time: &Namespace) -> Result<Vec<String>, PlanError> {
+    let mut lines = Vec::new();
+    for (clock, offset) in linux.time_offsets().iter().flatten() {
+        if *time != Namespace::New {
+            let want = "none without a new time namespace";
+            return Err(PlanError::invalid("linux.timeOffsets", "set", want));
+        }
+        let nanos = offset.nanosecs().unwrap_or_default();
+        if !matches!(clock.as_str(), "monotonic" | "boottime") || nanos > 999_999_999 {
+            let want = "monotonic or boottime, with less than a second of nanoseconds";
+            return Err(PlanError::invalid("linux.timeOffsets", clock, want));
+        }
+        lines.push(format!("{clock} {} {nanos}", offset.secs().unwrap_or_default()));
+    }
+    lines.sort();
+    Ok(lines)
+}
+
+/// Whether a container with this spec has clocks of its own.
+pub(crate) fn has_own_time(linux: &Linux) -> Result<bool, PlanError> {
+    Ok(origin(linux, Kind::Time)? != Origin::Host)
 }
 
 pub(crate) fn origin(linux: &Linux, kind: Kind) -> Result<Origin, PlanError> {

@@ -5,7 +5,7 @@ use model::IdMaps;
 use oci_spec::runtime::{Linux, PosixRlimitType, Process};
 
 use crate::{
-    ExecRequest, PlanError, capability,
+    ExecRequest, PlanError, capability, namespaces, scheduling,
     seccomp::{self, Architecture, SeccompError},
     users,
 };
@@ -83,6 +83,10 @@ fn build(
         selinux_label: process.selinux_label().clone().filter(|label| !label.is_empty()),
         user_ids: ids,
         terminal_size: terminal_size(process)?,
+        own_time: namespaces::has_own_time(linux)?,
+        personality: scheduling::personality(linux)?,
+        scheduling: scheduling::scheduling(process)?,
+        io_priority: scheduling::io_priority(process)?,
     })
 }
 

@@ -1,6 +1,6 @@
 //! What a spec may say and the launcher cannot do.
 
-use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Linux, Process, Spec};
 
 use crate::PlanError;
 
@@ -8,7 +8,6 @@ use crate::PlanError;
 /// read refuse there.
 pub(crate) fn check(spec: &Spec) -> Result<(), PlanError> {
     refuse(&[
-        ("hooks.startContainer", spec.hooks().as_ref().is_some_and(starts_container)),
         ("solaris", spec.solaris().is_some()),
         ("windows", spec.windows().is_some()),
         ("vm", spec.vm().is_some()),
@@ -21,29 +20,16 @@ pub(crate) fn check(spec: &Spec) -> Result<(), PlanError> {
 fn process(process: &Process) -> Result<(), PlanError> {
     refuse(&[
         ("process.commandLine", process.command_line().is_some()),
-        ("process.ioPriority", process.io_priority().is_some()),
-        ("process.scheduler", process.scheduler().is_some()),
         ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
         ("process.user.username", process.user().username().is_some()),
     ])
 }
 
 fn linux(linux: &Linux) -> Result<(), PlanError> {
-    let namespace = |wanted: LinuxNamespaceType| {
-        linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == wanted)
-    };
     refuse(&[
-        ("linux.namespaces[time]", namespace(LinuxNamespaceType::Time)),
-        ("linux.timeOffsets", linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty())),
         ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),
-        ("linux.personality", linux.personality().is_some()),
     ])
-}
-
-/// A program of the image, which would have to run in the container with the container's rights.
-fn starts_container(hooks: &Hooks) -> bool {
-    hooks.start_container().as_ref().is_some_and(|list| !list.is_empty())
 }
 
 fn refuse(fields: &[(&str, bool)]) -> Result<(), PlanError> {

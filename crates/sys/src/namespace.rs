@@ -22,6 +22,8 @@ pub enum Kind {
     Uts,
     /// Cgroup root.
     Cgroup,
+    /// Clocks: monotonic time and time since boot.
+    Time,
     /// Users and capabilities. The caller gets every capability in one it enters, and loses those
     /// it had: there is no way back.
     User,
@@ -36,6 +38,7 @@ impl Kind {
             Self::Ipc => LinkNameSpaceType::InterProcessCommunication,
             Self::Uts => LinkNameSpaceType::HostNameAndNISDomainName,
             Self::Cgroup => LinkNameSpaceType::ControlGroup,
+            Self::Time => LinkNameSpaceType::Time,
             Self::User => LinkNameSpaceType::User,
         }
     }
@@ -49,6 +52,7 @@ impl Kind {
             Self::Ipc => ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION.bits(),
             Self::Uts => ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME.bits(),
             Self::Cgroup => ThreadNameSpaceType::CONTROL_GROUP.bits(),
+            Self::Time => ThreadNameSpaceType::TIME.bits(),
             Self::User => ThreadNameSpaceType::USER.bits(),
         }
     }
@@ -62,6 +66,7 @@ impl Kind {
             Self::Ipc => "ipc",
             Self::Uts => "uts",
             Self::Cgroup => "cgroup",
+            Self::Time => "time",
             Self::User => "user",
         }
     }
@@ -106,6 +111,22 @@ pub fn enter(namespace: BorrowedFd<'_>, kind: Kind) -> io::Result<()> {
 pub fn enter_of(process: BorrowedFd<'_>, kinds: &[Kind]) -> io::Result<()> {
     let kinds = ThreadNameSpaceType::from_bits_retain(bits(kinds));
     Ok(rustix::thread::move_into_thread_name_spaces(process, kinds)?)
+}
+
+/// Leaves the time namespace for a new one, whose clocks are ahead of the host's by `offsets`: lines of
+/// a clock's name, seconds and nanoseconds. By way of the caller's `/proc`.
+///
+/// # Errors
+/// What the calls refuse with: `EINVAL` for a clock that is not known, `ERANGE` for one that would be
+/// negative, `EPERM` without `CAP_SYS_TIME`.
+pub fn unshare_time(offsets: &[String]) -> io::Result<()> {
+    unshare(&[Kind::Time])?;
+    for line in offsets {
+        let file = "/proc/self/timens_offsets";
+        crate::fs::write_value(rustix::fs::CWD, file, line.as_bytes())?;
+    }
+    // So far it is that of the caller's children only.
+    enter(std::os::fd::AsFd::as_fd(&open_link("/proc/self/ns/time_for_children")?), Kind::Time)
 }
 
 /// Leaves namespaces for new ones.

@@ -41,6 +41,8 @@ pub struct Child {
 pub struct NewNamespaces(u64);
 
 impl NewNamespaces {
+    /// Time namespace; only `clone3` knows it.
+    pub const TIME: Self = Self(0x80);
     /// Mount namespace.
     pub const MOUNT: Self = Self(0x0002_0000);
     /// Cgroup namespace.
@@ -286,6 +288,15 @@ pub fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
             std::ptr::null_mut::<libc::rlimit64>(),
         )
     })
+}
+
+/// Sets the execution domain of the calling process, and of what it executes.
+///
+/// # Errors
+/// What `personality(2)` refuses with.
+pub fn set_personality(domain: u32) -> io::Result<()> {
+    // SAFETY: takes a number only.
+    checked(unsafe { libc::syscall(libc::SYS_personality, libc::c_ulong::from(domain)) })
 }
 
 /// How many threads the calling process has. Reads `/proc`.

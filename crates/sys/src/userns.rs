@@ -40,6 +40,7 @@ fn flag(kind: Kind) -> NewNamespaces {
         Kind::Ipc => NewNamespaces::IPC,
         Kind::Uts => NewNamespaces::UTS,
         Kind::Cgroup => NewNamespaces::CGROUP,
+        Kind::Time => NewNamespaces::TIME,
         Kind::User => NewNamespaces::USER,
     }
 }

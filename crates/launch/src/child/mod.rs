@@ -34,7 +34,7 @@ pub(crate) use relay::Relay;
 
 use crate::cgroup::Groups;
 use crate::error::{At, LaunchError, Step};
-use crate::hooks::Deadline;
+use crate::hooks::{self, Deadline};
 use crate::host::Tree;
 use crate::launcher::{Io, Launcher};
 use crate::plan::{LaunchPlan, Namespace, ProcessPlan};
@@ -134,11 +134,28 @@ impl Job<'_> {
         let reporter = self.listener(caller);
         // Late, because a tight limit on files or memory would hit the steps above.
         session::apply_limits(self.process, reporter)?;
+        session::apply_priorities(self.process)?;
         let first = 3_u32.saturating_add(self.launcher.options.keep_files);
         sys::process::close_on_exec_from(first).at(Step::CloseFiles, "")?;
         rustix::process::umask(self.process.umask.map_or(inherited_mask, Mode::from_raw_mode));
         identity::assume(self.process, label, reporter, || cwd.settle(root.as_fd()))?;
+        self.run_hooks()?;
         Err(program.execute(self))
+    }
+
+    /// Programs of the container come last: they have the rights of its process, and no more.
+    fn run_hooks(&self) -> Result<(), LaunchError> {
+        let Place::New(New { plan: LaunchPlan { hooks: Some(hooks), .. }, .. }) = &self.place
+        else {
+            return Ok(());
+        };
+        if hooks.start_container.is_empty() {
+            return Ok(());
+        }
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        // Whoever starts it may have come long after the launch began.
+        let until = Deadline::of_launch();
+        hooks::run(hooks, &hooks.start_container, hooks::Status::Created, own, until)
     }
 
     /// Waits until the program is to be executed, and joins the last cgroups. One that waits for
@@ -196,6 +213,10 @@ impl Job<'_> {
                 namespace::enter(namespace.as_fd(), *kind).at(Step::Namespace, kind.name())?;
             }
         }
+        if new.plan.namespaces.time == Namespace::New {
+            let clocks = &new.plan.namespaces.clocks;
+            namespace::unshare_time(clocks).at(Step::Namespace, "time")?;
+        }
         // The namespace's root is where the process is in every hierarchy at this moment, so with
         // late joins it has to wait.
         if self.groups.late.is_empty() {
@@ -204,8 +225,10 @@ impl Job<'_> {
         if let Some(name) = &new.plan.hostname {
             rustix::system::sethostname(name.as_bytes()).at(Step::Hostname, name)?;
         }
+        // Before it becomes somebody else, who may not go where roots are put together.
+        let builder = rootfs::Builder::new(self, new)?;
         self.write_sysctls(new)?;
-        rootfs::Builder::new(self, new)?.build()
+        builder.build()
     }
 
     /// Of the parameters of namespaces that belong to a user namespace, some want to be written by
@@ -230,6 +253,7 @@ impl Job<'_> {
         let mut kinds = vec![Kind::Mount, Kind::Net, Kind::Ipc, Kind::Uts, Kind::Cgroup];
         let own_users = self.process.user_ids.is_some();
         kinds.extend(own_users.then_some(Kind::User));
+        kinds.extend(self.process.own_time.then_some(Kind::Time));
         namespace::enter_of(inside.target, &kinds).at(Step::Namespace, "the container's")?;
         if own_users {
             user::become_root()?;

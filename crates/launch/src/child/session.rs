@@ -4,9 +4,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{FileType, Gid, Uid};
+use sys::priority;
 
 use crate::error::{At, LaunchError, Step};
-use crate::plan::{ProcessPlan, Rlimit};
+use crate::plan::{self, ProcessPlan, Rlimit};
 use crate::report::Reporter;
 
 /// Sets the OOM adjustment. Only `CAP_SYS_RESOURCE` may lower it: without it the inherited value
@@ -41,6 +42,23 @@ pub(super) fn raise_limits(process: &ProcessPlan) -> Result<(), LaunchError> {
             }
         };
         raise().at(Step::Rlimit, &limit.resource.to_string())?;
+    }
+    Ok(())
+}
+
+/// Scheduling, disk priority and execution domain.
+pub(super) fn apply_priorities(process: &ProcessPlan) -> Result<(), LaunchError> {
+    if let Some(plan) = process.scheduling {
+        let plan::Scheduling { policy, flags, nice, priority, runtime, deadline, period } = plan;
+        let how = priority::Scheduling { policy, flags, nice, priority, runtime, deadline, period };
+        priority::schedule(how).at(Step::Priority, &format!("scheduling policy {policy}"))?;
+    }
+    if let Some(level) = process.io_priority {
+        priority::set_io(level).at(Step::Priority, &format!("I/O priority {level:#x}"))?;
+    }
+    if let Some(domain) = process.personality {
+        let shown = format!("{domain:#x}");
+        sys::process::set_personality(domain).at(Step::Personality, &shown)?;
     }
     Ok(())
 }

@@ -140,6 +140,7 @@ impl World {
                 uts: Namespace::New,
                 cgroup: Namespace::New,
                 user: UserNamespace::Inherit,
+                ..Namespaces::default()
             },
             root: RootPlan {
                 source: RootSource::Overlay {

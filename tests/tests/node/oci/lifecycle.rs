@@ -1,6 +1,7 @@
 //! From `create` to `delete`, and what is left when something goes wrong.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -261,13 +262,29 @@ fn hooks_are_run_with_the_state_in_their_order() -> Result<()> {
             "prestart": hook("prestart")?,
             "createRuntime": hook("createRuntime")?,
             "createContainer": hook("createContainer")?,
+            "startContainer": [{
+                "path": "/bin/sh",
+                "args": ["sh", "-c", "echo startContainer $(cat) >> /told/told; id -u >> /told/user"],
+                "env": ["PATH=/bin"],
+            }],
             "poststart": hook("poststart")?,
             "poststop": hook("poststop")?,
         });
-        let bundle = runtime.bundle("b", "true", |spec| spec["hooks"] = hooks)?;
+        let bundle = runtime.bundle("b", "true", |spec| {
+            spec["hooks"] = hooks;
+            spec["process"]["user"]["uid"] = json!(7);
+            let shown =
+                json!({"destination": "/told", "source": runtime.dir(), "options": ["bind"]});
+            spec["mounts"].as_array_mut().into_iter().for_each(|list| list.push(shown.clone()));
+        })?;
         let id = runtime.id("a");
         runtime.leave(&["create", "-b", &bundle, &id])?;
         let pid = runtime.state(&id)?["pid"].clone();
+        for name in ["told", "user"] {
+            let file =
+                fs::File::options().create(true).append(true).open(runtime.dir().join(name))?;
+            file.set_permissions(PermissionsExt::from_mode(0o666))?;
+        }
         runtime.leave(&["start", &id])?;
         wait_ended(&pid)?;
         runtime.call(&["delete", &id])?.ok()?;
@@ -287,17 +304,17 @@ fn hooks_are_run_with_the_state_in_their_order() -> Result<()> {
             ("prestart", "creating"),
             ("createRuntime", "creating"),
             ("createContainer", "creating"),
+            ("startContainer", "created"),
             ("poststart", "running"),
             ("poststop", "stopped"),
         ];
         ensure!(order == want, "{text}");
         for (name, state) in &lines {
             ensure!(state["id"] == id.as_str() && state["bundle"] == bundle.as_str(), "{state}");
-            ensure!(
-                *name == "poststop" || *name == "createContainer" || state["pid"] == pid,
-                "{state}"
-            );
+            let on_the_host = matches!(*name, "prestart" | "createRuntime" | "poststart");
+            ensure!(!on_the_host || state["pid"] == pid, "{name} {state}");
         }
+        ensure!(fs::read_to_string(runtime.dir().join("user"))? == "7\n");
         Ok(())
     })
 }

@@ -116,3 +116,81 @@ fn events_end_with_the_container() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn scheduling_disk_priority_and_personality_are_the_specifications() -> Result<()> {
+    with_runtime(|runtime| {
+        let command = "uname -m; ionice -p 1; cut -d' ' -f41 /proc/1/stat";
+        let bundle = runtime.bundle("b", command, |spec| {
+            spec["linux"]["personality"] = json!({"domain": "LINUX32"});
+            spec["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 6});
+            spec["process"]["scheduler"] = json!({"policy": "SCHED_BATCH"});
+        })?;
+        let out = runtime.call(&["run", "-b", &bundle, &runtime.id("a")])?.ok()?;
+        let lines: Vec<&str> = out.lines().collect();
+        ensure!(lines == ["i686", "best-effort: prio 6", "3"], "{out}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_user_namespace_has_its_own_root_whose_files_are_not_the_hosts() -> Result<()> {
+    with_runtime(|runtime| {
+        let command = "id -u; cat /proc/self/uid_map; touch /dev/shm/x && stat -c %u /dev/shm/x; \
+                       echo x > /etc/passwd";
+        let bundle = runtime.bundle("b", command, |spec| {
+            let maps = json!([{"containerID": 0, "hostID": 300_000, "size": 1000}]);
+            spec["linux"]["uidMappings"] = maps.clone();
+            spec["linux"]["gidMappings"] = maps;
+            if let Some(list) = spec["linux"]["namespaces"].as_array_mut() {
+                list.push(json!({"type": "user"}));
+            }
+            spec["root"]["readonly"] = json!(false);
+        })?;
+        let said = runtime.call(&["run", "-b", &bundle, &runtime.id("a")])?;
+        let words: Vec<&str> = said.out.split_whitespace().collect();
+        ensure!(words == ["0", "0", "300000", "1000", "0"], "{said:?}");
+        ensure!(said.code == 1 && said.err.contains("/etc/passwd: Permission denied"), "{said:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_specification_may_list_devices_that_are_there_anyway() -> Result<()> {
+    with_runtime(|runtime| {
+        let bundle = runtime.bundle("b", "readlink /dev/ptmx; stat -c %t:%T /dev/null", |spec| {
+            let device = |path: &str, minor: u32, major: u32| {
+                json!({"path": path, "type": "c", "major": major, "minor": minor})
+            };
+            spec["linux"]["devices"] =
+                json!([device("/dev/ptmx", 2, 5), device("/dev/null", 3, 1), device("/dev/kmsg", 11, 1)]);
+        })?;
+        let out = runtime.call(&["run", "-b", &bundle, &runtime.id("a")])?.ok()?;
+        ensure!(out == "pts/ptmx\n1:3\n", "{out}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_time_namespaces_clocks_are_ahead_for_all_processes_of_the_container() -> Result<()> {
+    with_runtime(|runtime| {
+        if !std::path::Path::new("/proc/self/ns/time").exists() {
+            test_support::skip("this kernel has no time namespaces");
+            return Ok(());
+        }
+        let id = sleeper(runtime, |spec| {
+            if let Some(list) = spec["linux"]["namespaces"].as_array_mut() {
+                list.push(json!({"type": "time"}));
+            }
+            spec["linux"]["timeOffsets"] = json!({"boottime": {"secs": 10_000_000}});
+        })?;
+        let pid = runtime.state(&id)?["pid"].to_string();
+        let link = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/time"));
+        ensure!(link(&pid)? != link("self")?, "it has the host's");
+        let inside = runtime.call(&["exec", &id, "readlink", "/proc/self/ns/time"])?.ok()?;
+        ensure!(inside.trim_end() == link(&pid)?.to_string_lossy(), "{inside}");
+        let uptime = runtime.call(&["exec", &id, "cut", "-d.", "-f1", "/proc/uptime"])?.ok()?;
+        ensure!(uptime.trim_end().parse::<u64>()? > 10_000_000, "{uptime}");
+        Ok(())
+    })
+}
