@@ -20,7 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("oci-cli", &["launch", "model", "oci-runtime", "sys"]),
     ("shim", &["launch", "model", "shim-protocol", "sys"]),
     ("layer", &["model", "sys"]),
-    ("registry", &["model"]),
+    ("registry", &["model", "sys"]),
     ("store", &["failpoint", "model", "sys"]),
     ("snapshot", &["failpoint", "layer", "model", "sys"]),
     ("image", &["failpoint", "layer", "model", "registry", "snapshot", "store", "sys"]),

@@ -108,14 +108,9 @@ impl Verifiers {
             "mediaType": root.media_type, "digest": text, "size": root.size,
         });
         let arguments = ["-name", &name, "-digest", &text, "-stdin-media-type", STDIN_TYPE];
-        // Its keys and proxies are where the daemon's environment says.
-        let environment: Vec<(String, String)> = std::env::vars_os()
-            .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
-        let environment: Vec<(&str, String)> =
-            environment.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
         let input = input.to_string();
-        let ended = program::run(&program, &arguments, &environment, input.as_bytes(), self.limit);
+        // Its keys and proxies are where the daemon's environment says.
+        let ended = program::run_inheriting(&program, &arguments, input.as_bytes(), self.limit);
         match ended {
             Ok(Finished { status, .. }) if status.success() => Ok(()),
             Ok(Finished { status, stdout, .. }) => {

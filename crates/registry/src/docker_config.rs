@@ -2,21 +2,20 @@
 //! bring none of their own, and only if an operator has said where the file is.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
+use sys::program::{self, ExecError};
 
 use crate::config::Config;
 use crate::credentials::Credentials;
 
 /// No helper has more to say.
-const ANSWER_MAX: u64 = 64 * 1024;
+const ANSWER_MAX: usize = 64 * 1024;
 /// What a helper calls the user of a token.
 const TOKEN_USER: &str = "<token>";
 
@@ -50,12 +49,10 @@ struct Answer {
 enum HelperError {
     #[error("its name is not one a program can have")]
     Name,
-    #[error("it cannot be run")]
-    Run(#[from] io::Error),
+    #[error(transparent)]
+    Run(#[from] ExecError),
     #[error("it ended with {0}")]
     Failed(std::process::ExitStatus),
-    #[error("it gave no answer within {} s", .0.as_secs())]
-    Silent(Duration),
     #[error("its answer is not what the protocol says")]
     Answer,
 }
@@ -156,51 +153,19 @@ fn ask(helper: &str, server: &str, limit: Duration) -> Result<Answer, HelperErro
     if helper.is_empty() || !helper.chars().all(is_plain) {
         return Err(HelperError::Name);
     }
-    let mut child = Command::new(format!("docker-credential-{helper}"))
-        .arg("get")
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let answer = talk(&mut child, server, limit);
-    if answer.is_err() {
-        // Gone already, perhaps.
-        child.kill().or_else(|error| {
-            if error.kind() == io::ErrorKind::InvalidInput { Ok(()) } else { Err(error) }
-        })?;
-    }
-    let status = child.wait()?;
-    let answer = answer?;
-    if !status.success() {
-        return Err(HelperError::Failed(status));
-    }
-    serde_json::from_slice(&answer).map_err(|_| HelperError::Answer)
+    ask_program(Path::new(&format!("docker-credential-{helper}")), server, limit)
 }
 
-fn talk(child: &mut Child, server: &str, limit: Duration) -> Result<Vec<u8>, HelperError> {
-    let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+fn ask_program(program: &Path, server: &str, limit: Duration) -> Result<Answer, HelperError> {
+    // It finds its own settings by the environment.
+    let ended = program::run_inheriting(program, &["get"], server.as_bytes(), limit)?;
+    if !ended.status.success() {
+        return Err(HelperError::Failed(ended.status));
+    }
+    if ended.stdout.len() > ANSWER_MAX {
         return Err(HelperError::Answer);
-    };
-    match stdin.write_all(server.as_bytes()) {
-        Ok(()) => {}
-        // It does not want to know: its exit says why.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        Err(error) => return Err(error.into()),
     }
-    drop(stdin);
-    let (done, answer) = mpsc::channel();
-    // Ends when the helper does, which is killed if it takes too long.
-    std::thread::Builder::new().name("credential-helper".to_owned()).spawn(move || {
-        let mut bytes = Vec::new();
-        let read = stdout.take(ANSWER_MAX).read_to_end(&mut bytes);
-        // Nobody waits any more.
-        drop(done.send(read.map(|_| bytes)));
-    })?;
-    match answer.recv_timeout(limit) {
-        Ok(read) => Ok(read?),
-        Err(_) => Err(HelperError::Silent(limit)),
-    }
+    serde_json::from_slice(&ended.stdout).map_err(|_| HelperError::Answer)
 }
 
 #[cfg(test)]
@@ -245,20 +210,21 @@ mod tests {
 
     #[test]
     fn a_helper_is_asked_and_not_waited_for_too_long() {
-        let run = |script: &str| {
-            let mut child = Command::new("/bin/sh")
-                .args(["-c", script])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let answer = talk(&mut child, "r.example", Duration::from_millis(500));
-            let _ended = child.kill();
-            child.wait().unwrap();
-            answer
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("docker-credential-some");
+        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/helper");
+        std::os::unix::fs::symlink(fixture, &program).unwrap();
+        let run = |script: &str, limit: Duration| {
+            std::fs::write(dir.path().join(".docker-credential-some.body"), script).unwrap();
+            ask_program(&program, "r.example", limit)
         };
-        assert_eq!(run("read host; echo \"for $host\"").unwrap(), b"for r.example\n");
-        assert_eq!(run("exit 3").unwrap(), b"");
-        assert!(matches!(run("exec sleep 600"), Err(HelperError::Silent(_))));
+        let long = Duration::from_secs(60);
+        let script = r#"read host; echo "{\"Username\":\"$1\",\"Secret\":\"for $host\"}""#;
+        let answer = run(script, long).unwrap();
+        assert_eq!((answer.username.as_str(), answer.secret.as_str()), ("get", "for r.example"));
+        assert!(matches!(run("exit 3", long), Err(HelperError::Failed(_))));
+        assert!(matches!(run("echo hush", long), Err(HelperError::Answer)));
+        let silent = run("sleep 600 & wait", Duration::from_millis(300));
+        assert!(matches!(silent, Err(HelperError::Run(ExecError::TimedOut { .. }))));
     }
 }

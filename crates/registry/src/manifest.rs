@@ -300,6 +300,19 @@ mod tests {
     }
 
     #[test]
+    fn a_layer_that_the_registry_does_not_hold_is_refused_by_what_it_is() {
+        for kind in [
+            "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+            "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        ] {
+            let layer = entry("", '1').replace(OCI_MANIFEST, kind);
+            let json = format!(r#"{{"schemaVersion":2,"config":{CONFIG},"layers":[{layer}]}}"#);
+            let refused = check(&json, OCI_MANIFEST).unwrap_err().to_string();
+            assert!(refused.contains(kind) && refused.contains("foreign layer"), "{refused}");
+        }
+    }
+
+    #[test]
     fn schema_1_and_artifacts_are_refused_by_name() {
         let old = check(r#"{"schemaVersion":1,"fsLayers":[]}"#, "application/json").unwrap_err();
         assert!(old.to_string().contains("schema 1"), "{old}");

@@ -183,6 +183,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_blob_that_stops_in_the_middle_goes_on_by_range() {
+        let registry = FakeRegistry::start().await;
+        let bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+        let blob = blob(&registry, &bytes);
+        registry.fault("/blobs/", Fault::HoldAfter(100_000), 1);
+        let config = Config { stall_timeout: Duration::from_millis(200), ..config() };
+        let reference = format!("{}/a/b:t", registry.host());
+        let session = session_with(config, &reference, Credentials::Anonymous).await;
+        assert_eq!(read(&session, &blob).await.unwrap(), bytes);
+        let last = registry.seen().pop().unwrap();
+        assert_eq!(last.header("range"), Some("bytes=100000-"));
+    }
+
+    #[tokio::test]
+    async fn a_long_error_page_is_not_read() {
+        let registry = FakeRegistry::start().await;
+        let page = "x".repeat(1 << 20);
+        registry.fault("/manifests/", Fault::Status(418, Vec::new(), page), 99);
+        let error = anonymous(&registry).await.resolve().await.unwrap_err();
+        assert!(matches!(&error, RegistryError::Status { status: 418, .. }), "{error:?}");
+        assert!(error.to_string().len() < 500, "{error}");
+    }
+
+    #[tokio::test]
     async fn passing_failures_are_repeated() {
         let registry = FakeRegistry::start().await;
         registry.put_image("a/b", "t", &ImageSpec::default());
@@ -241,6 +265,33 @@ mod tests {
         registry.revoke_tokens();
         session.image(&root, &Platform::host()).await.unwrap();
         assert_eq!(registry.count("/token"), 2);
+    }
+
+    #[tokio::test]
+    async fn a_token_is_not_used_beyond_its_time() {
+        let registry = FakeRegistry::start().await;
+        registry.put_image("a/b", "t", &ImageSpec::default());
+        // So short that each has ended before it can be used a second time.
+        registry.access(token_access(None, None, 1));
+        let session = anonymous(&registry).await;
+        let root = session.resolve().await.unwrap();
+        let before = registry.count("/manifests/");
+        session.image(&root, &Platform::host()).await.unwrap();
+        // Renewed beforehand, not after a refusal.
+        assert_eq!(registry.count("/manifests/"), before + 1);
+        let sent = registry.seen();
+        let sent: Vec<_> = sent.iter().filter_map(|seen| seen.header("authorization")).collect();
+        assert_ne!(sent[0], sent[1]);
+    }
+
+    #[tokio::test]
+    async fn a_token_service_without_get_is_asked_by_post() {
+        let registry = FakeRegistry::start().await;
+        registry.put_image("a/b", "t", &ImageSpec::default());
+        registry.access(token_access(Some(("me", "secret")), None, 300));
+        registry.fault("/token?", Fault::Status(405, Vec::new(), String::new()), 99);
+        let basic = Credentials::Basic { user: "me".into(), password: "secret".into() };
+        session(&registry, basic).await.resolve().await.unwrap();
     }
 
     #[tokio::test]
@@ -346,6 +397,58 @@ mod tests {
         let fallback = origin.seen().into_iter().next_back().unwrap();
         assert!(fallback.target.contains("/blobs/"), "{}", fallback.target);
         assert_eq!(fallback.header("x-secret"), None);
+    }
+
+    fn hosts_file(dir: &tempfile::TempDir, text: &str) {
+        let host = dir.path().join("docker.io");
+        std::fs::create_dir_all(&host).unwrap();
+        std::fs::write(host.join("hosts.toml"), text).unwrap();
+    }
+
+    #[tokio::test]
+    async fn settings_are_read_again_for_each_pull() {
+        let (one, other) = (FakeRegistry::start().await, FakeRegistry::start().await);
+        one.put_image("library/app", "t", &ImageSpec::default());
+        other.put_image("library/app", "t", &ImageSpec::default());
+        let dir = tempfile::tempdir().unwrap();
+        let client = Client::new(Config { hosts_dirs: vec![dir.path().to_owned()], ..config() });
+        let reference = Reference::parse("app:t").unwrap();
+        for registry in [&one, &other] {
+            hosts_file(&dir, &format!("server = \"{}\"\n", registry.url()));
+            let session = client.session(&reference, Credentials::Anonymous).await.unwrap();
+            session.resolve().await.unwrap();
+        }
+        assert_eq!((one.count("/manifests/"), other.count("/manifests/")), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn a_host_that_cannot_be_dialled_is_given_up_after_its_own_time() {
+        // A full backlog: the kernel drops what more would like to connect.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let deaf = socket.listen(0).unwrap();
+        let address = deaf.local_addr().unwrap();
+        let _waiting = tokio::net::TcpStream::connect(address).await.unwrap();
+        let origin = FakeRegistry::start().await;
+        origin.put_image("library/app", "t", &ImageSpec::default());
+        let dir = tempfile::tempdir().unwrap();
+        hosts_file(
+            &dir,
+            &format!(
+                "server = \"{}\"\n[host.\"http://{address}\"]\ndial_timeout = \"200ms\"\n",
+                origin.url()
+            ),
+        );
+        let for_ever = Duration::from_secs(100_000);
+        let config = Config {
+            hosts_dirs: vec![dir.path().to_owned()],
+            connect_timeout: for_ever,
+            stall_timeout: for_ever,
+            retry: Retry { repeats: 0, ..config().retry },
+            ..config()
+        };
+        let session = session_with(config, "app:t", Credentials::Anonymous).await;
+        session.resolve().await.unwrap();
     }
 
     #[tokio::test]

@@ -55,10 +55,30 @@ pub fn run(
     input: &[u8],
     limit: Duration,
 ) -> Result<Finished, ExecError> {
-    let mut child = Command::new(path)
-        .args(arguments)
-        .env_clear()
-        .envs(environment.iter().map(|(key, value)| (key, value)))
+    let mut command = Command::new(path);
+    command.args(arguments).env_clear();
+    command.envs(environment.iter().map(|(key, value)| (key, value)));
+    finish(command, input, limit)
+}
+
+/// As [`run`], with all of this process's environment; a `name` without a slash is looked for along
+/// its `PATH`.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_inheriting(
+    name: &Path,
+    arguments: &[&str],
+    input: &[u8],
+    limit: Duration,
+) -> Result<Finished, ExecError> {
+    let mut command = Command::new(name);
+    command.args(arguments);
+    finish(command, input, limit)
+}
+
+fn finish(mut command: Command, input: &[u8], limit: Duration) -> Result<Finished, ExecError> {
+    let mut child = command
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -226,6 +246,12 @@ mod tests {
         let done = script("env", b"", LONG).unwrap();
         let text = String::from_utf8(done.stdout).unwrap();
         assert!(!text.contains("CARGO"), "{text}");
+    }
+
+    #[test]
+    fn a_bare_name_is_looked_for_and_has_the_whole_environment() {
+        let done = run_inheriting(Path::new("env"), &[], b"", LONG).unwrap();
+        assert!(String::from_utf8(done.stdout).unwrap().contains("PATH="));
     }
 
     #[test]

@@ -91,14 +91,47 @@ mod tests {
     }
 
     #[test]
-    fn user_and_password_beat_tokens() {
-        let auth = v1::AuthConfig {
-            username: "u".into(),
-            password: "p".into(),
-            identity_token: "t".into(),
-            server_address: "r.example".into(),
-            ..Default::default()
+    fn each_form_of_credentials_is_understood_and_the_first_of_several_taken() {
+        let secret = |text: &str| text.to_owned();
+        let basic = |user: &str, password: &str| Credentials::Basic {
+            user: secret(user),
+            password: secret(password),
         };
-        assert!(matches!(of(auth), Credentials::Basic { .. }));
+        let registry_token = v1::AuthConfig { registry_token: "r".into(), ..Default::default() };
+        // `u:p:q` with the NULs that some tools pad it with.
+        let auth = v1::AuthConfig { auth: "dTpwOnEAAA==".into(), ..registry_token.clone() };
+        let identity = v1::AuthConfig { identity_token: "i".into(), ..auth.clone() };
+        let user =
+            v1::AuthConfig { username: "u".into(), password: "p".into(), ..identity.clone() };
+        for (form, want) in [
+            (v1::AuthConfig::default(), Credentials::Anonymous),
+            (registry_token, Credentials::RegistryToken(secret("r"))),
+            (auth, basic("u", "p:q")),
+            (identity, Credentials::IdentityToken(secret("i"))),
+            (user.clone(), basic("u", "p")),
+            (v1::AuthConfig { server_address: "http://r.example".into(), ..user }, basic("u", "p")),
+        ] {
+            assert!(of(form.clone()) == want, "{form:?}");
+        }
+    }
+
+    #[test]
+    fn hubs_names_are_one_and_nonsense_is_refused_without_showing_it() {
+        let pull = |server: &str, auth: &str| {
+            let auth = v1::AuthConfig {
+                auth: auth.into(),
+                server_address: server.into(),
+                ..Default::default()
+            };
+            credentials(Some(auth), &Reference::parse("busybox").unwrap())
+        };
+        let given = Credentials::Basic { user: "u".into(), password: "p".into() };
+        for server in ["docker.io", "https://index.docker.io/v1/", "registry-1.docker.io"] {
+            assert!(pull(server, "dTpw").unwrap() == given, "{server}");
+        }
+        for auth in ["hush!", "aHVzaA==", "//8="] {
+            let refused = pull("", auth).unwrap_err();
+            assert!(!refused.message().contains("hush"), "{refused}");
+        }
     }
 }

@@ -38,10 +38,16 @@ pub(super) async fn serve(
     while let Some(request) = read(&mut stream).await {
         let head = request.method == "HEAD";
         let reply = answer(request);
-        if reply.dropped || (reply.held && hold.wait_for(|released| *released).await.is_err()) {
+        let (held, in_the_middle) = (reply.held, reply.cut_after.is_some());
+        let mut released = async || hold.wait_for(|released| *released).await.is_ok();
+        if reply.dropped || (held && !in_the_middle && !released().await) {
             return;
         }
-        if write(stream.get_mut(), reply, head).await != Ok(true) {
+        let whole = write(stream.get_mut(), reply, head).await == Ok(true);
+        if held && in_the_middle {
+            released().await;
+        }
+        if !whole {
             return;
         }
     }

@@ -46,6 +46,8 @@ pub enum Fault {
     Status(u16, Vec<(String, String)>, String),
     /// The connection closes after so many bytes of the body.
     CutAfter(usize),
+    /// Nothing follows so many bytes of the body until [`FakeRegistry::release`].
+    HoldAfter(usize),
     /// This byte of the body is changed.
     Corrupt(usize),
     /// So many bytes of the body, honestly announced.
@@ -75,7 +77,7 @@ pub enum Access {
     },
     /// Bearers of a token from `/token` of this server.
     Token {
-        /// Who gets one by `GET`; `None`: everybody.
+        /// Who gets one by `GET` or, of plain letters, by `POST`; `None`: everybody by `GET`.
         user: Option<(String, String)>,
         /// Which refresh token gets one by `POST`.
         refresh: Option<String>,
@@ -269,6 +271,10 @@ impl State {
         match fault {
             None | Some(Fault::Status(..) | Fault::NoRanges) => {}
             Some(Fault::CutAfter(bytes)) => reply.cut_after = Some(bytes),
+            Some(Fault::HoldAfter(bytes)) => {
+                reply.cut_after = Some(bytes);
+                reply.held = true;
+            }
             Some(Fault::Corrupt(at)) => {
                 if let Some(byte) = reply.body.get_mut(at) {
                     *byte ^= 0xff;
@@ -308,10 +314,16 @@ impl State {
             return Reply::text(404, String::new());
         };
         let allowed = if request.method == "POST" {
-            refresh.as_ref().is_some_and(|refresh| {
-                request.body.contains("grant_type=refresh_token")
-                    && request.body.contains(&format!("refresh_token={refresh}"))
-            })
+            let says = |pair: &str| request.body.split('&').any(|own| own == pair);
+            let refreshes = refresh.as_ref().is_some_and(|refresh| {
+                says("grant_type=refresh_token") && says(&format!("refresh_token={refresh}"))
+            });
+            let names = user.as_ref().is_some_and(|(user, password)| {
+                says("grant_type=password")
+                    && says(&format!("username={user}"))
+                    && says(&format!("password={password}"))
+            });
+            refreshes || names
         } else {
             user.as_ref().is_none_or(|(user, password)| {
                 request.header("authorization") == Some(&http::basic(user, password))
