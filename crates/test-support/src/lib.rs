@@ -16,6 +16,7 @@ pub mod http;
 pub mod images;
 pub mod leaks;
 pub mod packages;
+pub mod power;
 pub mod proc;
 pub mod registry;
 pub mod scratch;

@@ -1,12 +1,18 @@
 //! One running machine: qemu, its console, and how long it may take.
 
-use std::io::{BufRead, BufReader, Write};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+
+const KERNEL_ARGS: &str = "console=ttyS0 quiet panic=-1 no_timer_check";
+/// No machine has less in its memory, bytes.
+const SAVED_MIN: u64 = 16 << 20;
 
 /// What happens to a machine.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,6 +34,10 @@ pub(super) struct Board<'a> {
     pub(super) memory_mib: u32,
     /// A network block device's socket: the machine's disk.
     pub(super) disk: Option<&'a Path>,
+    /// Goes on from what [`Machine::save`] wrote, instead of booting.
+    pub(super) saved: Option<&'a Path>,
+    /// Where it can be told to be saved.
+    pub(super) monitor: Option<&'a Path>,
     pub(super) time_limit: Duration,
 }
 
@@ -48,16 +58,27 @@ impl Machine {
         command
             .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
             .args(["-m", &board.memory_mib.to_string(), "-nic", "none", "-no-reboot"])
-            .args(["-display", "none", "-monitor", "none", "-serial", "stdio"])
+            .args(["-display", "none", "-serial", "stdio"])
             .arg("-kernel")
             .arg(board.kernel)
             .arg("-initrd")
             .arg(board.initrd)
-            .args(["-append", &format!("console=ttyS0 quiet panic=-1 {}", board.kernel_args)]);
+            // The check counts ticks of the timer within some of its periods, and on a busy host an
+            // emulated machine misses them; then it panics.
+            .args(["-append", &format!("{KERNEL_ARGS} {}", board.kernel_args)]);
         if let Some(socket) = board.disk {
             let disk = format!("file=nbd+unix:///?socket={}", socket.display());
             command.args(["-drive", &format!("{disk},format=raw,if=virtio,cache=none")]);
         }
+        if let Some(saved) = board.saved {
+            command.args(["-incoming", &format!("exec:cat '{}'", saved.display())]);
+        }
+        match board.monitor {
+            Some(path) => {
+                command.args(["-monitor", &format!("unix:{},server=on,wait=off", path.display())])
+            }
+            None => command.args(["-monitor", "none"]),
+        };
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut qemu = command.spawn().context("start qemu-system-x86_64")?;
         let (keyboard, console) = (qemu.stdin.take(), qemu.stdout.take());
@@ -110,6 +131,25 @@ impl Machine {
     /// Types a line.
     pub(super) fn type_in(&mut self, line: &str) -> Result<()> {
         self.keyboard.write_all(format!("{line}\n").as_bytes()).context("the machine's keyboard")
+    }
+
+    /// Writes all it has in its memory and processors to a file and ends it.
+    pub(super) fn save(&mut self, monitor: &Path, to: &Path) -> Result<()> {
+        let mut monitor = UnixStream::connect(monitor).context("the machine's monitor")?;
+        // Each waits for the one before. The machine runs on meanwhile: saved standing it would
+        // stand when it is to go on.
+        let text = format!(
+            "migrate_set_parameter max-bandwidth 16G\nmigrate \"exec:cat >'{}'\"\nquit\n",
+            to.display()
+        );
+        monitor.write_all(text.as_bytes()).context("the machine's monitor")?;
+        let mut said = String::new();
+        // It ends with the machine.
+        monitor.read_to_string(&mut said).context("the machine's monitor")?;
+        let ended = self.qemu.wait().context("wait for qemu-system-x86_64")?;
+        let saved = fs::metadata(to).map_or(0, |file| file.len());
+        ensure!(ended.success() && saved > SAVED_MIN, "the machine was not saved: {ended}: {said}");
+        Ok(())
     }
 
     /// Takes its power away, if it is not off already.

@@ -6,10 +6,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use test_support::images::{OciImage, catalog};
+use test_support::power::storm;
 use test_support::registry::DebianRegistry;
 
 use super::tree::Tree;
-use super::{POWERCUT, Request, powercut};
+use super::{POWERCUT, Request};
 use crate::dist::dist_dir;
 use crate::steps::{cargo, execute, output};
 
@@ -108,7 +109,7 @@ pub(super) fn initrd(
             "node" => node_tests(&tree, root, &request.node_tests())?,
             POWERCUT => {
                 tree.text("vm/powercut", 0o755, include_str!("guest/powercut.sh"))?;
-                registry(&tree, work, &powercut::storm()?)?;
+                registry(&tree, work, &storm()?)?;
             }
             _command => {
                 let command = request.run.as_deref().unwrap_or_default();

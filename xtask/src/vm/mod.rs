@@ -125,6 +125,8 @@ pub(crate) fn run(root: &Path, request: &Request) -> Result<()> {
             kernel_args: &request.kernel_args,
             memory_mib: request.memory,
             disk: None,
+            saved: None,
+            monitor: None,
             time_limit: Duration::from_secs(request.time_limit),
         };
         step(name, || run(board))

@@ -1,27 +1,22 @@
 //! Power cuts while images are pulled and removed: a machine whose disk loses what was not
 //! flushed, at a write request that chance picks; booted again and looked at, over and over.
 
-mod disk;
-mod images;
 mod life;
-mod random;
+mod nbd;
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
+use test_support::power::{
+    Ended, FILE_SYSTEMS, Fates, Loss, NAMES, Random, VolatileDisk, make_disk,
+};
 
-use self::disk::{Disk, Ended, Loss};
-use self::life::{Fates, Life, Stop};
-use self::random::Random;
+use self::life::{Life, Stop};
 use super::boot::{Board, Event, Machine};
-use crate::steps::execute;
-
-pub(super) use self::images::storm;
 
 const DISK_BYTES: u64 = 1 << 30;
 /// Each so often everything is removed, to see that nothing stays.
@@ -43,13 +38,11 @@ pub(crate) struct Cuts {
     seed: Option<u64>,
 }
 
-const FILE_SYSTEMS: &[&str] = &["ext4", "xfs"];
-
 /// A disk, what should be on it, and how its machine is made.
 struct Trial<'a> {
     board: &'a Board<'a>,
     socket: &'a Path,
-    disk: Disk,
+    disk: VolatileDisk,
     random: Random,
     fates: Fates,
     fs: &'a str,
@@ -67,7 +60,10 @@ pub(super) fn run(cuts: &Cuts, board: Board<'_>, work: &Path) -> Result<()> {
     }
     fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
     let socket = dir.join("disk.sock");
+    let (saved, monitor) = (dir.join("saved"), dir.join("monitor"));
     let board = Board { disk: Some(&socket), ..board };
+    boot_once(&Board { monitor: Some(&monitor), ..board }, &dir, (&monitor, &saved))?;
+    let board = Board { saved: Some(&saved), ..board };
     let systems = match &cuts.fs {
         Some(one) => vec![one.as_str()],
         None => FILE_SYSTEMS.to_vec(),
@@ -77,25 +73,38 @@ pub(super) fn run(cuts: &Cuts, board: Board<'_>, work: &Path) -> Result<()> {
         let mut trial = Trial {
             board: &board,
             socket: &socket,
-            disk: make_disk(&dir.join("disk"), fs)?,
+            disk: make_disk(&dir.join("disk"), DISK_BYTES, fs)?,
             random: Random::new(seed),
-            fates: Fates::new(images::NAMES),
+            fates: Fates::new(NAMES),
             fs,
         };
         for number in 1..=cuts.cuts {
-            let lived = trial.live(number).with_context(|| format!("cut {number} on {fs}"))?;
+            let lived =
+                trial.live(number).with_context(|| format!("cut {number} on {fs}, seed {seed}"))?;
             println!("    cut {number} of {} on {fs}: {lived}", cuts.cuts);
         }
-        trial.last().with_context(|| format!("after the last cut on {fs}"))?;
+        trial.last().with_context(|| format!("after the last cut on {fs}, seed {seed}"))?;
     }
     fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())
 }
 
-fn make_disk(path: &Path, fs: &str) -> Result<Disk> {
-    let file = File::create(path).with_context(|| path.display().to_string())?;
-    file.set_len(DISK_BYTES).with_context(|| path.display().to_string())?;
-    execute(Command::new(format!("mkfs.{fs}")).arg("-q").arg(path))?;
-    Disk::open(path).with_context(|| path.display().to_string())
+/// Boots a machine and saves it before it has looked at its disk. Each life goes on from there:
+/// emulated, booting takes longer than all the rest.
+fn boot_once(board: &Board<'_>, dir: &Path, (monitor, saved): (&Path, &Path)) -> Result<()> {
+    let mut trial = Trial {
+        board,
+        socket: board.disk.context("the machine has a disk")?,
+        disk: make_disk(&dir.join("disk"), DISK_BYTES, "ext4")?,
+        random: Random::new(0),
+        fates: Fates::new(NAMES),
+        fs: "ext4",
+    };
+    let ended = trial.power_on(u64::MAX, |life| {
+        life.awake()?;
+        Ok(life.machine.save(monitor, saved)?)
+    })?;
+    ensure!(ended == Ended::Closed, "the machine was not saved");
+    Ok(())
 }
 
 impl Trial<'_> {
@@ -104,7 +113,7 @@ impl Trial<'_> {
         // Some cuts meet the machine while it comes back from the one before.
         let early = number > 1 && self.random.below(4) == 0;
         let after = self.random.below(WRITES) + 1;
-        let loss = *self.random.pick(&[Loss::All, Loss::Half, Loss::Half, Loss::Nothing]);
+        let loss = Loss::any(&mut self.random);
         let mut before = 0;
         let ended = self.power_on(if early { after } else { u64::MAX }, |life| {
             life.begin()?;
@@ -129,7 +138,7 @@ impl Trial<'_> {
         let ended = self.power_on(u64::MAX, |life| {
             life.begin()?;
             life.look()?;
-            images::NAMES.iter().try_for_each(|name| life.pull(name))?;
+            NAMES.iter().try_for_each(|name| life.pull(name))?;
             life.look()?;
             life.purge()?;
             life.say("nothing")?;
@@ -159,7 +168,7 @@ impl Trial<'_> {
             let served = scope.spawn(|| -> Result<Ended> {
                 let (stream, _) = listener.accept().context("the disk's socket")?;
                 drop(listener);
-                let ended = disk.serve(stream, |number| {
+                let ended = nbd::serve(disk, stream, |number| {
                     writes.store(number, Ordering::Relaxed);
                     number >= cut_at.load(Ordering::Relaxed)
                 });

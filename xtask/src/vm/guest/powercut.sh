@@ -41,13 +41,19 @@ await() {
     done
 }
 
-start() {
-    modprobe -a virtio_pci virtio_blk "$1" && await test -b /dev/vda || return
+# What needs no disk. Here the machine is saved, to go on with another disk each time.
+wake() {
+    modprobe -a virtio_pci ext4 xfs || return
     mkdir -p $root
-    mount -t "$1" /dev/vda $root || return
     docker-registry serve /vm/registry.yml >/var/log/registry.log 2>&1 &
+    await wget -qO- http://127.0.0.1:5000/v2/
+}
+
+start() {
+    modprobe virtio_blk && await test -b /dev/vda || return
+    mount -t "$1" /dev/vda $root || return
     knarr serve >/var/log/knarr.log 2>&1 &
-    await knarr version && await wget -qO- http://127.0.0.1:5000/v2/
+    await knarr version
 }
 
 stop() {
@@ -62,7 +68,7 @@ purge() {
     settled purged
 }
 
-answer done
+if wake >/tmp/said 2>&1; then answer done; else answer "failed to wake: $(cat /tmp/said)"; fi
 while read -r verb rest <&3; do
     case $verb in
     start)

@@ -1,12 +1,10 @@
 //! One boot of the machine, from its first word to the end of its power.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow};
+use test_support::power::{Change, Fates, NAMES, Random};
 
-use super::random::Random;
 use crate::vm::boot::{Event, Machine};
 
 /// Why a life ended before it was done.
@@ -19,41 +17,6 @@ pub(super) enum Stop {
 impl From<anyhow::Error> for Stop {
     fn from(error: anyhow::Error) -> Self {
         Self::Failed(error)
-    }
-}
-
-/// What is known about an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Present,
-    Absent,
-    /// The power was cut while it came or went.
-    Open,
-}
-
-/// What should be on the disk.
-#[derive(Debug)]
-pub(super) struct Fates(BTreeMap<&'static str, Fate>);
-
-impl Fates {
-    /// None of these is there.
-    pub(super) fn new(names: &[&'static str]) -> Self {
-        Self(names.iter().map(|name| (*name, Fate::Absent)).collect())
-    }
-
-    /// Compares with what is there, and settles what was open.
-    fn compare(&mut self, there: &BTreeSet<&str>) -> Result<()> {
-        for (name, fate) in &mut self.0 {
-            let is_there = there.contains(name);
-            let fits = match fate {
-                Fate::Present => is_there,
-                Fate::Absent => !is_there,
-                Fate::Open => true,
-            };
-            ensure!(fits, "{name} was {fate:?}, and now it is there: {is_there}");
-            *fate = if is_there { Fate::Present } else { Fate::Absent };
-        }
-        Ok(())
     }
 }
 
@@ -74,9 +37,13 @@ impl Life<'_> {
         now
     }
 
+    /// The machine is up and has a registry.
+    pub(super) fn awake(&mut self) -> Result<(), Stop> {
+        self.answer().map(drop)
+    }
+
     /// Mounts the disk and starts the daemon.
     pub(super) fn begin(&mut self) -> Result<(), Stop> {
-        self.answer()?;
         self.say(&format!("start {}", self.fs)).map(drop)
     }
 
@@ -90,33 +57,31 @@ impl Life<'_> {
     }
 
     pub(super) fn pull(&mut self, name: &'static str) -> Result<(), Stop> {
-        self.fates.0.insert(name, Fate::Open);
-        self.say(&format!("pull {name}"))?;
-        self.fates.0.insert(name, Fate::Present);
-        Ok(())
+        self.do_to(name, Change::Pull)
     }
 
-    fn remove(&mut self, name: &'static str) -> Result<(), Stop> {
-        self.fates.0.insert(name, Fate::Open);
-        self.say(&format!("rm {name}"))?;
-        self.fates.0.insert(name, Fate::Absent);
+    fn do_to(&mut self, name: &'static str, change: Change) -> Result<(), Stop> {
+        let verb = match change {
+            Change::Pull => "pull",
+            Change::Remove => "rm",
+        };
+        self.fates.begun(name);
+        self.say(&format!("{verb} {name}"))?;
+        self.fates.done(name, change);
         Ok(())
     }
 
     /// Pulls or removes an image.
     pub(super) fn change(&mut self) -> Result<(), Stop> {
-        let fates: Vec<_> = self.fates.0.iter().map(|(name, fate)| (*name, *fate)).collect();
-        match *self.random.pick(&fates) {
-            (name, Fate::Present) => self.remove(name),
-            (name, Fate::Absent | Fate::Open) => self.pull(name),
-        }
+        let (name, change) = self.fates.next(self.random);
+        self.do_to(name, change)
     }
 
     /// Removes all images; nothing of them stays.
     pub(super) fn purge(&mut self) -> Result<(), Stop> {
-        self.fates.0.values_mut().for_each(|fate| *fate = Fate::Open);
+        NAMES.iter().for_each(|name| self.fates.begun(name));
         self.say("purge")?;
-        self.fates.0.values_mut().for_each(|fate| *fate = Fate::Absent);
+        NAMES.iter().for_each(|name| self.fates.done(name, Change::Remove));
         Ok(())
     }
 
@@ -152,24 +117,6 @@ impl Life<'_> {
                 Event::Off => return Ok(()),
                 Event::Line(_) | Event::Cut => {}
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_told_done_is_held_to_and_what_was_under_way_is_not() {
-        let mut fates = Fates::new(&["a", "b", "c"]);
-        fates.0.insert("a", Fate::Present);
-        fates.0.insert("b", Fate::Open);
-        for (there, fits) in
-            [(vec!["a"], true), (vec!["a", "b"], false), (vec![], false), (vec!["a", "c"], false)]
-        {
-            let outcome = fates.compare(&there.iter().copied().collect());
-            assert_eq!(outcome.is_ok(), fits, "{there:?}");
         }
     }
 }

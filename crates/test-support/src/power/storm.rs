@@ -2,15 +2,19 @@
 //! few large ones, with what needs a layer of its own between them.
 
 use anyhow::Result;
-use test_support::images::Compression::{Gzip, None, Zstd};
-use test_support::images::{ImageBuilder, Layer, LayerBuilder, OciImage};
 
 use super::random::Random;
+use crate::images::Compression::{Gzip, None, Zstd};
+use crate::images::{ImageBuilder, Layer, LayerBuilder, OciImage};
 
-pub(super) const NAMES: &[&str] = &["storm/a:1", "storm/b:1", "storm/c:1"];
+/// Names of the images of [`storm`].
+pub const NAMES: &[&str] = &["storm/a:1", "storm/b:1", "storm/c:1"];
 
 /// The images called [`NAMES`].
-pub(in crate::vm) fn storm() -> Result<Vec<OciImage>> {
+///
+/// # Errors
+/// A layer cannot be written.
+pub fn storm() -> Result<Vec<OciImage>> {
     let base = many("usr/share", 300, 1)?;
     let large = LayerBuilder::new()
         .dir("var", 0o755)
