@@ -15,6 +15,7 @@ const PACKAGES: &[&str] = &[
     "containerd",
     "containernetworking-plugins",
     "docker-registry",
+    "e2fsprogs",
     "g++",
     "gcc",
     "iptables",
@@ -24,7 +25,9 @@ const PACKAGES: &[&str] = &[
     "nginx-light",
     "procps",
     "runc",
+    "strace",
     "umoci",
+    "xfsprogs",
 ];
 
 pub(crate) fn run(root: &Path) -> Result<()> {

@@ -124,10 +124,9 @@ async fn fetch_layers(
             }
         })
     };
-    stream::iter(wanted.into_iter().map(fetch))
-        .buffer_unordered(inner.parallel_layers)
-        .try_collect::<()>()
-        .await
+    // Each waits for its turn by itself: one that is on its way to the device takes none.
+    let all = wanted.len().max(1);
+    stream::iter(wanted.into_iter().map(fetch)).buffer_unordered(all).try_collect::<()>().await
 }
 
 fn new_record(found: &ImageManifest) -> ImageRecord {

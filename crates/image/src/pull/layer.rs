@@ -1,12 +1,12 @@
 //! One layer: from the registry into the layer store, in one pass.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use layer::{Compression, UnpackError, UnpackOptions};
 use model::Digest;
 use registry::{Descriptor, LayerFormat, RegistryError, Session};
 use snapshot::Layers;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::feed::{Feeder, feed};
 use super::source::Source;
@@ -26,6 +26,8 @@ pub(crate) struct Context {
     pub(crate) layers: Arc<Layers>,
     pub(crate) slots: Arc<Slots>,
     pub(crate) partials: Partials,
+    /// One permit for each layer of this pull that is fetched.
+    pub(crate) turns: Arc<Semaphore>,
     /// One permit for each layer that is unpacked anywhere in this process.
     pub(crate) room: Arc<Semaphore>,
     pub(crate) unpack: UnpackOptions,
@@ -45,11 +47,34 @@ impl Context {
             layers: Arc::clone(&inner.layers),
             slots: Arc::clone(&inner.slots),
             partials: inner.partials.clone(),
+            turns: Arc::new(Semaphore::new(inner.parallel_layers)),
             room: Arc::clone(&inner.room),
             unpack: inner.unpack.clone(),
             hold,
             reporter,
         }
+    }
+}
+
+/// One layer's permits. They are given back when it is unpacked: while the device takes it, the
+/// processors and the network are for the next.
+#[derive(Debug, Default)]
+struct Turn(Mutex<Vec<OwnedSemaphorePermit>>);
+
+impl Turn {
+    /// Waits for `of`, and has it too from then on.
+    async fn wait(&self, of: &Arc<Semaphore>) -> Result<(), LayerError> {
+        let permit = Arc::clone(of).acquire_owned().await;
+        self.permits().push(permit.map_err(|_| LayerError::ShuttingDown)?);
+        Ok(())
+    }
+
+    fn is_over(&self) {
+        self.permits().clear();
+    }
+
+    fn permits(&self) -> MutexGuard<'_, Vec<OwnedSemaphorePermit>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -91,22 +116,25 @@ pub(crate) async fn ensure(
     diff_id: Digest,
     purpose: Purpose,
 ) -> Result<(), Failure> {
+    // In this order: who has a layer's lock only waits for those who unpack, and they come to an end.
+    let turn = Arc::new(Turn::default());
+    turn.wait(&context.turns).await?;
     let guard = context.slots.lock(&diff_id).await;
     if purpose == Purpose::Have && context.layers.contains(&diff_id) {
         context.reporter.stage(&blob.digest, Stage::Present);
         return Ok(());
     }
-    let _permit = context.room.acquire().await.map_err(|_| LayerError::ShuttingDown)?;
+    turn.wait(&context.room).await?;
     context.reporter.stage(&blob.digest, Stage::Downloading);
     let earlier = find_earlier(context, blob).await;
     let had_some = earlier.is_some();
-    // Shared, because a second attempt may need it.
-    let guard = Arc::new(guard);
-    match fetch(context, blob, diff_id, purpose, earlier, Arc::clone(&guard)).await {
+    // Shared, because a second attempt may need them.
+    let kept = (Arc::new(guard), turn);
+    match fetch(context, blob, diff_id, purpose, earlier, kept.clone()).await {
         // What an earlier attempt kept was not what it should have been.
         Err(Failure::Layer(error)) if had_some && error.is_of_content() => {
             tracing::warn!(blob = %blob.digest, "a resumed download is spoilt and begins anew");
-            fetch(context, blob, diff_id, purpose, None, guard).await?;
+            fetch(context, blob, diff_id, purpose, None, kept).await?;
         }
         outcome => outcome?,
     }
@@ -126,7 +154,7 @@ async fn fetch(
     diff_id: Digest,
     purpose: Purpose,
     earlier: Option<Partial>,
-    guard: Arc<LayerGuard>,
+    (guard, turn): (Arc<LayerGuard>, Arc<Turn>),
 ) -> Result<(), Failure> {
     let kept = earlier.as_ref().map(|partial| (partial.from, partial.length));
     let replay = earlier.as_ref().map(Partial::replay).transpose();
@@ -135,7 +163,8 @@ async fn fetch(
         (None, _) => None,
         (Some(partial), Err(_) | Ok(None)) => {
             partial.remove();
-            return Box::pin(fetch(context, blob, diff_id, purpose, None, guard)).await;
+            let again = fetch(context, blob, diff_id, purpose, None, (guard, turn));
+            return Box::pin(again).await;
         }
     };
     let (feeder, reader) = feed();
@@ -147,6 +176,7 @@ async fn fetch(
         blob: blob.clone(),
         diff_id,
         purpose,
+        turn,
     };
     let unpacking = job.start(source, (Arc::clone(&context.hold), guard))?;
     let fed = download(context, blob, feeder, kept).await;
@@ -200,6 +230,7 @@ struct Job {
     blob: Descriptor,
     diff_id: Digest,
     purpose: Purpose,
+    turn: Arc<Turn>,
 }
 
 impl Job {
@@ -240,6 +271,7 @@ impl Job {
         }
         drop(source);
         let (ingest, unpacked) = result?;
+        self.turn.is_over();
         self.reporter.stage(&self.blob.digest, Stage::Syncing);
         match self.purpose {
             Purpose::Have => self.layers.commit(ingest, &unpacked)?,
