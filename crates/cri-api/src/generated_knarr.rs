@@ -223,7 +223,7 @@ pub struct LayerVerdict {
     pub differences: u64,
     #[prost(bool, tag = "9")]
     pub repaired: bool,
-    /// Why it was not repaired.
+    /// Why it was not repaired, or not for everybody.
     #[prost(string, tag = "10")]
     pub problem: ::prost::alloc::string::String,
 }

@@ -62,7 +62,8 @@ impl Inner {
         let candidates = self.slots.unused(self.layers.list(), |layer| {
             self.catalog.load().iter().any(|image| image.diff_ids.contains(layer))
         });
-        if candidates.is_empty() {
+        let replaced = self.slots.unused(self.layers.retired(), |_| false);
+        if candidates.is_empty() && replaced.is_empty() {
             return Ok(Collected::default());
         }
         // Asked only now: whoever gave up a lease for a container before has registered that.
@@ -80,6 +81,13 @@ impl Inner {
                     collected.bytes += bytes;
                 }
                 Err(error) => failures.push((layer, error)),
+            }
+            drop(guard);
+        }
+        for (layer, guard) in replaced {
+            if !used.contains(&layer) {
+                let freed = self.layers.free_retired(&layer);
+                failures.extend(freed.err().map(|error| (layer, error)));
             }
             drop(guard);
         }

@@ -46,4 +46,4 @@ pub use snapshot::{LayerUsage, LayerVerdict};
 pub use tag::TagError;
 pub use usage::{ImageDetails, StoreUsage};
 pub use verifiers::{VerifierError, Verifiers};
-pub use verify::{RepairError, VerifyError};
+pub use verify::{RepairError, Repaired, VerifyError};

@@ -1,12 +1,12 @@
 //! Whether images are still what was pulled, and making them so again.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use model::{Digest, Reference};
 use registry::{Credentials, Descriptor, ManifestError};
 use snapshot::{FixupError, LayerVerdict, LayerVerifyError};
 
-use crate::collect::blocking;
+use crate::collect::{CollectError, blocking};
 use crate::error::PullError;
 use crate::image::Image;
 use crate::images::{Images, Inner};
@@ -23,15 +23,18 @@ pub enum VerifyError {
     ShuttingDown,
 }
 
+/// How far a repair came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repaired {
+    /// The old files are gone.
+    Wholly,
+    /// Containers go on with the old files; new ones get the fresh layer.
+    StillUsed,
+}
+
 /// Why a layer was not replaced by a fresh one.
 #[derive(Debug, thiserror::Error)]
 pub enum RepairError {
-    /// Its files are in use: to take them away would break what runs.
-    #[error("layer {layer} is used by containers; remove these first")]
-    InUse {
-        /// The layer.
-        layer: Digest,
-    },
     /// It was loaded from an archive, or its names are gone.
     #[error("image {id} has no name of a registry that could give layer {layer} again")]
     NoSource {
@@ -90,7 +93,15 @@ impl Images {
         Ok(verified.await.ok_or(VerifyError::ShuttingDown)??)
     }
 
-    /// Fetches one layer of `image` again and puts it in the place of what is there.
+    /// Whether old files of repaired layers wait for their containers to go. Does not block on the
+    /// disk.
+    pub fn keeps_replaced_layers(&self) -> bool {
+        !self.inner.layers.retired().is_empty()
+    }
+
+    /// Fetches one layer of `image` again and puts it in the place of what is there. Containers that
+    /// have it go on with the old files, which stay until the last of them is gone: then this gives
+    /// [`Repaired::StillUsed`].
     ///
     /// # Errors
     /// [`RepairError`]; the layer is then as it was.
@@ -99,12 +110,9 @@ impl Images {
         image: &Image,
         layer: &Digest,
         credentials: Credentials,
-    ) -> Result<(), RepairError> {
+    ) -> Result<Repaired, RepairError> {
         let layer = *layer;
         let inner = &self.inner;
-        if inner.is_used(&layer) {
-            return Err(RepairError::InUse { layer });
-        }
         let (id, stored) = (image.id, image.clone());
         let manifest = blocking(inner, move |inner| inner.stored_manifest(&stored))
             .await
@@ -122,7 +130,18 @@ impl Images {
         blocking(inner, move |inner| inner.complete_all_with(&layer))
             .await
             .ok_or(RepairError::ShuttingDown)?
-            .map_err(|source| RepairError::Fixup { layer, source })
+            .map_err(|source| RepairError::Fixup { layer, source })?;
+        match self.collect().await {
+            Ok(_) => {}
+            Err(CollectError::ShuttingDown) => return Err(RepairError::ShuttingDown),
+            // The layer is repaired all the same; the next collection tries again.
+            Err(error @ CollectError::Remove { .. }) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(%layer, error, "after a repair not everything unused is gone");
+            }
+        }
+        let used = inner.layers.retired().contains(&layer);
+        Ok(if used { Repaired::StillUsed } else { Repaired::Wholly })
     }
 }
 
@@ -148,12 +167,6 @@ async fn refetch(
 }
 
 impl Inner {
-    /// Whether a container has this layer. Unknown means yes.
-    fn is_used(&self, layer: &Digest) -> bool {
-        let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        users.as_ref().is_none_or(|users| users().contains(layer))
-    }
-
     /// Blocks on the disk.
     fn stored_manifest(&self, image: &Image) -> Result<registry::Manifest, ManifestError> {
         let bytes = std::fs::read(self.directory.manifest(&image.id))?;

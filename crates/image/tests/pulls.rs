@@ -5,13 +5,14 @@
 mod tests {
     use std::collections::HashSet;
     use std::io::Write;
+    use std::os::fd::AsRawFd;
     use std::path::Path;
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
     use flate2::Compression;
     use flate2::write::GzEncoder;
-    use image::{Images, LayerError, PullError, RepairError, Stage, VerifierError};
+    use image::{Images, LayerError, PullError, Repaired, Stage, VerifierError};
     use model::{Digest, Reference};
     use registry::testing::{Access, FakeRegistry, Fault, ImageSpec, LayerSpec};
     use registry::{Config, Credentials, Retry};
@@ -456,7 +457,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_damaged_layer_is_found_and_fetched_again_but_not_under_a_container() {
+    async fn a_damaged_layer_is_found_and_fetched_again_and_its_containers_keep_what_they_have() {
         let Some(node) = Node::start().await else { return };
         let layer = gzip(&[("etc/app", b"as it was")]);
         let id = layer.diff_id;
@@ -470,14 +471,58 @@ mod tests {
         let verdict = node.images.verify(&id).await.unwrap();
         assert!(!verdict.is_sound(), "{verdict:?}");
 
+        // As a container has it, by its directory and not by its path.
         node.used.lock().unwrap().insert(id);
+        let held = std::fs::File::open(file.parent().unwrap()).unwrap();
+        let in_container = format!("/proc/self/fd/{}/app", held.as_raw_fd());
+        let before = node.images.fs_usage().await.used_bytes;
         let repair = || node.images.repair(&image, &id, Credentials::Anonymous);
-        assert!(matches!(repair().await, Err(RepairError::InUse { .. })));
-        node.used.lock().unwrap().clear();
-        repair().await.unwrap();
+        assert_eq!(repair().await.unwrap(), Repaired::StillUsed);
         assert!(node.images.verify(&id).await.unwrap().is_sound());
         assert_eq!(std::fs::read(&file).unwrap(), b"as it was");
-        assert_eq!(node.ingests(), 0);
+        assert_eq!(std::fs::read(&in_container).unwrap(), b"as it is ");
+        assert!(node.images.fs_usage().await.used_bytes > before, "what stays is counted");
+        // Not even a restart takes it from the container.
+        let Node { registry: _registry, root, layers, images, .. } = node;
+        drop((layers, images));
+        let (layers, images) = open(root.path());
+        assert_eq!(layers.retired(), [id]);
+        images.set_layer_users(Box::new(move || HashSet::from([id])));
+        images.collect().await.unwrap();
+        assert_eq!(std::fs::read(&in_container).unwrap(), b"as it is ");
+        images.set_layer_users(Box::new(HashSet::new));
+        images.collect().await.unwrap();
+        assert_eq!(layers.retired(), []);
+        std::fs::read(&in_container).unwrap_err();
+        assert_eq!(images.fs_usage().await.used_bytes, before);
+        assert_eq!(std::fs::read_dir(root.path().join("retired")).unwrap().count(), 0);
+        assert!(images.verify(&id).await.unwrap().is_sound());
+    }
+
+    #[tokio::test]
+    async fn what_images_take_is_what_the_disk_says() {
+        let Some(node) = Node::start().await else { return };
+        let shared = gzip(&[("shared", &noise(300_000)), ("more", &noise(70_000))]);
+        node.registry.put_image("a", "1", &spec(vec![shared.clone()]));
+        node.registry.put_image("b", "1", &two_layers_over(shared));
+        node.pull("a:1").await.unwrap();
+        node.pull("b:1").await.unwrap();
+        let du = |what: &str| -> u64 {
+            let mut du = std::process::Command::new("du");
+            du.args(["--summarize", what, "--total"]);
+            du.args(["layers", "images"]).current_dir(node.root.path());
+            let said = String::from_utf8(du.output().unwrap().stdout).unwrap();
+            let total = said.lines().find(|line| line.ends_with("total")).unwrap();
+            total.split_whitespace().next().unwrap().parse().unwrap()
+        };
+        let usage = node.images.fs_usage().await;
+        // The seals are written last, and the two directories themselves are not counted.
+        let (bytes, inodes) = (du("--block-size=1"), du("--inodes"));
+        assert!(
+            usage.used_bytes <= bytes && bytes <= usage.used_bytes + 32_768,
+            "{usage:?} {bytes}"
+        );
+        assert!(usage.inodes_used.abs_diff(inodes) <= 8, "{usage:?} {inodes}");
     }
 
     #[tokio::test]

@@ -401,14 +401,15 @@ impl Sandboxes {
         containers.iter().flat_map(|container| container.record.all_images()).collect()
     }
 
-    /// The last container of an image that was removed meanwhile frees its layers.
+    /// The last container of an image that was removed or repaired meanwhile frees its layers.
     async fn free_orphaned_layers(&self, images: &[Digest]) {
         let images_store = &self.cx.parts.images;
         let orphaned =
             images.iter().any(|id| matches!(images_store.resolve(&id.to_string()), Ok(None)));
-        if orphaned && let Err(error) = images_store.collect().await {
+        let waited_for = orphaned || images_store.keeps_replaced_layers();
+        if waited_for && let Err(error) = images_store.collect().await {
             let error = crate::error::chain(&error);
-            tracing::warn!(error, "layers of a removed image not freed");
+            tracing::warn!(error, "layers that nothing uses any more are not freed");
         }
     }
 }

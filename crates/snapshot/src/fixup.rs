@@ -172,14 +172,7 @@ impl Layers {
     /// They hold hard links to its files, and nobody stacks on a layer that is gone. Called with
     /// the lock on changes.
     pub(crate) fn remove_fixups_of(&self, layer: &Digest) {
-        let mut known = self.known_fixups.write().unwrap_or_else(PoisonError::into_inner);
-        let of_layer: Vec<ChainId> = known
-            .iter()
-            .filter(|(_, fixup)| fixup.layer == *layer)
-            .map(|(chain, _)| *chain)
-            .collect();
-        for chain in of_layer {
-            known.remove(&chain);
+        for (chain, _) in self.take_fixups_of(layer) {
             let removed = CString::new(chain.hex())
                 .map_err(|_| Errno::INVAL)
                 .and_then(|name| self.move_to_trash(&self.fixups, &name));
@@ -191,5 +184,12 @@ impl Layers {
                 tracing::warn!(%layer, %cause, "a fixup of a removed layer stays until the next start");
             }
         }
+    }
+
+    /// Forgets what lies on a layer; it is still on the disk.
+    pub(crate) fn take_fixups_of(&self, layer: &Digest) -> Vec<(ChainId, Fixup)> {
+        let mut known = self.known_fixups.write().unwrap_or_else(PoisonError::into_inner);
+        let of_layer = known.extract_if(.., |_, fixup| fixup.layer == *layer);
+        of_layer.collect()
     }
 }

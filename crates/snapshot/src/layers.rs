@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use crate::fixup::{ChainId, Fixup};
 use crate::folder::Folder;
 use crate::ingest::{DIRECTORY, Ingest, IngestError, SKELETON};
+use crate::retired::Retired;
 use crate::sealed::{LayerUsage, Seal};
 use crate::usage::of_tree;
 
@@ -65,9 +66,11 @@ pub struct Layers {
     pub(crate) layers: Folder,
     ingest: Folder,
     pub(crate) fixups: Folder,
+    pub(crate) retired: Folder,
     known: RwLock<BTreeMap<Digest, Seal>>,
     /// What has to lie above a layer in some images.
     pub(crate) known_fixups: RwLock<BTreeMap<ChainId, Fixup>>,
+    pub(crate) known_retired: Mutex<Retired>,
     /// Held while a layer comes or goes, so that `known` and the disk change together.
     changes: Mutex<()>,
     next_ingest: AtomicU64,
@@ -78,7 +81,7 @@ pub struct Layers {
 }
 
 impl Layers {
-    /// Opens `<root>/layers`, `<root>/fixups` and `<root>/ingest`, making them if need be. Abandoned ingests and
+    /// Opens `<root>/layers` and its neighbours, making them if need be. Abandoned ingests and
     /// layers without a valid seal are taken out at once and deleted in the background, on a
     /// thread that ends with the store.
     ///
@@ -89,8 +92,10 @@ impl Layers {
             layers: Folder::open(root.join("layers"))?,
             ingest: Folder::open(root.join("ingest"))?,
             fixups: Folder::open(root.join("fixups"))?,
+            retired: Folder::open(root.join("retired"))?,
             known: RwLock::default(),
             known_fixups: RwLock::default(),
+            known_retired: Mutex::default(),
             changes: Mutex::default(),
             next_ingest: AtomicU64::new(0),
             leftovers: Vec::new(),
@@ -104,6 +109,7 @@ impl Layers {
             }
         }
         leftovers.extend(store.load_fixups()?);
+        leftovers.extend(store.load_retired()?);
         let numbers = leftovers.iter().filter_map(|name| name.to_str().ok()?.parse::<u64>().ok());
         let unused = numbers.max().map_or(0, |last| last.saturating_add(1));
         store.next_ingest.fetch_max(unused, Ordering::Relaxed);
@@ -170,10 +176,12 @@ impl Layers {
     pub fn total_usage(&self) -> LayerUsage {
         let fixups: u64 = self.fixups().values().map(|fixup| fixup.inodes).sum();
         let none = LayerUsage { bytes: 0, inodes: fixups };
-        self.read().values().fold(none, |sum, seal| LayerUsage {
-            bytes: sum.bytes.saturating_add(seal.usage.bytes),
-            inodes: sum.inodes.saturating_add(seal.usage.inodes),
-        })
+        let add = |sum: LayerUsage, usage: LayerUsage| LayerUsage {
+            bytes: sum.bytes.saturating_add(usage.bytes),
+            inodes: sum.inodes.saturating_add(usage.inodes),
+        };
+        let retired = self.known_retired().values().fold(none, |sum, (_, usage)| add(sum, *usage));
+        self.read().values().fold(retired, |sum, seal| add(sum, seal.usage))
     }
 
     pub(crate) fn seal(&self, diff_id: &Digest) -> Option<Seal> {
@@ -225,31 +233,8 @@ impl Layers {
         Ok(())
     }
 
-    /// Puts a newly unpacked layer in the place of the one that is there. The caller knows that
-    /// no container uses that.
-    ///
-    /// # Errors
-    /// A step failed; the old layer is in its place or, after the last step, the new one.
-    pub fn replace(&self, ingest: Ingest, unpacked: &layer::Unpacked) -> Result<(), CommitError> {
-        let diff_id = unpacked.diff_id;
-        if !self.contains(&diff_id) {
-            return self.commit(ingest, unpacked);
-        }
-        let fault = |action| move |source: io::Error| CommitError { diff_id, action, source };
-        let seal = self.make_durable(&ingest, unpacked)?;
-        let _changes = self.changes();
-        self.name(&self.layers, &ingest, &diff_id.hex(), RenameFlags::EXCHANGE)
-            .map_err(|errno| fault("rename")(errno.into()))?;
-        // The ingest is the old layer now and goes as an abandoned one does, and with it what
-        // holds links to its files.
-        self.remove_fixups_of(&diff_id);
-        sync(self.layers.fd.as_fd()).map_err(fault("fsync of the store"))?;
-        self.write().insert(diff_id, seal);
-        Ok(())
-    }
-
     /// Everything in the ingest reaches the disk, then its seal.
-    fn make_durable(
+    pub(crate) fn make_durable(
         &self,
         ingest: &Ingest,
         unpacked: &layer::Unpacked,
@@ -366,7 +351,7 @@ impl Layers {
     }
 
     /// Tries names below `ingest/` until one is free: an earlier process may have left some.
-    fn unique<T>(&self, make: impl Fn(&str) -> Result<T, Errno>) -> Result<T, Errno> {
+    pub(crate) fn unique<T>(&self, make: impl Fn(&str) -> Result<T, Errno>) -> Result<T, Errno> {
         loop {
             let name = self.next_ingest.fetch_add(1, Ordering::Relaxed).to_string();
             match make(&name) {
@@ -381,7 +366,7 @@ impl Layers {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<Digest, Seal>> {
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<Digest, Seal>> {
         self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -16,6 +16,7 @@
 //! <root>/layers/<diff id, hex>/skeleton what of the layer's tar fs/ does not hold
 //! <root>/layers/<diff id, hex>/implied  directories in it that have no attributes of their own
 //! <root>/fixups/<chain id, hex>/        what lies above a layer in images that need it
+//! <root>/retired/<either>.<n>/          replaced, and still used by containers
 //! <root>/ingest/<n>/fs/                 being unpacked, or on its way out
 //! ```
 //!
@@ -30,6 +31,7 @@ mod layers;
 mod old_kernel;
 mod packed;
 mod read;
+mod retired;
 mod sealed;
 mod stack;
 mod usage;

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
+use test_support::images::{Compression, ImageBuilder, Layer, LayerBuilder};
 use test_support::node::{Node, dist, on_a_node};
+use test_support::power::Random;
 
 fn knarr(args: &[&str]) -> Result<Option<Output>> {
     let Ok(dist) = dist() else {
@@ -114,6 +116,37 @@ fn a_damaged_image_is_found_and_repaired() -> Result<()> {
 }
 
 #[test]
+fn a_repair_takes_nothing_from_a_running_container() -> Result<()> {
+    on_a_node(async |node| {
+        let image = node.pulled("layers").await?;
+        let pod = node.pod("user");
+        let (pod_id, old) = node.run(&pod, &pod.container("old", &image).sleeper()).await?;
+        for layer in std::fs::read_dir(node.scratch.root().join("layers"))? {
+            let file = layer?.path().join("fs/data/replace");
+            if std::fs::read_to_string(&file).is_ok_and(|text| text == "new\n") {
+                std::fs::write(&file, "bad\n")?;
+            }
+        }
+        let repaired = on(node, &["image", "verify", "--repair"])?;
+        ensure!(repaired.contains("repaired; containers"), "{repaired}");
+        node.crash_and_restart()?;
+        let retired = node.scratch.root().join("retired");
+        let left = || std::fs::read_dir(&retired).map(Iterator::count).unwrap_or_default();
+        ensure!(left() > 0, "the old files are gone");
+        ensure!(
+            node.cri.shell(&old, "cat /data/replace; ls /bin/busybox").await?.contains("/bin/")
+        );
+        let config = pod.container("new", &image).sleeper();
+        let new = node.cri.create(&pod_id, &pod, &config).await?;
+        node.cri.start(&new).await?;
+        ensure!(node.cri.shell(&new, "cat /data/replace").await? == "new");
+        node.cri.remove_pod(&pod_id).await?;
+        ensure!(left() == 0, "the old files stay");
+        Ok(())
+    })
+}
+
+#[test]
 fn images_are_tagged_inspected_and_carried_in_archives() -> Result<()> {
     on_a_node(async |node| {
         let name = node.pulled("busybox").await?;
@@ -140,6 +173,53 @@ fn images_are_tagged_inspected_and_carried_in_archives() -> Result<()> {
         // What came from an archive can be given on.
         on(node, &["image", "save", "--output", &again, name])?;
         ensure!(std::fs::read(&again)? == std::fs::read(&plain)?);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_pull_takes_a_platform() -> Result<()> {
+    on_a_node(async |node| {
+        let name = node.image("platforms")?;
+        let own = on(node, &["pull", "--quiet", &name])?;
+        let other = on(node, &["pull", "--quiet", "--platform", "linux/riscv64", &name])?;
+        ensure!(own != other && other.starts_with("sha256:"), "{own}{other}");
+        let shown: serde_json::Value =
+            serde_json::from_str(&on(node, &["image", "inspect", other.trim()])?)?;
+        ensure!(shown.to_string().contains("riscv64"), "{shown}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_pull_draws_a_bar_for_each_layer_on_a_terminal() -> Result<()> {
+    on_a_node(async |node| {
+        let layer = |seed: u64| -> Result<Layer> {
+            let mut random = Random::new(seed);
+            let content = std::iter::repeat_with(|| random.below(256).to_le_bytes()[0]);
+            let content: Vec<u8> = content.take(12 << 20).collect();
+            LayerBuilder::new().file(&format!("{seed}"), 0o644, content).finish(Compression::Gzip)
+        };
+        let (one, two) = (layer(1)?, layer(2)?);
+        let shorts =
+            [&one, &two].map(|layer| layer.blob.digest["sha256:".len()..][..12].to_owned());
+        let image = ImageBuilder::new("own/bars:1")?.layer(one).layer(two).build();
+        let name = node.offer(&image)?;
+        let (program, socket) = (node.daemon.program(), node.scratch.socket());
+        let (program, socket) = (program.display(), socket.display());
+        let line = format!("stty cols 120 rows 40; {program} --address {socket} pull {name}");
+        // It gives the command a terminal, and what is written there to us.
+        let script = Command::new("script")
+            .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+            .env("TERM", "xterm")
+            .output()
+            .context("run script(1)")?;
+        let said = String::from_utf8_lossy(&script.stdout);
+        ensure!(script.status.success() && said.contains(&image.id), "{said}");
+        for short in shorts {
+            ensure!(said.contains(&short), "no bar for {short}: {said}");
+        }
+        ensure!(said.contains("downloading"), "{said}");
         Ok(())
     })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cri_api::knarr::{LayerVerdict as Verdict, Login, VerifyImagesRequest};
 use futures_util::Stream;
-use image::{Image, LayerVerdict};
+use image::{Image, LayerVerdict, Repaired};
 use model::Digest;
 use tonic::Status;
 
@@ -86,9 +86,14 @@ async fn repair(todo: &Todo, layer: Digest, images: &[Arc<Image>], verdict: &mut
     for image in images {
         let login = credentials(todo.login.clone());
         match todo.server.images.repair(image, &layer, login).await {
-            Ok(()) => {
+            Ok(repaired) => {
                 verdict.repaired = true;
                 verdict.problem.clear();
+                if repaired == Repaired::StillUsed {
+                    verdict.problem.push_str(
+                        "containers that have it keep the damaged files until they are made anew",
+                    );
+                }
                 return;
             }
             Err(error) => verdict.problem = sandbox::chain(&error),

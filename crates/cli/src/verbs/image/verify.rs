@@ -15,7 +15,7 @@ pub(super) struct Verify {
     /// Images: name, digest, id or beginning of an id; all if none is given
     #[arg(value_name = "IMAGE")]
     images: Vec<String>,
-    /// Fetch damaged layers again that no container uses
+    /// Fetch damaged layers again; containers keep the files they have until they are made anew
     #[arg(long)]
     repair: bool,
     /// Credentials for the registry; a word without a colon names a file that holds them
@@ -58,8 +58,10 @@ fn lines(verdict: &LayerVerdict) -> Vec<String> {
     }
     let mut lines = vec![format!("{layer}  DAMAGED: {} differences", verdict.differences)];
     lines.extend(verdict.findings.iter().map(|finding| format!("  {finding}")));
-    if verdict.repaired {
+    if verdict.repaired && verdict.problem.is_empty() {
         lines.push(format!("{layer}  repaired"));
+    } else if verdict.repaired {
+        lines.push(format!("{layer}  repaired; {}", verdict.problem));
     } else if !verdict.problem.is_empty() {
         lines.push(format!("{layer}  not repaired: {}", verdict.problem));
     }
@@ -82,6 +84,8 @@ mod tests {
         let text = lines(&damaged).join("\n");
         assert!(text.contains("DAMAGED: 1") && text.contains("/etc/passwd"), "{text}");
         assert!(text.ends_with("not repaired: layer is used"), "{text}");
+        let used = LayerVerdict { repaired: true, problem: "x keeps it".into(), ..damaged.clone() };
+        assert!(lines(&used).join("\n").ends_with("  repaired; x keeps it"));
         let whole = LayerVerdict { sound: true, files: 3, ..damaged };
         assert!(lines(&whole)[0].contains("whole: 3 files"));
     }
