@@ -126,7 +126,7 @@ async fn build(config: &Config, places: &Places, urls: Urls) -> Result<Server> {
     let shim = find_shim()?;
     let host = sandbox::host_facts().context("cannot learn about this host")?;
     let cgroup_driver = cgroup_driver(config)?;
-    let root = places.root.clone();
+    let (root, labelled) = (places.root.clone(), paths.clone());
     let (image, pinned) = (config.image(), config.image.pinned.clone());
     let (layers, images) = tokio::task::spawn_blocking(move || -> Result<_> {
         failpoint::reach(Point::RecoverStores).context("cannot open the stores")?;
@@ -135,6 +135,7 @@ async fn build(config: &Config, places: &Places, urls: Urls) -> Result<Server> {
         let images = image::Images::open(&root, image, Arc::clone(&layers))
             .context("cannot open the image store")?;
         images.set_pinned(pinned);
+        sandbox::label_storage(&labelled).context("cannot label where containers are kept")?;
         Ok((layers, images))
     })
     .await

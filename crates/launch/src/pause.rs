@@ -26,6 +26,10 @@ impl Launcher {
         let plan = pause_plan(plan);
         let null = self.on_host(open_null)?;
         let program = sys::fs::sealed_program("pause", PAUSE).at(Step::Exec, "pause")?;
+        if let Some(label) = &plan.root.label {
+            // Policies let containers execute files of containers, not of the runtime.
+            sys::fs::set_selinux_label(program.as_fd(), label).at(Step::Label, "pause")?;
+        }
         let null = null.as_fd();
         let io = Io::Files { stdin: null, stdout: null, stderr: null };
         let running = self.launch_program(&plan, io, Program::File(program.as_fd()))?;

@@ -13,6 +13,7 @@ const ATTRIBUTE: &str = "security.selinux";
 /// What policies without a word about containers are taken to mean.
 const PROCESS: &str = "system_u:system_r:container_t:s0";
 const FILE: &str = "system_u:object_r:container_file_t:s0";
+const SHARED_FILE: &str = "system_u:object_r:container_ro_file_t:s0";
 
 /// What must keep its label: given to one container, the host's own programs could not use it.
 const NEVER: &[&str] = &[
@@ -78,6 +79,8 @@ pub struct BaseLabels {
     pub process: String,
     /// Of files.
     pub file: String,
+    /// Of files that all containers may read and execute, but not write: what images bring.
+    pub shared_file: String,
 }
 
 /// The base labels of the policy in force; `None` on a host without SELinux. Blocking.
@@ -93,7 +96,11 @@ pub fn detect() -> Option<BaseLabels> {
 
 fn base_labels(text: &str) -> BaseLabels {
     let label = |key, or: &str| setting(text, key).unwrap_or(or).to_owned();
-    BaseLabels { process: label("process", PROCESS), file: label("file", FILE) }
+    BaseLabels {
+        process: label("process", PROCESS),
+        file: label("file", FILE),
+        shared_file: label("ro_file", SHARED_FILE),
+    }
 }
 
 /// `key = value` or `key = "value"`.
@@ -186,10 +193,13 @@ mod tests {
 
     #[test]
     fn base_labels_come_from_the_policy_or_are_the_usual_ones() {
-        let text = "process = \"a:b:c:s0\"\nsandbox_kvm_process = \"x\"\nfile = \"d:e:f:s0\"\n";
+        let text = "process = \"a:b:c:s0\"\nsandbox_kvm_process = \"x\"\nfile = \"d:e:f:s0\"\n\
+                    ro_file=\"g:h:i:s0\"\n";
         let labels = base_labels(text);
         assert_eq!((labels.process.as_str(), labels.file.as_str()), ("a:b:c:s0", "d:e:f:s0"));
+        assert_eq!(labels.shared_file, "g:h:i:s0");
         assert_eq!(base_labels("").process, PROCESS);
+        assert_eq!(base_labels("").shared_file, SHARED_FILE);
         assert_eq!(
             setting("# SELINUXTYPE=a\nSELINUXTYPE=default\n", "SELINUXTYPE"),
             Some("default")

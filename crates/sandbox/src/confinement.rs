@@ -7,6 +7,8 @@ use lsm::apparmor::{self, AppArmorError, DEFAULT_PROFILE, Presence};
 use lsm::selinux::{self, RelabelError};
 use model::SecurityProfile;
 
+use crate::files::{self, FileError};
+use crate::paths::Paths;
 use crate::record::PodRecord;
 
 /// What is known about AppArmor at start. The default profile is loaded here; without it pods
@@ -63,6 +65,31 @@ pub(crate) fn selinux_at_start() -> Option<SelinuxFacts> {
     let labels = selinux::detect()?;
     tracing::info!(process = labels.process, file = labels.file, "SELinux labels of containers");
     Some(SelinuxFacts { process: labels.process, file: labels.file })
+}
+
+/// Below the root: what images bring, and what containers add to it.
+const STORAGE: &[&str] = &["fixups", "ingest", "layers", "pods"];
+
+/// Gives the places where files of images and containers are kept a label that lets containers
+/// read them; what is made in them from then on inherits it. Their root file systems have labels
+/// of their own, but the kernel looks at the files below when it maps a program. Nothing is done
+/// without SELinux. Blocking.
+///
+/// # Errors
+/// The pods' directory cannot be made. A policy without such a label is logged: what comes of it
+/// is each container's error.
+pub fn label_storage(paths: &Paths) -> Result<(), FileError> {
+    let Some(labels) = selinux::detect() else { return Ok(()) };
+    files::make_dir(&paths.pods())?;
+    for name in STORAGE {
+        if let Err(error) = selinux::label_file(&paths.root().join(name), &labels.shared_file) {
+            tracing::error!(
+                error = crate::error::chain(&error),
+                "containers will not be able to run programs of images unpacked here"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The SELinux label of a pod's own files; `None` without SELinux.

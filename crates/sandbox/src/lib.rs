@@ -48,6 +48,7 @@ pub use admission::Refusal;
 pub use cdi::CdiError;
 pub use cgroups::LimitError;
 pub use classes::{ClassError, ClassFileError};
+pub use confinement::label_storage;
 pub use context::{Handlers, Parts, now as clock};
 pub use doctor::{Area, Finding, Outcome, Severity};
 pub use error::{

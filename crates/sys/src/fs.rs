@@ -220,10 +220,16 @@ pub fn read_value(dir: impl AsFd, file: impl Arg) -> io::Result<String> {
 /// # Errors
 /// The kernel's.
 pub fn set_selinux_label(file: BorrowedFd<'_>, label: &str) -> io::Result<()> {
-    // `fsetxattr(2)` refuses handles; the descriptor's own link leads to just this file.
-    let path = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
-    let value = [label.as_bytes(), &[0]].concat();
-    Ok(rustix::fs::setxattr(path, c"security.selinux", &value, rustix::fs::XattrFlags::empty())?)
+    let (name, value) = (c"security.selinux", [label.as_bytes(), &[0]].concat());
+    let flags = rustix::fs::XattrFlags::empty();
+    match rustix::fs::fsetxattr(file, name, &value, flags) {
+        // It is a handle: the descriptor's own link leads to just this file.
+        Err(Errno::BADF) => {
+            let path = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
+            Ok(rustix::fs::setxattr(path, name, &value, flags)?)
+        }
+        result => Ok(result?),
+    }
 }
 
 /// Whether something exists at `name` in `dir`; a symlink counts as itself.

@@ -26,6 +26,9 @@ use crate::plan;
 use crate::record::{ContainerRecord, PodRecord};
 use crate::volumes;
 
+/// Below a container's directory: what its image declares.
+const VOLUMES: &str = "volumes";
+
 /// A container on its way.
 pub(super) struct Making {
     pub(super) cx: Arc<Context>,
@@ -64,13 +67,18 @@ impl Making {
         self.relabel(&spec)
     }
 
-    /// CRI `selinux_relabel`: the volume becomes the container's. Last, because it cannot be taken
+    /// The image's volumes are the container's, and, CRI `selinux_relabel`, others become so. Last, because it cannot be taken
     /// back.
     fn relabel(&self, spec: &Spec) -> Result<(), CreateError> {
         let linux = spec.linux().as_ref();
         let Some(label) = linux.and_then(|linux| linux.mount_label().as_deref()) else {
             return Ok(());
         };
+        let own = self.cx.paths().container(&self.pod.id, &self.record.id).join(VOLUMES);
+        if own.exists() {
+            lsm::selinux::relabel(&own, label)
+                .map_err(|source| CreateError::Relabel { name: self.name(), source })?;
+        }
         for mount in self.record.config.mounts.iter().filter(|mount| mount.selinux_relabel) {
             if let MountSource::Host(path) = &mount.source {
                 let path = std::fs::canonicalize(path).map_err(|error| {
@@ -321,7 +329,7 @@ impl Making {
             .layers
             .open_merged(&self.record.layers)
             .map_err(|source| CreateError::Volumes { name: self.name(), source })?;
-        let dir = self.cx.paths().container(&self.pod.id, &self.record.id).join("volumes");
+        let dir = self.cx.paths().container(&self.pod.id, &self.record.id).join(VOLUMES);
         let mut volumes = Vec::new();
         for (number, container_path) in declared.into_iter().enumerate() {
             let path = dir.join(number.to_string());
