@@ -1,6 +1,7 @@
 //! Many pods come and go at once while the daemon is killed again and again: nothing is left.
 //!
-//! A short form runs always; `KNARR_CHURN=long` is 500 pods, 16 at once, ten kills.
+//! A short form runs always; `KNARR_CHURN=long` is 500 pods, 16 at once, ten kills, and `kills` is
+//! 100 pods, 8 at once, fifty kills.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,10 +22,10 @@ struct Size {
 }
 
 fn size() -> Size {
-    if std::env::var("KNARR_CHURN").is_ok_and(|form| form == "long") {
-        Size { pods: 500, at_once: 16, kills: 10 }
-    } else {
-        Size { pods: 32, at_once: 8, kills: 3 }
+    match std::env::var("KNARR_CHURN").as_deref() {
+        Ok("long") => Size { pods: 500, at_once: 16, kills: 10 },
+        Ok("kills") => Size { pods: 100, at_once: 8, kills: 50 },
+        Ok(_) | Err(_) => Size { pods: 32, at_once: 8, kills: 3 },
     }
 }
 

@@ -180,3 +180,71 @@ fn what_belongs_to_nobody_is_found_and_removed() -> Result<()> {
         Ok(())
     })
 }
+
+/// What nobody is known by.
+const NOBODY: &str = "00000000000000000000000000000000000000000000000000000000deadbeef";
+
+/// Runs a program that has to succeed.
+fn tool(program: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new(program).args(arguments).output().context(program.to_owned())?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} {arguments:?}: {said}");
+    Ok(())
+}
+
+#[test]
+fn each_kind_of_thing_that_is_planted_is_found_and_removed() -> Result<()> {
+    on_a_node(async |node| {
+        let prefix = node.scratch.subnet_prefix();
+        let pod = node.pod("publishes").with(|config| {
+            config.port_mappings = vec![v1::PortMapping {
+                protocol: v1::Protocol::Tcp.into(),
+                container_port: 80,
+                host_port: 8080,
+                host_ip: format!("{prefix}1"),
+            }];
+        });
+        node.cri.run_pod(&pod).await?;
+        // An address, in the network that the pod is on.
+        let networks = node.scratch.root().join("networks");
+        let network = std::fs::read_dir(&networks)?
+            .filter_map(|entry| Some(entry.ok()?.path()).filter(|path| path.is_dir()))
+            .next()
+            .context("no network")?;
+        std::fs::write(network.join(format!("{prefix}200")), format!("{NOBODY}\r\neth0"))?;
+        // A link, a host port, volatile state with a mount in it.
+        let bridge = node.scratch.mark();
+        let link = format!("veth{}", &NOBODY[56..]);
+        let peer = format!("p{bridge}");
+        tool("ip", &["link", "add", &link, "master", &bridge, "type", "veth", "peer", &peer])?;
+        let element = format!("{{ {prefix}1 . tcp . 9 comment \"{NOBODY}\" : {prefix}200 . 80 }}");
+        tool("nft", &["add", "element", "ip", "knarr", "ports_on", &element])?;
+        let state = node.scratch.state().join("pods").join(NOBODY);
+        let inner = state.join("mounted");
+        std::fs::create_dir_all(&inner)?;
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("planted", &inner, "tmpfs", flags, None::<&std::ffi::CStr>)?;
+
+        let planted = ["address", "link", "packet filter", "state", "mount"];
+        let concerns = |it: &Value| {
+            let text = it.to_string();
+            text.contains(NOBODY) || text.contains(&link) || text.contains(&prefix)
+        };
+        let (findings, code) = doctor(node, false)?;
+        for area in planted {
+            let found = of(&findings, area).into_iter().any(concerns);
+            ensure!(found, "no {area} among {findings:#?}");
+        }
+        ensure!(code == 1, "exit code {code}");
+        let (findings, code) = doctor(node, true)?;
+        for area in planted {
+            let mended = of(&findings, area).into_iter().filter(|it| concerns(it));
+            let mended = mended.into_iter().any(|it| it["mended"] == true);
+            ensure!(mended, "no {area} mended of {findings:#?}, exit code {code}");
+        }
+        let (findings, _) = doctor(node, false)?;
+        ensure!(findings.is_empty(), "{findings:#?}");
+        ensure!(!Path::new("/sys/class/net").join(&link).exists() && !state.exists());
+        Ok(())
+    })
+}
