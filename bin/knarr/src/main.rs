@@ -15,6 +15,7 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 /// A container runtime for Kubernetes, and the command line that drives it
@@ -121,6 +122,7 @@ fn serve(arguments: ServeArguments) -> anyhow::Result<u8> {
         None => state.join("knarr.sock"),
     };
     logging::start(&loaded.config.log)?;
+    sys::trace::from_environment().context(sys::trace::VARIABLE)?;
     serve::run(&loaded.config, &serve::Places { root, state, listen })?;
     Ok(0)
 }

@@ -21,6 +21,7 @@
 mod birth;
 mod cgroup;
 mod child;
+mod entering;
 mod error;
 mod hooks;
 mod host;
@@ -36,6 +37,7 @@ mod resctrl;
 mod sysctl;
 mod user;
 
+pub use entering::{Entering, Progress};
 pub use error::{FailureKind, LaunchError, Step, Warning};
 pub use launcher::{Io, Launcher, Options, make_template};
 pub use prepared::{Prepared, Running, start_waiting};

@@ -4,16 +4,17 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::Pid;
-use sys::process::{Child, NewNamespaces};
+use sys::process::Child;
+use sys::trace::span;
 
-use crate::birth::{Joins, hidden, spawn};
+use crate::birth::Joins;
 use crate::cgroup::{Groups, Made};
-use crate::child::{Inside, Job, New, Place, Program, Start};
+use crate::child::{Job, New, Place, Program, Start};
 use crate::error::{At, LaunchError, Step, Warning};
 use crate::hooks::{self, Deadline};
 use crate::host::Tree;
 use crate::launcher::{Io, Launcher};
-use crate::plan::{ExecPlan, HooksPlan, LaunchPlan, ProcessPlan};
+use crate::plan::{HooksPlan, LaunchPlan, ProcessPlan};
 use crate::report::{self, Message, Reporter};
 
 /// A process whose program runs.
@@ -94,46 +95,61 @@ pub fn start_waiting(connection: impl AsFd) -> Result<Vec<Warning>, LaunchError>
 
 /// A child on its way; undone unless it succeeds.
 #[derive(Debug)]
-struct Attempt {
-    child: Option<Child>,
-    made: Made,
-    channel: OwnedFd,
-    hooks_until: Deadline,
+pub(crate) struct Attempt {
+    pub(crate) child: Option<Child>,
+    pub(crate) made: Made,
+    pub(crate) channel: OwnedFd,
+    pub(crate) hooks_until: Deadline,
 }
 
-enum Heard {
+pub(crate) enum Heard {
     Ready,
     Runs,
 }
 
 impl Attempt {
-    fn listen(
+    /// Waits until the child is ready, or runs.
+    pub(crate) fn listen(
         &self,
         console: &mut Option<OwnedFd>,
         warnings: &mut Vec<Warning>,
         run_hooks: impl FnOnce(&Child) -> Result<(), LaunchError>,
     ) -> Result<Heard, LaunchError> {
+        let _span = span("shim: wait for the child");
         let mut run_hooks = Some(run_hooks);
         loop {
-            match report::receive(&self.channel).at(Step::Channel, "")? {
-                Message::Warning(warning) => warnings.push(warning),
-                Message::Console(master) => *console = Some(master),
-                Message::Failed(error) => return Err(error),
-                Message::Hooks => {
-                    let (Some(run), Some(child)) = (run_hooks.take(), &self.child) else {
-                        return Err(LaunchError::bad_plan("hooks are run twice"));
-                    };
-                    run(child)?;
-                    report::go(&self.channel).at(Step::Channel, "")?;
-                }
-                Message::Ready => return Ok(Heard::Ready),
-                Message::End => return Ok(Heard::Runs),
-                Message::Born(_) => return Err(LaunchError::bad_plan("a child of a child")),
+            if let Some(heard) = self.hear(console, warnings, &mut run_hooks)? {
+                return Ok(heard);
             }
         }
     }
 
-    fn succeed(
+    /// Waits for one message.
+    pub(crate) fn hear(
+        &self,
+        console: &mut Option<OwnedFd>,
+        warnings: &mut Vec<Warning>,
+        run_hooks: &mut Option<impl FnOnce(&Child) -> Result<(), LaunchError>>,
+    ) -> Result<Option<Heard>, LaunchError> {
+        match report::receive(&self.channel).at(Step::Channel, "")? {
+            Message::Warning(warning) => warnings.push(warning),
+            Message::Console(master) => *console = Some(master),
+            Message::Failed(error) => return Err(error),
+            Message::Hooks => {
+                let (Some(run), Some(child)) = (run_hooks.take(), &self.child) else {
+                    return Err(LaunchError::bad_plan("hooks are run twice"));
+                };
+                run(child)?;
+                report::go(&self.channel).at(Step::Channel, "")?;
+            }
+            Message::Ready => return Ok(Some(Heard::Ready)),
+            Message::End => return Ok(Some(Heard::Runs)),
+            Message::Born(_) => return Err(LaunchError::bad_plan("a child of a child")),
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn succeed(
         mut self,
         console: Option<OwnedFd>,
         warnings: Vec<Warning>,
@@ -268,67 +284,6 @@ impl Launcher {
         hook_warnings(self.on_host(run))
     }
 
-    /// Runs a process inside a running container, whose first process `target` is.
-    ///
-    /// # Errors
-    /// [`LaunchError`]; nothing is left then.
-    pub fn exec(
-        &self,
-        plan: &ExecPlan,
-        target: BorrowedFd<'_>,
-        io: Io<'_>,
-    ) -> Result<Running, LaunchError> {
-        let mut groups = self.on_host(|| Groups::open(&plan.cgroup))?;
-        match self.try_exec(plan, target, io, &groups) {
-            Err(error) if error.step == Step::Clone && error.errno() == Some(libc::EBUSY) => {
-                let pid = sys::pidfd::pid_of(target).at(Step::Namespace, "the container's")?;
-                self.on_host(|| groups.follow(&plan.cgroup, pid))?;
-                self.try_exec(plan, target, io, &groups)
-            }
-            result => result,
-        }
-    }
-
-    fn try_exec(
-        &self,
-        plan: &ExecPlan,
-        target: BorrowedFd<'_>,
-        io: Io<'_>,
-        groups: &Groups,
-    ) -> Result<Running, LaunchError> {
-        let words = Words::of(&plan.process)?;
-        let (channel, childs) = sys::fdpass::packet_pair().at(Step::Channel, "")?;
-        let job = Job {
-            launcher: self,
-            process: &plan.process,
-            words: &words,
-            program: Program::InPath,
-            io,
-            groups,
-            reporter: Reporter(childs.as_fd()),
-            start: Start::AtOnce,
-            place: Place::Inside(Inside { target }),
-        };
-        let cgroup = groups.unified.as_ref().map(AsFd::as_fd);
-        let child = self
-            .with_children_beside(target, || {
-                hidden(|| spawn(NewNamespaces::default(), cgroup, || job.run()))
-            })
-            .at(Step::Namespace, "the container's pid")?
-            .at(Step::Clone, "")?;
-        drop(childs);
-        let attempt = Attempt {
-            child: Some(child),
-            made: Made::default(),
-            channel,
-            hooks_until: Deadline::of_launch(),
-        };
-        let (mut console, mut warnings) = (None, Vec::new());
-        match attempt.listen(&mut console, &mut warnings, no_hooks)? {
-            Heard::Ready | Heard::Runs => attempt.succeed(console, warnings),
-        }
-    }
-
     fn begin(
         &self,
         plan: &LaunchPlan,
@@ -344,7 +299,11 @@ impl Launcher {
         let user = user.as_ref().map(AsFd::as_fd);
         let prepared = self.on_host(|| {
             let namespaces = Joins::open(plan)?;
-            groups = Groups::make(&plan.cgroup, &mut warnings)?;
+            {
+                let _span = span("shim: cgroups");
+                groups = Groups::make(&plan.cgroup, &mut warnings)?;
+            }
+            let _span = span("shim: root and mounts, detached");
             Ok((namespaces, Tree::assemble(plan, user)))
         });
         let (joins, tree) = prepared?;
@@ -352,7 +311,10 @@ impl Launcher {
         let hooks_until = Deadline::of_launch();
         let mut attempt = Attempt { child: None, made, channel, hooks_until };
         let mut tree = tree?;
-        tree.add_own(plan, user)?;
+        {
+            let _span = span("shim: mounts of its own");
+            tree.add_own(plan, user)?;
+        }
         let job = Job {
             launcher: self,
             process: &plan.process,
@@ -364,13 +326,14 @@ impl Launcher {
             start,
             place: Place::New(New { plan, tree: &tree, joins: &joins.ours, hooks_until }),
         };
+        let _span = span("shim: clone");
         attempt.child = Some(self.clone_new(plan, &joins, &groups, &job, user)?);
         Ok((attempt, warnings))
     }
 }
 
 /// For children that have none to be run.
-fn no_hooks(_child: &Child) -> Result<(), LaunchError> {
+pub(crate) fn no_hooks(_child: &Child) -> Result<(), LaunchError> {
     Err(LaunchError::bad_plan("hooks where there are none"))
 }
 
@@ -390,7 +353,7 @@ pub(crate) struct Words {
 }
 
 impl Words {
-    fn of(process: &ProcessPlan) -> Result<Self, LaunchError> {
+    pub(crate) fn of(process: &ProcessPlan) -> Result<Self, LaunchError> {
         let nul = |what: &str| LaunchError::bad_plan(format!("{what} with a NUL byte"));
         if process.args.is_empty() {
             return Err(LaunchError::bad_plan("no program"));

@@ -7,6 +7,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use rustix::process::Pid;
 use sys::process::Child;
 
@@ -119,6 +121,19 @@ fn cut(text: &str) -> &[u8] {
 /// Lets a child that is ready go on.
 pub(crate) fn go(channel: impl AsFd) -> io::Result<()> {
     sys::fdpass::send(channel.as_fd(), &[GO], None)
+}
+
+/// Whether [`receive`] would not wait.
+pub(crate) fn has_something(channel: impl AsFd) -> io::Result<bool> {
+    let mut one = [PollFd::new(&channel, PollFlags::IN)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    loop {
+        match rustix::event::poll(&mut one, Some(&at_once)) {
+            Ok(count) => return Ok(count > 0),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
 /// Waits for the child's next message.

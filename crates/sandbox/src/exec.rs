@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -113,14 +114,32 @@ impl Session {
             terminal: false,
         }));
         let files = vec![stdin, stdout_end, stderr_end];
-        if let Err(source) = self.target.link.call(body, files).await {
-            if source.is_final() {
-                guard.armed = false;
-                self.target.link.unwatch_exec(exec);
+        let over = async {
+            match timeout {
+                Some(timeout) => {
+                    tokio::time::sleep(timeout).await;
+                    timeout
+                }
+                None => std::future::pending().await,
             }
-            return Err(self.shim_error(source));
-        }
-        let output = self.collect(stdout, stderr, exited, timeout).await;
+        };
+        tokio::pin!(over);
+        // A file system that does not answer may keep it from starting.
+        let started = tokio::select! {
+            started = self.target.link.call(body, files) => Some(started),
+            _limit = &mut over => None,
+        };
+        let output = match started {
+            Some(Ok(_started)) => self.collect(stdout, stderr, exited, over).await,
+            Some(Err(source)) => {
+                if source.is_final() {
+                    guard.armed = false;
+                    self.target.link.unwatch_exec(exec);
+                }
+                return Err(self.shim_error(source));
+            }
+            None => Err(self.timed_out(timeout.unwrap_or_default())),
+        };
         guard.armed = false;
         if matches!(output, Err(ExecError::TimedOut { .. })) {
             // Answer only when nothing of it is left.
@@ -134,19 +153,9 @@ impl Session {
         mut stdout: pipe::Receiver,
         mut stderr: pipe::Receiver,
         mut exited: Ended<Exit>,
-        timeout: Option<Duration>,
+        mut over: Pin<&mut impl Future<Output = Duration>>,
     ) -> Result<ExecOutput, ExecError> {
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let over = async {
-            match timeout {
-                Some(timeout) => {
-                    tokio::time::sleep(timeout).await;
-                    timeout
-                }
-                None => std::future::pending().await,
-            }
-        };
-        tokio::pin!(over);
         let exit = {
             let reading = async {
                 tokio::join!(capture(&mut stdout, &mut out), capture(&mut stderr, &mut err))

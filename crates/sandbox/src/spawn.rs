@@ -35,6 +35,7 @@ pub enum SpawnError {
 /// It runs from a read-only mount of its own: a container that gets hold of the shim's
 /// `/proc/<pid>/exe` cannot write through it to the program every pod of the node is started with.
 pub(crate) fn spawn(shim: &Path, state_dir: &Path) -> Result<Child, SpawnError> {
+    let _span = sys::trace::span("daemon: spawn the shim");
     files::reach(Point::PodSocket, "bind a socket in", state_dir)?;
     let listener = listen(state_dir)?;
     let failed = |source| SpawnError::Exec { shim: shim.to_owned(), source };
@@ -44,6 +45,7 @@ pub(crate) fn spawn(shim: &Path, state_dir: &Path) -> Result<Child, SpawnError> 
         .arg0(crate::shims::NAME)
         .arg(state_dir)
         .env_clear()
+        .envs(sys::trace::to_environment())
         .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(listener)))
         .stdout(Stdio::null())

@@ -15,6 +15,11 @@ pub(crate) fn not_found(message: impl Into<String>) -> Failure {
     Failure { kind: FailureKind::NotFound, message: message.into(), errno: None }
 }
 
+/// There is no such container.
+pub(crate) fn unknown(container: &str) -> Failure {
+    not_found(format!("container {container} is unknown to this shim"))
+}
+
 /// It is there already, or not in the state this needs.
 pub(crate) fn wrong_state(message: impl Into<String>) -> Failure {
     Failure { kind: FailureKind::WrongState, message: message.into(), errno: None }

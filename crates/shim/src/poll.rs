@@ -24,6 +24,8 @@ pub(crate) enum Token {
     Feed(u64),
     /// The OOM killer comes to a container.
     Oom(u64),
+    /// A process on its way into a container has something to say.
+    Entering(u64),
 }
 
 impl Token {
@@ -31,17 +33,18 @@ impl Token {
         EventData::new_u64(match self {
             Self::Listener => 0,
             Self::Children => 1,
-            Self::Connection(number) => number << 3 | 2,
-            Self::Output(number) => number << 3 | 3,
-            Self::Stdin(number) => number << 3 | 4,
-            Self::Input(number) => number << 3 | 5,
-            Self::Feed(number) => number << 3 | 6,
-            Self::Oom(number) => number << 3 | 7,
+            Self::Connection(number) => number << 4 | 2,
+            Self::Output(number) => number << 4 | 3,
+            Self::Stdin(number) => number << 4 | 4,
+            Self::Input(number) => number << 4 | 5,
+            Self::Feed(number) => number << 4 | 6,
+            Self::Oom(number) => number << 4 | 7,
+            Self::Entering(number) => number << 4 | 8,
         })
     }
 
     fn from_data(data: EventData) -> Self {
-        let (number, kind) = (data.u64() >> 3, data.u64() & 7);
+        let (number, kind) = (data.u64() >> 4, data.u64() & 15);
         match kind {
             0 => Self::Listener,
             1 => Self::Children,
@@ -50,7 +53,8 @@ impl Token {
             4 => Self::Stdin(number),
             5 => Self::Input(number),
             6 => Self::Feed(number),
-            _ => Self::Oom(number),
+            7 => Self::Oom(number),
+            _ => Self::Entering(number),
         }
     }
 }
@@ -159,6 +163,7 @@ mod tests {
             Token::Input(2),
             Token::Feed(3),
             Token::Oom(2),
+            Token::Entering(5),
         ] {
             assert_eq!(Token::from_data(token.to_data()), token);
         }

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use model::ContainerId;
+use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 use shim_protocol::{Event, Exit};
 
@@ -23,12 +24,14 @@ impl Supervisor {
         }
         // An error is ECHILD: no children at all.
         while let Ok(Some(pid)) = sys::supervise::next_ended() {
+            self.hear_last_words(pid);
             self.end_family_of_hung_up(pid);
-            let Ok(Some((_, status))) = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG)
-            else {
-                return;
-            };
-            self.ended(pid, status);
+            match rustix::process::waitpid(Some(pid), WaitOptions::NOHANG) {
+                Ok(Some((_, status))) => self.ended(pid, status),
+                // It was reaped with its last words.
+                Err(Errno::CHILD) => {}
+                Ok(None) | Err(_) => return,
+            }
         }
     }
 

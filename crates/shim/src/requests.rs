@@ -1,18 +1,17 @@
-//! What each request does. Everything answers at once except `Shutdown`.
+//! What each request does. Everything answers at once except `Shutdown` and `Exec`.
 
-use launch::plan::{CgroupPlan, ExecPlan, LaunchPlan, PidNamespace};
+use launch::plan::{CgroupPlan, LaunchPlan, PidNamespace};
 use model::ContainerId;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{Pid, getpid};
 use shim_protocol::{
-    Body, Failure, FailureKind, Hello, PodSetup, Response, StartContainer, StartExec, Started,
-    StateReport,
+    Body, Failure, FailureKind, Hello, PodSetup, Response, StartContainer, Started, StateReport,
 };
 
 use crate::clock;
 use crate::container::{Container, Lifecycle, Running};
 use crate::exec::Exec;
-use crate::failure::{also, bad_request, chain, io_failure, not_found, wrong_state};
+use crate::failure::{also, bad_request, chain, io_failure, not_found, unknown, wrong_state};
 use crate::log::{ContainerLog, Stream};
 use crate::oom::Oom;
 use crate::peers::PeerNumber;
@@ -60,7 +59,10 @@ impl Supervisor {
                 Body::SetupPod(setup) => self.set_up_pod(&setup),
                 Body::Start(start) => self.start(&start),
                 Body::Kill { container, signal, all } => self.kill(&container, signal, all),
-                Body::Exec(exec) => self.exec(&exec, files),
+                Body::Exec(exec) => match self.exec((peer, id), &exec, files) {
+                    Ok(()) => return Answer::Later,
+                    Err(failure) => Err(failure),
+                },
                 Body::KillExec { exec } => self.kill_exec(exec),
                 Body::ReopenLog { container } => self.reopen_log(&container),
                 Body::State => Ok((Response::State(self.state()), None)),
@@ -105,6 +107,7 @@ impl Supervisor {
     }
 
     fn start(&mut self, request: &StartContainer) -> Done {
+        let _span = sys::trace::span("shim: start the container");
         self.refuse_if_ending()?;
         if !self.pod.is_ready() {
             return Err(wrong_state("the pod has not been set up"));
@@ -254,39 +257,6 @@ impl Supervisor {
         Ok((Response::Done, None))
     }
 
-    fn exec(&mut self, request: &StartExec, files: Vec<OwnedFd>) -> Done {
-        self.refuse_if_ending()?;
-        let number = request.exec;
-        if self.execs.get(number).is_some() {
-            return Err(wrong_state(format!("exec {number} runs already")));
-        }
-        let container =
-            self.containers.get(&request.container).ok_or_else(|| unknown(&request.container))?;
-        let Some(target) = container.running() else {
-            return Err(wrong_state(format!("container {} is not running", container.id.short())));
-        };
-        let plan = ExecPlan::decode(&request.plan)
-            .map_err(|error| bad_request(format!("exec {number}: {}", chain(&error))))?;
-        let stdio = exec_stdio(number, request.terminal, files)?;
-        let mut launched = self.parts.runtime.exec(plan, target.pidfd.as_fd(), &stdio)?;
-        let console = if request.terminal {
-            let console = launched.take_console().map_err(|error| {
-                io_failure(FailureKind::Internal, format!("exec {number} has no terminal"), &error)
-            });
-            Some(console.inspect_err(|_| {
-                // The container's cgroup stays; the process is reaped with the orphans.
-                sys::pidfd::kill(launched.pidfd.as_fd()).ok();
-            })?)
-        } else {
-            None
-        };
-        let container = container.id.clone();
-        self.execs.insert(Exec { number, pid: launched.pid, container, hung_up: false });
-        let pid = launched.pid.as_raw_nonzero().get();
-        let started = Started { pid, started_at: clock::now(), warnings: launched.warnings };
-        Ok((Response::Started(started), console))
-    }
-
     fn kill_exec(&mut self, number: u64) -> Done {
         let exec = self
             .execs
@@ -384,7 +354,7 @@ impl Supervisor {
         }
     }
 
-    fn refuse_if_ending(&self) -> Result<(), Failure> {
+    pub(crate) fn refuse_if_ending(&self) -> Result<(), Failure> {
         match self.shutdown {
             Some(_) => Err(wrong_state("the pod is being shut down")),
             None => Ok(()),
@@ -392,23 +362,6 @@ impl Supervisor {
     }
 }
 
-/// Three files, or none and a terminal.
-fn exec_stdio(number: u64, terminal: bool, files: Vec<OwnedFd>) -> Result<Stdio, Failure> {
-    let count = files.len();
-    match (terminal, <[OwnedFd; 3]>::try_from(files)) {
-        (false, Ok([stdin, stdout, stderr])) => Ok(Stdio::Files { stdin, stdout, stderr }),
-        (true, Err(none)) if none.is_empty() => Ok(Stdio::Terminal),
-        (terminal, _) => {
-            let want = if terminal { "none" } else { "three" };
-            Err(bad_request(format!("exec {number} came with {count} files, not {want}")))
-        }
-    }
-}
-
 fn parse(container: &str) -> Result<ContainerId, Failure> {
     ContainerId::parse(container).map_err(|error| bad_request(error.to_string()))
-}
-
-fn unknown(container: &str) -> Failure {
-    not_found(format!("container {container} is unknown to this shim"))
 }

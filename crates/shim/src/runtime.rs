@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use launch::plan::{CgroupDir, CgroupPlan, ExecPlan, Hierarchy, HooksPlan, LaunchPlan};
-use launch::{LaunchError, Launcher, Running};
+use launch::{Entering, LaunchError, Launcher, Progress, Running};
 use model::IdMaps;
 use rustix::process::Pid;
 use shim_protocol::{Failure, FailureKind, Warning};
@@ -46,6 +46,25 @@ impl Launched {
     }
 }
 
+/// How far a process has come on its way into a container.
+#[derive(Debug)]
+pub(crate) enum Way {
+    Entering(Entering),
+    Runs(Launched),
+}
+
+/// Takes in what a process on its way has said so far.
+///
+/// # Errors
+/// Step, path and cause; nothing is left.
+pub(crate) fn advance(entering: Entering) -> Result<Way, Failure> {
+    match entering.advance() {
+        Ok(Progress::Entering(entering)) => Ok(Way::Entering(entering)),
+        Ok(Progress::Runs(running)) => Ok(Way::Runs(Launched::new(running))),
+        Err(error) => Err(launch_failed(&error)),
+    }
+}
+
 /// The launcher, in a mount namespace of the shim's own.
 #[derive(Debug)]
 pub(crate) struct Runtime {
@@ -83,7 +102,7 @@ impl Runtime {
             .map_err(|error| launch_failed(&error))
     }
 
-    /// Starts a process inside a container, whose first process `target` is.
+    /// Begins a process inside a container, whose first process `target` is.
     ///
     /// # Errors
     /// Step, path and cause; nothing is left.
@@ -92,10 +111,9 @@ impl Runtime {
         mut plan: ExecPlan,
         target: BorrowedFd<'_>,
         stdio: &Stdio,
-    ) -> Result<Launched, Failure> {
+    ) -> Result<Entering, Failure> {
         plan.process.oom_score_adj = plan.process.oom_score_adj.or(self.oom_score_adj);
-        let running = self.launcher.exec(&plan, target, stdio.as_io());
-        running.map(Launched::new).map_err(|error| launch_failed(&error))
+        self.launcher.enter(&plan, target, stdio.as_io()).map_err(|error| launch_failed(&error))
     }
 
     /// Starts PID 1 of the pod's PID namespace; from now on plans that say `Pod` mean that.

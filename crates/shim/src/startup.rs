@@ -54,6 +54,9 @@ pub enum RunError {
 /// # Errors
 /// [`RunError`] when it cannot become a supervisor.
 pub fn run(state_dir: &Path, build: &'static str) -> Result<(), RunError> {
+    // Before the host's files are out of sight. Who asked for a trace will see that there is none.
+    sys::trace::from_environment().ok();
+    let beginning = sys::trace::span("shim: begin");
     let listener = take_listener()?;
     let journal = Journal::new(&pod_name(state_dir));
     let step = |step| move |source: io::Error| RunError::Start { step, source };
@@ -77,11 +80,15 @@ pub fn run(state_dir: &Path, build: &'static str) -> Result<(), RunError> {
     rustix::process::chdir("/").map_err(|error| step("leave its directory")(error.into()))?;
     // Containers without a mask of their own inherit this one.
     rustix::process::umask(Mode::WGRP | Mode::WOTH);
-    let runtime = Runtime::enter(own_score).map_err(RunError::MountNamespace)?;
+    let runtime = {
+        let _span = sys::trace::span("shim: mount namespace of its own");
+        Runtime::enter(own_score).map_err(RunError::MountNamespace)?
+    };
     let tools = Tools::new(journal).map_err(|error| step("make an epoll set")(error.into()))?;
     let parts = Parts { listener, children, null, exits, runtime, build };
     let supervisor =
         Supervisor::new(parts, tools).map_err(|error| step("watch its socket")(error.into()))?;
+    drop(beginning);
     supervisor.run().map_err(RunError::Loop)
 }
 

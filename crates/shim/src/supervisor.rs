@@ -92,6 +92,7 @@ impl Supervisor {
             Token::Input(number) => self.carry_input(number),
             Token::Feed(number) => self.flush_feed(number),
             Token::Oom(number) => self.oom_killer_comes(number),
+            Token::Entering(number) => self.advance_exec(number),
             Token::Connection(number) => {
                 if event.writable {
                     self.peers.flush(number, &self.tools.poller);

@@ -27,4 +27,5 @@ pub mod program;
 pub mod seccomp;
 pub mod signal;
 pub mod supervise;
+pub mod trace;
 pub mod userns;

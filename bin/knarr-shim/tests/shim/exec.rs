@@ -1,8 +1,10 @@
 //! Processes run inside containers.
 
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process::Command;
 
+use rustix::fs::{Mode, OFlags};
 use shim_protocol::{Body, FailureKind, Response};
 
 use crate::fixture::{Shim, can_run, exec, until};
@@ -161,4 +163,62 @@ fn an_exec_that_is_hung_up_leaves_nothing_behind() {
     assert_eq!(client.exec_exit(2).signal, Some(9));
     assert_eq!(deaf.read(&mut [0; 8]).unwrap(), 0);
     assert_eq!(client.fails(Body::HangUpExec { exec: 1 }).kind, FailureKind::NotFound);
+}
+
+/// Mounts a file system at `/tmp` of a process's root whose server never answers, until the file is
+/// closed; `None` where the kernel has none of that kind.
+fn hang_tmp_of(pid: i32) -> Option<OwnedFd> {
+    // Not closed on exec: the program that mounts it names it by its number.
+    let server = rustix::fs::open("/dev/fuse", OFlags::RDWR, Mode::empty()).ok()?;
+    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
+    let mut mount = Command::new("nsenter");
+    mount.args(["--target", &pid.to_string(), "--mount", "--root", "--wd", "--"]);
+    mount.args(["/bin/busybox", "mount", "-t", "fuse", "-o", &options, "hung", "/tmp"]);
+    let status = mount.status().unwrap();
+    assert!(status.success(), "{status}");
+    rustix::io::fcntl_setfd(&server, rustix::io::FdFlags::CLOEXEC).unwrap();
+    Some(server)
+}
+
+#[test]
+fn an_exec_that_hangs_on_its_way_holds_nobody_up() {
+    if !can_run() {
+        return;
+    }
+    let (mut shim, mut client) = Shim::with_pod();
+    let (start, id, plan) = shim.container(IDLE);
+    let started = shim.started(&mut client, start);
+    let Some(server) = hang_tmp_of(started.pid) else {
+        println!("skipped: needs /dev/fuse");
+        return;
+    };
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let hang = |client: &mut crate::client::Client, number| {
+        let mut process = crate::plans::process(&["/bin/true"]);
+        process.cwd = "/tmp".to_owned();
+        let mut request = exec(number, &id, &plan, "true");
+        request.plan = launch::plan::ExecPlan { process, cgroup: plan.cgroup.clone() }.encode();
+        let files = [null.as_fd(), null.as_fd(), null.as_fd()];
+        client.send(Body::Exec(Box::new(request)), &files)
+    };
+    let killed = hang(&mut client, 1);
+    let (text, _, exit) = client.exec(exec(2, &id, &plan, "echo meanwhile"));
+    assert_eq!((text.as_str(), exit.code), ("meanwhile\n", 0));
+    assert_eq!(client.state().execs, Some(vec![1]));
+    // The answer to the first comes with its end.
+    let kill = client.send(Body::KillExec { exec: 1 }, &[]);
+    assert!(matches!(client.answer_to(killed), Response::Started(_)));
+    assert_eq!(client.answer_to(kill), Response::Done);
+    assert_eq!(client.exec_exit(1).signal, Some(9));
+    // One whose server goes away learns it.
+    let failed = hang(&mut client, 3);
+    assert_eq!(client.state().execs, Some(vec![3]));
+    drop(server);
+    match client.answer_to(failed) {
+        Response::Failed(failure) => assert!(failure.message.contains("/tmp"), "{failure:?}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(client.state().execs, Some(Vec::new()));
+    shim.shut_down(&mut client);
+    assert_eq!(shim.cgroups_left(), Vec::<String>::new());
 }

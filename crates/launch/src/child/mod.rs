@@ -29,6 +29,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use sys::namespace::{self, Kind};
+use sys::trace::span;
 
 pub(crate) use relay::Relay;
 
@@ -116,29 +117,41 @@ impl Job<'_> {
     }
 
     fn steps(&self, caller: &OnceCell<OwnedFd>) -> Result<std::convert::Infallible, LaunchError> {
-        join(&self.groups.early)?;
+        {
+            let _span = span("child: join cgroups");
+            join(&self.groups.early)?;
+        }
         // Modes are meant as they are written until the program's own mask is set.
         let inherited_mask = rustix::process::umask(Mode::empty());
         if !self.is_relayed() {
             self.use_privileges()?;
         }
         let label = identity::Label::open(self.process)?;
-        let root = match &self.place {
-            Place::New(new) => self.enter_new(new)?,
-            Place::Inside(inside) => self.enter_running(inside)?,
+        let root = {
+            let _span = span("child: namespaces and root");
+            match &self.place {
+                Place::New(new) => self.enter_new(new)?,
+                Place::Inside(inside) => self.enter_running(inside)?,
+            }
         };
+        let finding = span("child: directory and program");
         session::clean_slate(self.launcher.options.keep_keyring)?;
         let cwd = exec::enter_cwd(root.as_fd(), &self.process.cwd)?;
         let program = exec::Found::find(self)?;
+        drop(finding);
         self.wait(caller)?;
         let reporter = self.listener(caller);
+        let late = span("child: limits");
         // Late, because a tight limit on files or memory would hit the steps above.
         session::apply_limits(self.process, reporter)?;
         session::apply_priorities(self.process)?;
         let first = 3_u32.saturating_add(self.launcher.options.keep_files);
         sys::process::close_on_exec_from(first).at(Step::CloseFiles, "")?;
         rustix::process::umask(self.process.umask.map_or(inherited_mask, Mode::from_raw_mode));
+        drop(late);
+        let identity = span("child: identity and filter");
         identity::assume(self.process, label, reporter, || cwd.settle(root.as_fd()))?;
+        drop(identity);
         self.run_hooks()?;
         Err(program.execute(self))
     }
@@ -177,6 +190,7 @@ impl Job<'_> {
     }
 
     fn join_late(&self) -> Result<(), LaunchError> {
+        let _span = span("child: join late cgroups");
         join(&self.groups.late)?;
         match &self.place {
             Place::New(new) if !self.groups.late.is_empty() => enter_cgroup_namespace(new),

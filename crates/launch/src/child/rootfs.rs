@@ -7,6 +7,7 @@ use std::path::Path;
 use sys::mount::{
     ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, Change, FsContext, Propagation,
 };
+use sys::trace::span;
 
 use super::terminal::{self, Terminal};
 use super::{Job, New, device, protect, session, target};
@@ -42,13 +43,19 @@ impl<'a> Builder<'a> {
     /// Builds it all and makes it this process's root; returns a handle on that.
     pub(super) fn build(mut self) -> Result<OwnedFd, LaunchError> {
         let New { plan, tree, .. } = self.new;
+        let mounts = span("child: mounts");
         for (mount, detached) in plan.mounts.iter().zip(&tree.mounts) {
             self.mount(mount, detached)?;
         }
-        self.make_devices()?;
-        self.connect()?;
+        drop(mounts);
+        {
+            let _span = span("child: devices and streams");
+            self.make_devices()?;
+            self.connect()?;
+        }
         self.make_cwd();
         self.run_hooks()?;
+        let masking = span("child: masks");
         for path in &plan.readonly_paths {
             protect::make_read_only(self.root, path).at(Step::ReadOnly, path)?;
         }
@@ -56,6 +63,8 @@ impl<'a> Builder<'a> {
         for path in &plan.masked_paths {
             masks.mask(self.root, path).at(Step::Mask, path)?;
         }
+        drop(masking);
+        let _span = span("child: pivot");
         self.enter()
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use failpoint::Point;
 use model::{NamespaceMode, PodConfig, SandboxId};
 use shim_protocol::{Body, PodReady, PodSetup, Response, Sysctl, Warning};
+use sys::trace::span;
 
 use super::{Flow, Owner, Reply, Shim, ShimProcess};
 use crate::blocking;
@@ -73,6 +74,7 @@ impl Owner {
     }
 
     async fn run(&mut self) -> Result<(), RunError> {
+        let _span = span("daemon: run the sandbox");
         self.prepare().await?;
         self.start_shim().await?;
         let ready = self.set_up().await?;
@@ -81,6 +83,7 @@ impl Owner {
             shim.pause_pid = ready.pause_pid;
         }
         self.attach().await?;
+        let _span = span("daemon: record that it is ready");
         let record = Arc::make_mut(&mut self.record);
         record.phase = PodPhase::Ready;
         record.created_at = now();
@@ -97,6 +100,7 @@ impl Owner {
 
     /// Directories, files, and the record of intent.
     async fn prepare(&mut self) -> Result<(), RunError> {
+        let _span = span("daemon: directories, files, intent");
         let cx = Arc::clone(&self.cx);
         let record = Arc::clone(&self.record);
         let label = self.file_label()?;
@@ -137,10 +141,12 @@ impl Owner {
             .await
             .map_err(|source| RunError::Spawn { sandbox: sandbox.clone(), source })?;
         let process = ShimProcess::Child(child);
+        let greeting = span("daemon: greet the shim");
         let connected = match failpoint::reach(Point::PodConnect) {
             Ok(()) => ShimLink::connect(&sandbox, &state).await,
             Err(source) => Err(LinkError::Connect { sandbox: sandbox.clone(), source }),
         };
+        drop(greeting);
         let (link, events, hello) = match connected {
             Ok(connected) => connected,
             Err(source) => {
@@ -154,6 +160,7 @@ impl Owner {
     }
 
     async fn set_up(&self) -> Result<PodReady, RunError> {
+        let _span = span("daemon: ask for the namespaces");
         let sandbox = self.id().clone();
         let setup = self.pod_setup()?;
         let fail = |source| RunError::Setup { sandbox: sandbox.clone(), source };
@@ -207,6 +214,7 @@ impl Owner {
         if self.host_network() {
             return Ok(());
         }
+        let _span = span("daemon: network");
         let cx = Arc::clone(&self.cx);
         let attachment = self.attachment();
         let result = blocking::run(move || cx.parts.network.add(&attachment))

@@ -6,6 +6,7 @@ use failpoint::Point;
 use launch::plan::ExecPlan;
 use model::{ContainerId, NamespaceMode, Signal, UnixNanos};
 use shim_protocol::{Body, Response, StartContainer};
+use sys::trace::span;
 
 use super::Owner;
 use super::run::warn;
@@ -32,6 +33,7 @@ impl Owner {
         let removing = !container.removals.is_empty();
         admission::start(self.record.phase, &container.record.state, removing)
             .map_err(|source| StartError::Refused { container: id.clone(), source })?;
+        let _span = span("daemon: start the container");
         let launched = self.launch(id).await;
         match launched {
             Ok(state) => {
@@ -85,7 +87,11 @@ impl Owner {
         let link = self.link().ok_or_else(|| fail(LinkError::Gone { sandbox: sandbox.clone() }))?;
         failpoint::reach(Point::StartLaunch)
             .map_err(|source| fail(LinkError::Connect { sandbox: sandbox.clone(), source }))?;
-        let source = match link.call(body, Vec::new()).await {
+        let asked = {
+            let _span = span("daemon: ask for the launch");
+            link.call(body, Vec::new()).await
+        };
+        let source = match asked {
             Ok(Response::Started(started)) => {
                 warn(&sandbox, &started.warnings);
                 return Ok(ContainerState::Running {
@@ -131,6 +137,7 @@ impl Owner {
         record: &Arc<ContainerRecord>,
     ) -> Result<launch::plan::LaunchPlan, PlanFailure> {
         let (cx, record) = (Arc::clone(&self.cx), Arc::clone(record));
+        let _span = span("daemon: plan the launch");
         blocking::run(move || plan::container(&cx, &record)).await
     }
 

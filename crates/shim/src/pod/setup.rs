@@ -9,6 +9,7 @@ use rustix::mount::UnmountFlags;
 use shim_protocol::{Failure, FailureKind, PodReady, PodSetup, Warning};
 
 use sys::namespace::{self, Kind};
+use sys::trace::span;
 
 use super::netns::{self, Pin};
 use super::{Pause, ReadyPod, sysctl};
@@ -34,6 +35,7 @@ struct Progress {
 }
 
 pub(super) fn set_up(request: &PodSetup, runtime: &mut Runtime) -> Result<Done, Failure> {
+    let _span = span("shim: set the pod up");
     let pause_plan = check(request)?;
     let mut progress = Progress::default();
     match progress.advance(request, pause_plan, runtime) {
@@ -86,19 +88,25 @@ impl Progress {
         pause_plan: Option<LaunchPlan>,
         runtime: &mut Runtime,
     ) -> Result<Option<OwnedFd>, Failure> {
-        self.unshare(request, runtime)?;
+        {
+            let _span = span("shim: namespaces");
+            self.unshare(request, runtime)?;
+        }
         if let Some(name) = &request.hostname {
             rustix::system::sethostname(name.as_bytes())
                 .map_err(|error| failed(format!("cannot set the host name {name}"), error))?;
         }
         if request.new_net {
+            let _span = span("shim: loopback");
             sys::netlink::set_link_up("lo").map_err(|error| failed("cannot bring lo up", error))?;
         }
         sysctl::write(&request.sysctls, runtime)?;
         if let Some(path) = &request.netns_path {
+            let _span = span("shim: pin of the network namespace");
             self.pin = Some(Pin::make(path, runtime)?);
         }
         if let (Some(path), Some(bytes)) = (&request.shm_path, request.shm_bytes) {
+            let _span = span("shim: /dev/shm");
             let label = request.shm_label.as_deref();
             runtime.mount_shm(path, bytes, request.users.as_ref(), label)?;
             self.shm = Some(PathBuf::from(path));

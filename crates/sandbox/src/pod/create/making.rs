@@ -11,6 +11,7 @@ use failpoint::Point;
 use model::{DiskUsage, MountPropagation, MountSource, NamespaceMode, SecurityProfile, StringMap};
 use oci_spec::runtime::Spec;
 use store::{Durability, RecordFile};
+use sys::trace::span;
 
 use super::refused_image;
 use crate::cdi;
@@ -53,16 +54,23 @@ impl Making {
             }
             return Err(error);
         }
+        let _span = span("daemon: measure the writable layer");
         let usage = crate::sampler::measure(&self.cx, &self.record);
         Ok((self.record, usage))
     }
 
     fn make_in(&self, dir: &Path) -> Result<(), CreateError> {
-        let spec = self.spec()?;
+        let spec = {
+            let _span = span("daemon: specification");
+            self.spec()?
+        };
         let record = &self.record;
         // What StartContainer would refuse is refused now.
+        let planning = span("daemon: plan on trial");
         plan::of_spec(&self.cx, record, &spec)
             .map_err(|source| CreateError::Plan { name: self.name(), source })?;
+        drop(planning);
+        let _span = span("daemon: writable layer, specification, record");
         self.write(dir, &spec)?;
         self.relabel(&spec)
     }
