@@ -118,6 +118,23 @@ fn megabytes_of_output_come_back_whole() -> Result<()> {
 }
 
 #[test]
+fn what_is_more_than_is_kept_of_the_output_is_read_all_the_same() -> Result<()> {
+    on_a_node(async |node| {
+        let (_, id) = node.sleeper("flood").await?;
+        // A message for kubelet has 16 MiB at most, and the exit code has to arrive.
+        let script = "head -c 100 /dev/zero; head -c 20000000 /dev/zero >&2; exit 6";
+        let output = node.cri.exec(&id, &["sh", "-c", script], 60).await?;
+        let sizes = (output.stdout.len(), output.stderr.len(), output.code);
+        ensure!(sizes == (100, (16 << 20) - 4096 - 100, 6), "{sizes:?}");
+        let script = "head -c 20000000 /dev/zero; head -c 20000000 /dev/zero >&2; exit 7";
+        let output = node.cri.exec(&id, &["sh", "-c", script], 60).await?;
+        let sizes = (output.stdout.len(), output.stderr.len(), output.code);
+        ensure!(sizes == ((8 << 20) - 2048, (8 << 20) - 2048, 7), "{sizes:?}");
+        Ok(())
+    })
+}
+
+#[test]
 fn a_grandchild_that_holds_the_pipes_does_not_hold_the_answer() -> Result<()> {
     on_a_node(async |node| {
         let (_, id) = node.sleeper("pipes").await?;
