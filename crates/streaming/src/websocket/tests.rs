@@ -151,6 +151,12 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(frame, 0..8).prop_map(|frames| frames.concat())
 }
 
+/// Found by the fuzz target: text that cannot be decoded, after some that can, in one message.
+#[test]
+fn broken_base64_is_refused_alike_in_any_pieces() {
+    crate::fuzzing::channels(b"\x01\x7aYYYY=YYQ");
+}
+
 proptest! {
     #[test]
     fn any_frames_and_bytes_are_read_alike_in_any_pieces(input in frames()) {
