@@ -2,46 +2,35 @@
 //! built in, with the reference plugins run by knarr, and with the same plugins run by Debian's
 //! containerd; by turns, in one run. Prints what it measured and judges nothing.
 #![forbid(unsafe_code)]
-#![allow(clippy::print_stdout, clippy::large_futures, reason = "a program that reports")]
+#![allow(clippy::large_futures, reason = "a program has the stack to itself")]
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
-use test_support::containerd::{Containerd, bridge_network};
+use test_support::bench::{self, Sheet, millis};
+use test_support::containerd::{Containerd, Settings, bridge_network};
 use test_support::cri::Cri;
-use test_support::node::{Node, dist};
+use test_support::node::Node;
 use test_support::pods::PodBuilder;
 
 const PLUGINS: &str = "/usr/lib/cni";
-
-/// How often each is measured.
-fn rounds() -> usize {
-    std::env::var("KNARR_BENCH_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(30)
-}
 
 /// One of those that are compared.
 struct Runner {
     what: &'static str,
     cri: Cri,
     pods: Vec<PodBuilder>,
-    starts: Vec<Duration>,
-    stops: Vec<Duration>,
 }
 
 impl Runner {
-    fn new(what: &'static str, cri: Cri, node: &Node, foreign: bool) -> Self {
-        let pod = |number| {
-            let pod = node.pod(&format!("bench{number}"));
-            // Cgroups of the test place are not the other's business.
-            if foreign { pod.with(|config| config.linux = None) } else { pod }
-        };
+    fn new(what: &'static str, cri: Cri, node: &Node, rounds: usize) -> Self {
         // One more: the first pod makes the bridge and fetches the pause image.
-        let pods = (0..=rounds()).map(pod).collect();
-        Self { what, cri, pods, starts: Vec::new(), stops: Vec::new() }
+        let pods = (0..=rounds).map(|number| node.pod(&format!("bench{number}"))).collect();
+        Self { what, cri, pods }
     }
 
-    async fn round(&mut self, number: usize) -> Result<()> {
+    async fn round(&self, sheet: &mut Sheet, number: usize) -> Result<()> {
         let pod = self.pods.get(number).context("no such round")?;
         let begun = Instant::now();
         let id =
@@ -52,35 +41,15 @@ impl Runner {
         let stopped = begun.elapsed();
         self.cri.remove_pod(&id).await.with_context(|| format!("remove with {}", self.what))?;
         if number > 0 {
-            self.starts.push(started);
-            self.stops.push(stopped);
+            sheet.note("network", "RunPodSandbox, ms", self.what, millis(started));
+            sheet.note("network", "StopPodSandbox, ms", self.what, millis(stopped));
         }
         Ok(())
-    }
-
-    fn report(&self) {
-        for (quantity, times) in
-            [("RunPodSandbox, ms", &self.starts), ("StopPodSandbox, ms", &self.stops)]
-        {
-            let text = |time: &Duration| format!("{:.3}", time.as_secs_f64() * 1000.0);
-            let times: Vec<String> = times.iter().map(text).collect();
-            println!("{quantity}\t{}\t{}", self.what, times.join(" "));
-        }
     }
 }
 
 fn main() -> Result<()> {
-    // `cargo test --benches` and the like run it without meaning to measure.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return Ok(());
-    }
-    let dist = dist().map_err(anyhow::Error::msg)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .context("start the async runtime")?;
-    runtime.block_on(compare(&dist))
+    bench::main(compare)
 }
 
 async fn compare(dist: &Path) -> Result<()> {
@@ -91,21 +60,21 @@ async fn compare(dist: &Path) -> Result<()> {
         std::fs::write(scratch.dir().join("cni.d/10-test.conflist"), conf).ok();
     })?;
     let third = Node::begin(dist, |_, _| {})?;
-    let containerd = Containerd::start(&third.scratch, Path::new(PLUGINS))?;
+    let containerd = Containerd::start(&third.scratch, Settings::new(Path::new(PLUGINS)))?;
     let foreign = containerd.client().await?;
-    let mut runners = [
-        Runner::new("knarr, built in", built_in.cri.clone(), &built_in, false),
-        Runner::new("knarr, reference plugins", execd.cri.clone(), &execd, false),
-        Runner::new("containerd, reference plugins", foreign, &third, true),
+    let rounds = bench::runs(30);
+    let runners = [
+        Runner::new("knarr, built in", built_in.cri.clone(), &built_in, rounds),
+        Runner::new("knarr, reference plugins", execd.cri.clone(), &execd, rounds),
+        Runner::new("containerd, reference plugins", foreign, &third, rounds),
     ];
-    for number in 0..=rounds() {
-        for runner in &mut runners {
-            runner.round(number).await?;
+    let mut sheet = Sheet::default();
+    for number in 0..=rounds {
+        for runner in &runners {
+            runner.round(&mut sheet, number).await?;
         }
     }
-    for runner in &runners {
-        runner.report();
-    }
+    sheet.print();
     drop(containerd);
     for node in [built_in, execd, third] {
         node.finish().await?;

@@ -2,16 +2,18 @@
 //! take with 100 pods and 500 containers, and what the daemon uses while nobody asks anything of
 //! it. Prints what it measured and judges nothing.
 #![forbid(unsafe_code)]
-#![allow(clippy::print_stdout, clippy::large_futures, reason = "a program that reports")]
+#![allow(clippy::large_futures, reason = "a program has the stack to itself")]
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use cri_api::v1;
+use test_support::bench::{self, Sheet, millis};
 use test_support::cri::Cri;
-use test_support::node::{Node, dist};
+use test_support::node::Node;
 use test_support::pods::PodBuilder;
+use test_support::usage::Used;
 
 const PODS: usize = 100;
 /// In each pod; the first one runs, the others are only created.
@@ -19,35 +21,13 @@ const CONTAINERS: usize = 5;
 /// Until what is new has been measured, and long enough for the background's work to come often.
 const SETTLES: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_secs(120);
-/// `USER_HZ`, which is part of the kernel's interface.
-const TICKS_PER_SECOND: f64 = 100.0;
-
-/// How often each is measured.
-fn rounds() -> usize {
-    std::env::var("KNARR_BENCH_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(30)
-}
 
 fn main() -> Result<()> {
-    // `cargo test --benches` and the like run it without meaning to measure.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return Ok(());
-    }
-    let dist = dist().map_err(anyhow::Error::msg)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .context("start the async runtime")?;
-    runtime.block_on(measure(&dist))
+    bench::main(measure)
 }
 
-fn report(quantity: &str, values: &[f64]) {
-    let values: Vec<String> = values.iter().map(|value| format!("{value:.3}")).collect();
-    println!("{quantity}\tknarr\t{}", values.join(" "));
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
+fn note(sheet: &mut Sheet, quantity: &'static str, value: f64) {
+    sheet.note("scale", quantity, "knarr", value);
 }
 
 async fn measure(dist: &Path) -> Result<()> {
@@ -57,9 +37,11 @@ async fn measure(dist: &Path) -> Result<()> {
         fill(&node.cri, &as_kubelet(node.pod(&format!("p{number}"))), &image).await?;
     }
     let first = node.cri.containers(None).await?.into_iter().next().context("no containers")?.id;
-    reads(&node.cri, &first).await?;
-    idle(node.daemon.pid().context("no daemon")?).await?;
-    restarts(&mut node).await?;
+    let mut sheet = Sheet::default();
+    reads(&mut sheet, &node.cri, &first).await?;
+    idle(&mut sheet, node.daemon.pid().context("no daemon")?).await?;
+    restarts(&mut sheet, &mut node).await?;
+    sheet.print();
     node.finish().await
 }
 
@@ -90,46 +72,48 @@ async fn fill(cri: &Cri, pod: &PodBuilder, image: &str) -> Result<()> {
     Ok(())
 }
 
-async fn repeat(quantity: &str, mut call: impl AsyncFnMut() -> Result<()>) -> Result<()> {
+async fn repeat(
+    sheet: &mut Sheet,
+    quantity: &'static str,
+    mut call: impl AsyncFnMut() -> Result<()>,
+) -> Result<()> {
     call().await?;
-    let mut times = Vec::new();
-    for _ in 0..rounds() {
+    for _ in 0..bench::runs(30) {
         let begun = Instant::now();
         call().await?;
-        times.push(millis(begun.elapsed()));
+        note(sheet, quantity, millis(begun.elapsed()));
     }
-    report(quantity, &times);
     Ok(())
 }
 
-async fn reads(cri: &Cri, container: &str) -> Result<()> {
+async fn reads(sheet: &mut Sheet, cri: &Cri, container: &str) -> Result<()> {
     let runtime = || cri.runtime.clone();
-    repeat("ListPodSandbox, ms", async || {
+    repeat(sheet, "ListPodSandbox, ms", async || {
         ensure!(cri.pods(None).await?.len() == PODS);
         Ok(())
     })
     .await?;
-    repeat("ListContainers, ms", async || {
+    repeat(sheet, "ListContainers, ms", async || {
         ensure!(cri.containers(None).await?.len() == PODS * CONTAINERS);
         Ok(())
     })
     .await?;
-    repeat("ContainerStatus, ms", async || {
+    repeat(sheet, "ContainerStatus, ms", async || {
         cri.container(container).await?;
         Ok(())
     })
     .await?;
-    repeat("ListContainerStats, ms", async || {
+    repeat(sheet, "ListContainerStats, ms", async || {
         runtime().list_container_stats(v1::ListContainerStatsRequest::default()).await?;
         Ok(())
     })
     .await?;
-    repeat("ListPodSandboxStats, ms", async || {
+    repeat(sheet, "ListPodSandboxStats, ms", async || {
         runtime().list_pod_sandbox_stats(v1::ListPodSandboxStatsRequest::default()).await?;
         Ok(())
     })
     .await?;
-    repeat("ListPodSandboxMetrics, ms", async || {
+    repeat(sheet, "ListPodSandboxMetrics, ms", async || {
         runtime().list_pod_sandbox_metrics(v1::ListPodSandboxMetricsRequest {}).await?;
         Ok(())
     })
@@ -137,41 +121,29 @@ async fn reads(cri: &Cri, container: &str) -> Result<()> {
 }
 
 /// Processor time in per cent of one core, and memory that is nobody else's share.
-async fn idle(pid: u32) -> Result<()> {
+async fn idle(sheet: &mut Sheet, pid: u32) -> Result<()> {
     tokio::time::sleep(SETTLES).await;
-    let before = processor_seconds(pid)?;
+    let before = Used::of(pid)?.cpu_seconds;
     tokio::time::sleep(IDLE).await;
-    let used = processor_seconds(pid)? - before;
-    report("idle, % of a core", &[used * 100.0 / IDLE.as_secs_f64()]);
+    let used = Used::of(pid)?.cpu_seconds - before;
+    note(sheet, "idle, % of a core", used * 100.0 / IDLE.as_secs_f64());
     let kib = test_support::proc::pss_kib(i32::try_from(pid)?)?;
-    report("memory, MiB", &[kib / 1024.0]);
+    note(sheet, "memory, MiB", kib / 1024.0);
     Ok(())
 }
 
-/// Of every thread there ever was: those that wait for nothing end by themselves.
-fn processor_seconds(pid: u32) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name in parentheses may hold anything.
-    let fields = stat.rsplit_once(')').context("stat")?.1;
-    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
-    let ticks: f64 = ticks.collect::<Result<Vec<_>, _>>()?.iter().sum();
-    Ok(ticks / TICKS_PER_SECOND)
-}
-
-async fn restarts(node: &mut Node) -> Result<()> {
-    let mut times = Vec::new();
-    for _ in 0..rounds() {
+async fn restarts(sheet: &mut Sheet, node: &mut Node) -> Result<()> {
+    for _ in 0..bench::runs(30) {
         node.daemon.kill9()?;
         let begun = Instant::now();
         node.daemon.launch(&node.scratch)?;
         let cri = Cri::connect(&node.scratch.socket())?;
         let containers = cri.containers(None).await?;
-        times.push(millis(begun.elapsed()));
+        note(sheet, "restart to first list, ms", millis(begun.elapsed()));
         let of =
             |state: v1::ContainerState| containers.iter().filter(|c| c.state() == state).count();
         ensure!(of(v1::ContainerState::ContainerRunning) == PODS, "{containers:?}");
         ensure!(of(v1::ContainerState::ContainerCreated) == PODS * (CONTAINERS - 1));
     }
-    report("restart to first list, ms", &times);
     Ok(())
 }

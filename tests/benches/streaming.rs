@@ -3,7 +3,7 @@
 //! by turns, in one run. Prints what it measured. A byte that is lost is counted as a failure, and
 //! failures of knarr are an error.
 #![forbid(unsafe_code)]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that reports")]
+#![allow(clippy::print_stderr, reason = "a program that reports")]
 #![allow(clippy::large_futures, reason = "a program has the stack to itself")]
 #![allow(clippy::cast_precision_loss, reason = "quantities are shown with two digits")]
 
@@ -15,15 +15,17 @@ use anyhow::{Context, Result, ensure};
 use cri_api::v1;
 use streaming::Streams;
 use streaming::client::{ClientProcess, Reader, Transport, Verdict, Writer};
-use test_support::containerd::Containerd;
+use test_support::bench::{self, Sheet};
+use test_support::containerd::{Containerd, Settings};
 use test_support::cri::Cri;
-use test_support::node::{Node, dist};
+use test_support::node::Node;
 use test_support::pods::{ContainerBuilder, PodBuilder};
 use test_support::proc;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
 const PLUGINS: &str = "/usr/lib/cni";
+const SECTION: &str = "streaming";
 /// Sessions that are begun at a time: what is measured is holding them.
 const BEGINNING: usize = 8;
 /// A session that does not end by then has failed.
@@ -35,10 +37,6 @@ const CALLERS: usize = 4;
 const CALLING: Duration = Duration::from_secs(10);
 const MIB: usize = 1 << 20;
 
-fn setting(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
 /// One of those that are compared.
 struct Runner {
     what: &'static str,
@@ -46,39 +44,21 @@ struct Runner {
     daemon: u32,
     pod: String,
     container: String,
-    failures: usize,
-    measured: Vec<(&'static str, Vec<f64>)>,
 }
 
 impl Runner {
     async fn new(what: &'static str, cri: Cri, daemon: u32, node: &Node) -> Result<Self> {
         let image = node.image("busybox")?;
         cri.pull(&image).await.with_context(|| format!("pull with {what}"))?;
-        // Cgroups of the test place are not everybody's business.
-        let pod: PodBuilder = node.pod("bench").with(|config| config.linux = None);
+        let pod: PodBuilder = node.pod("bench");
         let container: ContainerBuilder = pod.container("main", &image).sleeper();
         let pod_id = cri.run_pod(&pod).await.with_context(|| format!("pod of {what}"))?;
         let id = cri.create(&pod_id, &pod, &container).await.context("CreateContainer")?;
         cri.start(&id).await.context("StartContainer")?;
-        let runner = Self {
-            what,
-            cri,
-            daemon,
-            pod: pod_id,
-            container: id,
-            failures: 0,
-            measured: Vec::new(),
-        };
+        let runner = Self { what, cri, daemon, pod: pod_id, container: id };
         // What is made once is not a session's.
         runner.session().await?.end().await?;
         Ok(runner)
-    }
-
-    fn note(&mut self, quantity: &'static str, value: f64) {
-        match self.measured.iter_mut().find(|(known, _)| *known == quantity) {
-            Some((_, values)) => values.push(value),
-            None => self.measured.push((quantity, vec![value])),
-        }
     }
 
     /// Proportional set sizes of the daemon and of the pod's supervisor, KiB.
@@ -113,28 +93,29 @@ impl Runner {
         Ok(idle)
     }
 
-    async fn round(&mut self, sessions: usize, megabytes: usize) -> Result<()> {
+    async fn round(&self, sheet: &mut Sheet, sessions: usize, megabytes: usize) -> Result<()> {
+        let mut note = |quantity, value| sheet.note(SECTION, quantity, self.what, value);
         let before = self.memory()?;
         let begun = Instant::now();
         let all = self.begin(sessions).await?;
         let begin = begun.elapsed();
         tokio::time::sleep(SETTLING).await;
         let holding = self.memory()?;
-        let (moving, failed) = soak(all, megabytes).await;
+        let (moving, failures) = soak(all, megabytes).await;
         tokio::time::sleep(SETTLING).await;
         let after = self.memory()?;
-        self.failures += failed;
         let per = |after: f64, before: f64| (after - before) / sessions as f64;
-        self.note("begin a session, ms", begin.as_secs_f64() * 1000.0 / sessions as f64);
-        self.note("daemon, KiB a session", per(holding[0], before[0]));
-        self.note("shim, KiB a session", per(holding[1], before[1]));
+        note("begin a session, ms", begin.as_secs_f64() * 1000.0 / sessions as f64);
+        note("daemon, KiB a session", per(holding[0], before[0]));
+        note("shim, KiB a session", per(holding[1], before[1]));
         let moved = (sessions * megabytes) as f64;
-        self.note("MiB/s each way", moved / moving.as_secs_f64());
-        self.note("failed sessions", failed as f64);
-        self.note("daemon, KiB more after", after[0] - before[0]);
-        self.note("shim, KiB more after", after[1] - before[1]);
+        note("MiB/s each way", moved / moving.as_secs_f64());
+        note("sessions that failed, of them", failures.len() as f64);
+        note("daemon, KiB more after", after[0] - before[0]);
+        note("shim, KiB more after", after[1] - before[1]);
         let rate = self.commands().await?;
-        self.note("ExecSync per second", rate);
+        note("ExecSync, 4 callers, per second", rate);
+        failures.iter().for_each(|why| sheet.failed(SECTION, self.what, why));
         Ok(())
     }
 
@@ -163,13 +144,6 @@ impl Runner {
         let all = futures_util::future::join_all((0..CALLERS).map(|_| caller())).await;
         all.into_iter().collect::<Result<Vec<_>>>()?;
         Ok(done.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64())
-    }
-
-    fn report(&self) {
-        for (quantity, values) in &self.measured {
-            let values: Vec<String> = values.iter().map(|value| format!("{value:.3}")).collect();
-            println!("{quantity}\t{}\t{}", self.what, values.join(" "));
-        }
     }
 }
 
@@ -241,14 +215,14 @@ impl Pattern {
     }
 }
 
-/// All sessions move their bytes at once: how long it took, and how many failed.
-async fn soak(all: Vec<Idle>, megabytes: usize) -> (Duration, usize) {
+/// All sessions move their bytes at once: how long it took, and why some failed.
+async fn soak(all: Vec<Idle>, megabytes: usize) -> (Duration, Vec<String>) {
     let begun = Instant::now();
     let mut running = JoinSet::new();
     for (seed, session) in (1..).zip(all) {
         running.spawn(tokio::time::timeout(PATIENCE, session.work(megabytes * MIB, seed)));
     }
-    let mut failed = 0;
+    let mut failed = Vec::new();
     while let Some(done) = running.join_next().await {
         let why = match done {
             Ok(Ok(Ok(()))) => continue,
@@ -256,61 +230,43 @@ async fn soak(all: Vec<Idle>, megabytes: usize) -> (Duration, usize) {
             Ok(Err(_elapsed)) => "it does not end".to_owned(),
             Err(panicked) => panicked.to_string(),
         };
-        println!("a session failed: {why}");
-        failed += 1;
+        failed.push(why);
     }
     (begun.elapsed(), failed)
 }
 
 fn main() -> Result<()> {
-    // `cargo test --benches` and the like run it without meaning to measure.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return Ok(());
-    }
-    let dist = dist().map_err(anyhow::Error::msg)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("start the async runtime")?;
-    runtime.block_on(compare(&dist))
+    bench::main(compare)
 }
 
 async fn compare(dist: &Path) -> Result<()> {
-    let sessions = setting("KNARR_BENCH_SESSIONS", 500);
-    let megabytes = setting("KNARR_BENCH_MEGABYTES", 4);
-    let mut failures = 0;
-    let mut all: Vec<Runner> = Vec::new();
-    for _ in 0..setting("KNARR_BENCH_RUNS", 1) {
+    let sessions = bench::number("KNARR_BENCH_SESSIONS", 500);
+    let megabytes = bench::number("KNARR_BENCH_MEGABYTES", 4);
+    let mut sheet = Sheet::default();
+    for _ in 0..bench::runs(1) {
         let (ours, theirs) = (Node::begin(dist, quiet)?, Node::begin(dist, quiet)?);
-        let containerd = Containerd::start(&theirs.scratch, Path::new(PLUGINS))?;
+        let settings = Settings::new(Path::new(PLUGINS));
+        let containerd = Containerd::start(&theirs.scratch, settings)?;
         let foreign = containerd.client().await?;
         let pid = ours.daemon.pid().context("no daemon")?;
         let knarr = Runner::new("knarr", ours.cri.clone(), pid, &ours).await?;
-        let other = Runner::new("containerd", foreign.clone(), containerd.pid(), &theirs).await;
+        let pid = containerd.pid().context("no containerd")?;
+        let other = Runner::new("containerd", foreign.clone(), pid, &theirs).await;
         // It does not run containers everywhere; then knarr is measured alone.
         if let Err(error) = &other {
-            eprintln!("containerd is left out: {error:#}");
+            eprintln!("containerd is left out: {error:#}\n{}", containerd.log_text());
             foreign.remove_everything().await?;
         }
-        for mut runner in [Some(knarr), other.ok()].into_iter().flatten() {
-            runner.round(sessions, megabytes).await.with_context(|| runner.what)?;
+        for runner in [Some(knarr), other.ok()].into_iter().flatten() {
+            runner.round(&mut sheet, sessions, megabytes).await.context(runner.what)?;
             runner.cri.remove_everything().await?;
-            failures += if runner.what == "knarr" { runner.failures } else { 0 };
-            match all.iter_mut().find(|known| known.what == runner.what) {
-                None => all.push(runner),
-                Some(known) => {
-                    for (quantity, values) in runner.measured {
-                        values.into_iter().for_each(|value| known.note(quantity, value));
-                    }
-                }
-            }
         }
         drop(containerd);
         ours.finish().await?;
         theirs.finish().await?;
     }
-    all.iter().for_each(Runner::report);
+    sheet.print();
+    let failures = sheet.failures_of("knarr");
     ensure!(failures == 0, "{failures} sessions of knarr failed");
     Ok(())
 }

@@ -72,7 +72,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("knarr-shim", &["shim"]),
     ("test-support", &["cri-api"]),
-    ("tests", &["cri-api", "model", "streaming", "test-support"]),
+    ("tests", &["cri-api", "model", "streaming", "sys", "test-support"]),
     ("xtask", &["test-support"]),
 ];
 

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use cri_api::v1;
 use serde_json::json;
 
+use crate::account::born_in;
 use crate::cri::Cri;
 use crate::images::catalog::busybox;
 use crate::node::registry;
@@ -19,21 +20,33 @@ const PAUSE: &str = "test/pause:1";
 const PROGRAM: &str = "/usr/bin/containerd";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a test chooses.
+/// What a containerd is started with.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings<'a> {
-    /// Directory of CNI plugins.
+    /// Where CNI plugin programs lie.
     pub plugins: &'a Path,
     /// The OCI runtime; `None`: runc.
     pub runtime: Option<&'a Path>,
+    /// Its snapshotter.
+    pub snapshotter: &'a str,
+    /// Cgroup it is born into; `None`: ours.
+    pub group: Option<&'a Path>,
+}
+
+impl<'a> Settings<'a> {
+    /// One that works wherever the scratch place lies, with these plugins.
+    pub fn new(plugins: &'a Path) -> Self {
+        Self { plugins, runtime: None, snapshotter: "native", group: None }
+    }
 }
 
 /// A containerd with a root, a state and a configuration of its own; killed when dropped. Its
 /// network is the scratch place's bridge and subnet.
 #[derive(Debug)]
 pub struct Containerd {
-    child: Child,
+    child: Option<Child>,
     dir: PathBuf,
+    group: Option<PathBuf>,
 }
 
 impl Containerd {
@@ -42,38 +55,57 @@ impl Containerd {
         Path::new(PROGRAM).exists()
     }
 
-    /// Starts it with the plugins that lie in `plugins`.
+    /// Starts it.
     ///
     /// # Errors
     /// Its place cannot be made, or it cannot be started.
-    pub fn start(scratch: &Scratch, plugins: &Path) -> Result<Self> {
-        Self::start_with(scratch, Settings { plugins, runtime: None })
-    }
-
-    /// Starts it with settings of the test's choice.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub fn start_with(scratch: &Scratch, settings: Settings<'_>) -> Result<Self> {
+    pub fn start(scratch: &Scratch, settings: Settings<'_>) -> Result<Self> {
         // It wants a program that keeps the pod's namespaces.
-        let pause =
-            busybox(PAUSE)?.config("Cmd", json!(["/bin/busybox", "sleep", "1000000"])).build();
+        let pause = busybox(PAUSE)?
+            .config("Entrypoint", json!(["/bin/busybox", "sleep", "1000000"]))
+            // The usual one would be its arguments.
+            .config("Cmd", json!([]))
+            .build();
         registry()?.add(&pause)?;
         let dir = scratch.dir().join("containerd");
         fs::create_dir_all(dir.join("net.d")).context("make its place")?;
         let addresses = dir.join("addresses");
         fs::write(dir.join("net.d/10-test.conflist"), bridge_network(scratch, &addresses))?;
         fs::write(dir.join("config.toml"), configuration(&dir, settings)?)?;
-        let log = fs::File::create(dir.join("log"))?;
-        let child = Command::new(PROGRAM)
+        let group = settings.group.map(Path::to_owned);
+        let mut containerd = Self { child: None, dir, group };
+        containerd.launch()?;
+        Ok(containerd)
+    }
+
+    /// Starts it again after [`Self::kill9`].
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn launch(&mut self) -> Result<()> {
+        let log = self.dir.join("log");
+        let log = fs::File::options().append(true).create(true).open(log).context("its log")?;
+        let child = born_in(self.group.as_deref(), Path::new(PROGRAM))
             .arg("--config")
-            .arg(dir.join("config.toml"))
+            .arg(self.dir.join("config.toml"))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .context("start containerd")?;
-        Ok(Self { child, dir })
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Ends it the hard way, as a crash would.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill9(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("containerd does not run")?;
+        child.kill().context("kill containerd")?;
+        child.wait().context("wait for containerd")?;
+        Ok(())
     }
 
     /// Its client, once it answers.
@@ -81,7 +113,7 @@ impl Containerd {
     /// # Errors
     /// It does not: the message carries its log.
     pub async fn client(&self) -> Result<Cri> {
-        let cri = Cri::connect(&self.dir.join("containerd.sock"))?;
+        let cri = Cri::connect(&self.socket())?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             match cri.runtime.clone().version(v1::VersionRequest::default()).await {
@@ -95,14 +127,19 @@ impl Containerd {
         }
     }
 
-    /// What it has logged.
-    pub fn log_text(&self) -> String {
-        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("containerd.sock")
     }
 
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Everything it has logged so far.
+    pub fn log_text(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
     /// Where the runtime of its pods keeps their state, a directory for each namespace.
@@ -118,8 +155,10 @@ impl Containerd {
 
 impl Drop for Containerd {
     fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
+        if let Some(mut child) = self.child.take() {
+            child.kill().ok();
+            child.wait().ok();
+        }
     }
 }
 
@@ -156,7 +195,7 @@ restrict_oom_score_adj = true
 disable_tcp_service = true
 netns_mounts_under_state_dir = true
 [plugins."io.containerd.grpc.v1.cri".containerd]
-snapshotter = "native"
+snapshotter = "{snapshotter}"
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{plugins}"
 conf_dir = "{dir}/net.d"
@@ -165,6 +204,7 @@ path = "{dir}/opt"
 {runtime}"#,
         dir = dir.display(),
         plugins = settings.plugins.display(),
+        snapshotter = settings.snapshotter,
         registry = registry()?.host(),
     ))
 }

@@ -6,13 +6,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use crate::account::born_in;
 use crate::scratch::Scratch;
 
 /// How long a daemon may take to say that it is ready, or to end when told to.
@@ -37,6 +38,8 @@ pub struct Settings {
     pub extra_config: String,
     /// Variables of its environment besides ours; may be changed between two starts.
     pub environment: BTreeMap<String, String>,
+    /// Cgroup it is born into; `None`: ours.
+    pub group: Option<PathBuf>,
 }
 
 impl Settings {
@@ -51,6 +54,7 @@ impl Settings {
             cni: String::new(),
             extra_config: String::new(),
             environment: BTreeMap::new(),
+            group: None,
         }
     }
 }
@@ -117,7 +121,8 @@ impl Daemon {
         let ready = UnixDatagram::bind(&address).context("bind the notify socket")?;
         let log =
             File::options().append(true).create(true).open(&self.log).context("open the log")?;
-        let child = Command::new(self.settings.dist.join("knarr"))
+        let program = self.settings.dist.join("knarr");
+        let child = born_in(self.settings.group.as_deref(), &program)
             .arg("serve")
             .arg("--config")
             .arg(&self.config)

@@ -10,17 +10,22 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stderr, reason = "a test says why it is skipped and shows the log")]
 
+pub mod account;
 pub mod daemon;
 pub mod files;
 pub mod http;
 pub mod images;
 pub mod leaks;
+pub mod noise;
 pub mod packages;
 pub mod power;
 pub mod proc;
 pub mod registry;
 pub mod scratch;
+pub mod usage;
 
+#[cfg(feature = "cri")]
+pub mod bench;
 #[cfg(feature = "cri")]
 pub mod containerd;
 #[cfg(feature = "cri")]

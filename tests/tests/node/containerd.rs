@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use anyhow::{Context, Result, ensure};
 use cri_api::v1;
-use test_support::containerd::Containerd;
+use test_support::containerd::{Containerd, Settings};
 use test_support::node::on_a_node;
 
 #[test]
@@ -20,7 +20,7 @@ fn debians_containerd_uses_the_program_as_its_plugins() -> Result<()> {
         for name in ["bridge", "host-local", "loopback", "portmap"] {
             symlink(node.daemon.program(), plugins.join(name)).context("link a plugin")?;
         }
-        let containerd = Containerd::start(&node.scratch, &plugins)?;
+        let containerd = Containerd::start(&node.scratch, Settings::new(&plugins))?;
         let cri = containerd.client().await?;
         let request = v1::StatusRequest { verbose: false };
         let status = cri.runtime.clone().status(request).await?.into_inner().status;

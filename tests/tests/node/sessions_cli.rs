@@ -7,12 +7,18 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
+use test_support::containerd::{Containerd, Settings};
 use test_support::node::{Node, on_a_node};
 
 /// `knarr ARGS` against the node's daemon.
 fn knarr(node: &Node, args: &[&str]) -> Command {
+    knarr_at(node, &node.scratch.socket(), args)
+}
+
+/// `knarr ARGS` against whoever listens there.
+fn knarr_at(node: &Node, socket: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(node.daemon.program());
-    command.arg("--address").arg(node.scratch.socket()).args(args);
+    command.arg("--address").arg(socket).args(args);
     command
 }
 
@@ -108,6 +114,51 @@ fn attach_passes_input_and_gives_the_containers_exit_code() -> Result<()> {
             ensure!(said == "got hello\n" && code == Some(3), "{code:?}: {said} {err}");
         }
         Ok(())
+    })
+}
+
+#[test]
+fn another_runtimes_sessions_are_served_as_well() -> Result<()> {
+    if !Containerd::is_installed() {
+        test_support::skip("containerd is not installed");
+        return Ok(());
+    }
+    on_a_node(async |node| {
+        let containerd =
+            Containerd::start(&node.scratch, Settings::new(Path::new("/usr/lib/cni")))?;
+        let (cri, socket) = (containerd.client().await?, containerd.socket());
+        let image = node.image("busybox")?;
+        cri.pull(&image).await?;
+        let pod = node.pod("foreign");
+        let script = "mkdir /www; echo a page > /www/index.html; httpd -p 8080 -h /www; \
+            read line; echo got $line; exit 3";
+        let container = pod.container("main", &image).script(script);
+        let container = container.with(|config| config.stdin = true);
+        let pod_id = cri.run_pod(&pod).await.context("RunPodSandbox of containerd")?;
+        let id = cri.create(&pod_id, &pod, &container).await.context("CreateContainer")?;
+        cri.start(&id).await.context("StartContainer")?;
+        let input: Vec<u8> = (0_u32..100_000).flat_map(u32::to_le_bytes).collect();
+        let line = ["exec", "-i", &id, "--", "sh", "-c", "cat; exit 7"];
+        let (out, err, code) = converse(knarr_at(node, &socket, &line), input.clone())?;
+        ensure!(out == input && code == Some(7), "exec: {} bytes, {code:?}, {err}", out.len());
+        let mut forward = knarr_at(node, &socket, &["port-forward", &pod_id, ":8080"]);
+        let mut child = Running(forward.stdout(Stdio::piped()).spawn()?);
+        let mut lines = BufReader::new(child.0.stdout.take().context("its output")?).lines();
+        let announced = lines.next().context("no port is announced")??;
+        let local = announced.split_once(" -> ").context("an announced port")?.0;
+        let page = get(local)?;
+        ensure!(page.ends_with("a page\n"), "port-forward: {page}");
+        drop(child);
+        let mut attach = knarr_at(node, &socket, &["attach", "-i", &id]);
+        let mut child = Running(attach.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
+        // At the end of the input this runtime sends no more output: it stays open.
+        let mut stdin = child.0.stdin.take().context("its input")?;
+        stdin.write_all(b"hello\n")?;
+        let mut said = String::new();
+        child.0.stdout.take().context("its output")?.read_to_string(&mut said)?;
+        // When the container's status has its exit code is that runtime's affair.
+        ensure!(said == "got hello\n", "attach: {said}");
+        cri.remove_everything().await
     })
 }
 

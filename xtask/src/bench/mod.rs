@@ -1,107 +1,145 @@
 //! `cargo xtask bench NAME`: measurements that decisions and promises go by. Each runs what it
 //! compares in alternation, in one run on one machine; times of different machines say nothing.
 
-mod process;
+mod budget;
+mod machine;
+mod plot;
 mod program;
 mod pull;
 mod pull_image;
+mod results;
 mod runtimes;
+mod series;
+mod statistics;
+mod table;
+mod trace;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
+use crate::dist;
+use program::{Program, Said};
+use results::Results;
+
+/// Sections of the program that compares runtimes.
+const COMPARED: [&str; 6] = ["pods", "exec", "memory", "list", "restart", "logs"];
 /// Names of the benchmarks.
-pub(crate) const NAMES: [&str; 4] = ["network", "pull", "scale", "streaming"];
+const NAMES: [&str; 11] = [
+    "pods",
+    "exec",
+    "memory",
+    "list",
+    "restart",
+    "logs",
+    "streaming",
+    "network",
+    "scale",
+    "pull",
+    "all",
+];
 
 /// What to measure, and how often.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
-    /// Which benchmark.
-    #[arg(value_parser = NAMES)]
-    name: String,
-    /// Measure another runtime beside knarr, in turn with it.
-    #[arg(long, value_parser = ["containerd"])]
-    against: Option<String>,
+    /// Which benchmarks.
+    #[arg(value_parser = NAMES, required_unless_present = "trace", value_name = "NAME")]
+    names: Vec<String>,
+    /// Measure others beside knarr, in turn with it: `containerd` (Debian's, on a root of its
+    /// own) or the socket of one that runs, as `unix:///run/…`.
+    #[arg(long, value_delimiter = ',', value_name = "RUNTIME")]
+    against: Vec<String>,
     /// Write the results here as well.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// How often each is measured; the median is shown.
-    #[arg(long, default_value_t = 3)]
-    runs: usize,
+    /// Keep the results in this directory and make its page anew.
+    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "docs/bench")]
+    report: Option<PathBuf>,
+    /// Follow one pod's start through client, daemon, shim and container, and write where its time
+    /// goes here, for Chrome's or Perfetto's viewer; shown as text as well.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "target/bench/trace.json")]
+    trace: Option<PathBuf>,
+    /// How often each is measured; the default depends on how long it takes.
+    #[arg(long)]
+    runs: Option<usize>,
+    /// Numbers of pods at which a full node is measured.
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 30, 100])]
+    pods: Vec<u64>,
     /// Megabytes of files in the image that is pulled.
     #[arg(long, default_value_t = 2500)]
     megabytes: u64,
 }
 
-/// One quantity's measurements, in the order in which they were taken.
-pub(crate) struct Series {
-    /// Who was measured.
-    pub(crate) subject: String,
-    /// What, with its unit.
-    pub(crate) quantity: &'static str,
-    pub(crate) values: Vec<f64>,
-}
-
-impl Series {
-    fn median(&self) -> f64 {
-        let mut sorted = self.values.clone();
-        sorted.sort_by(f64::total_cmp);
-        let middle = sorted.len() / 2;
-        match (sorted.len() % 2, sorted.get(middle)) {
-            (_, None) => f64::NAN,
-            (1, Some(value)) => *value,
-            (_, Some(value)) => f64::midpoint(*value, sorted[middle - 1]),
-        }
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        self.names.iter().any(|wanted| wanted == name || wanted == "all")
     }
 }
 
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
-    let series = match options.name.as_str() {
-        "network" => program::run(root, options, &program::NETWORK)?,
-        "pull" => pull::run(root, options)?,
-        "scale" => program::run(root, options, &program::SCALE)?,
-        "streaming" => program::run(root, options, &program::STREAMING)?,
-        other => anyhow::bail!("there is no benchmark `{other}`"),
-    };
-    println!("\n{:<24} {:<20} {:>12} {:>8}", "what", "who", "median", "ratio");
-    for one in &series {
-        let base = series.iter().find(|other| other.quantity == one.quantity);
-        let ratio = base.map_or(f64::NAN, |base| one.median() / base.median());
-        let (what, who, median) = (one.quantity, &one.subject, one.median());
-        println!("{what:<24} {who:<20} {median:>12.2} {ratio:>8.2}");
+    let machine = machine::describe(root);
+    let mut all = Vec::new();
+    let compared: Vec<&str> = COMPARED.into_iter().filter(|name| options.wants(name)).collect();
+    if !compared.is_empty() {
+        let said = program::run(root, options, &program::COMPARE, &compared)?;
+        all.extend(compared.iter().map(|section| of(&said, section, &machine)));
+    }
+    let others: [&Program; 3] = [&program::STREAMING, &program::NETWORK, &program::SCALE];
+    for program in others.into_iter().filter(|program| options.wants(program.name)) {
+        let said = program::run(root, options, program, &[])?;
+        all.push(of(&said, program.name, &machine));
+    }
+    if options.wants("pull") {
+        let said = Said { series: pull::run(root, options)?, ..Said::default() };
+        all.push(of(&said, "pull", &machine));
+    }
+    for results in &all {
+        println!("\n{}\n{}", results.section, table::text(&results.series));
+        results.failures.iter().for_each(|failure| println!("FAILED: {failure}"));
+    }
+    if let Some(path) = &options.trace {
+        follow(root, options, &root.join(path))?;
     }
     if let Some(path) = &options.json {
-        let text = serde_json::to_string_pretty(&report(&options.name, &series))?;
+        let list: Vec<Value> = all.iter().map(Results::to_json).collect();
+        let text = serde_json::to_string_pretty(&list)?;
         std::fs::write(path, text).with_context(|| path.display().to_string())?;
+    }
+    if let Some(dir) = &options.report {
+        results::publish(&root.join(dir), &all)?;
+    }
+    let ours = all.iter().flat_map(|results| &results.failures);
+    let ours = ours.filter(|failure| failure.starts_with("knarr")).count();
+    ensure!(ours == 0, "knarr failed {ours} times");
+    Ok(())
+}
+
+/// Where the time of one pod's start goes.
+fn follow(root: &Path, options: &Options, path: &Path) -> Result<()> {
+    let spans = program::run(root, options, &program::TRACE, &[])?.spans;
+    let text = trace::waterfall(&spans);
+    println!("\n{text}");
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    }
+    let events = serde_json::to_string(&trace::chrome(&spans))?;
+    std::fs::write(path, events).with_context(|| path.display().to_string())?;
+    if let Some(dir) = &options.report {
+        results::publish_trace(&root.join(dir), &text)?;
     }
     Ok(())
 }
 
-fn report(name: &str, series: &[Series]) -> Value {
-    let one = |one: &Series| {
-        json!({
-            "subject": one.subject,
-            "quantity": one.quantity,
-            "median": one.median(),
-            "values": one.values,
-        })
-    };
-    json!({ "benchmark": name, "series": series.iter().map(one).collect::<Vec<_>>() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn medians_are_those_in_the_middle() {
-        let median = |values: &[f64]| {
-            Series { subject: String::new(), quantity: "", values: values.to_vec() }.median()
-        };
-        assert_eq!(median(&[3.0, 1.0, 2.0]).to_bits(), 2.0_f64.to_bits());
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]).to_bits(), 2.5_f64.to_bits());
-        assert!(median(&[]).is_nan());
+/// The part of what was said that belongs to a section.
+fn of(said: &Said, section: &str, machine: &Value) -> Results {
+    let failures = said.failures.iter().filter(|(of, _)| of == section);
+    Results {
+        section: section.to_owned(),
+        series: said.series.iter().filter(|one| one.section == section).cloned().collect(),
+        failures: failures.map(|(_, failure)| failure.clone()).collect(),
+        versions: said.versions.clone(),
+        noise: said.noise,
+        machine: machine.clone(),
     }
 }

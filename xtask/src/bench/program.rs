@@ -1,90 +1,106 @@
-//! Benchmarks that are programs of the package `tests`, which has the CRI client: `network`, a
-//! pod's start and stop with the network that is built in, with the reference plugins run by
-//! knarr, and with the same plugins run by Debian's containerd; `scale`, a full node; `streaming`, 500
-//! exec sessions at once with knarr and with Debian's containerd, through the same client.
+//! Benchmarks that are programs of `tests/benches`: they are told what to do by the environment,
+//! and say what they measured in lines (`test_support::bench`).
 
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use test_support::packages;
 
-use super::{Options, Series};
-use crate::dist;
-use crate::steps::{cargo, output, step};
+use super::series::Series;
+use super::trace::Span;
+use super::{Options, dist};
+use crate::steps::{cargo, step};
 
 /// One of them.
 pub(super) struct Program {
-    /// Its name in the package.
     pub(super) name: &'static str,
-    /// What it needs of Debian.
+    /// Debian packages that are measured beside us, or serve what is measured.
     pub(super) packages: &'static [&'static str],
-    /// What it measures, in the words of its output.
-    pub(super) quantities: &'static [&'static str],
 }
+
+pub(super) const COMPARE: Program = Program {
+    name: "compare",
+    packages: &["busybox-static", "containerd", "containernetworking-plugins", "runc"],
+};
 
 pub(super) const NETWORK: Program = Program {
     name: "network",
     packages: &["busybox-static", "containerd", "containernetworking-plugins", "runc"],
-    quantities: &["RunPodSandbox, ms", "StopPodSandbox, ms"],
 };
 
-pub(super) const SCALE: Program = Program {
-    name: "scale",
-    packages: &["busybox-static", "docker-registry"],
-    quantities: &[
-        "ListPodSandbox, ms",
-        "ListContainers, ms",
-        "ContainerStatus, ms",
-        "ListContainerStats, ms",
-        "ListPodSandboxStats, ms",
-        "ListPodSandboxMetrics, ms",
-        "idle, % of a core",
-        "memory, MiB",
-        "restart to first list, ms",
-    ],
-};
+pub(super) const SCALE: Program =
+    Program { name: "scale", packages: &["busybox-static", "docker-registry"] };
 
 pub(super) const STREAMING: Program = Program {
     name: "streaming",
     packages: &["busybox-static", "containerd", "containernetworking-plugins", "runc"],
-    quantities: &[
-        "begin a session, ms",
-        "daemon, KiB a session",
-        "shim, KiB a session",
-        "MiB/s each way",
-        "failed sessions",
-        "daemon, KiB more after",
-        "shim, KiB more after",
-        "ExecSync per second",
-    ],
 };
 
-pub(super) fn run(root: &Path, options: &Options, program: &Program) -> Result<Vec<Series>> {
+pub(super) const TRACE: Program = Program { name: "trace", packages: &["busybox-static"] };
+
+/// What a program said.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Said {
+    pub(super) series: Vec<Series>,
+    /// Section, and a sentence.
+    pub(super) failures: Vec<(String, String)>,
+    pub(super) versions: Vec<String>,
+    pub(super) noise: Option<f64>,
+    pub(super) spans: Vec<Span>,
+}
+
+pub(super) fn run(
+    root: &Path,
+    options: &Options,
+    program: &Program,
+    sections: &[&str],
+) -> Result<Said> {
     step("packages", || packages::ensure(program.packages))?;
     let dist = dist::given_or_built(root)?;
     let mut bench = cargo(root);
     bench.args(["bench", "--quiet", "--package", "tests", "--bench", program.name]);
-    bench.env("KNARR_DIST", dist).env("KNARR_BENCH_RUNS", options.runs.to_string());
-    let text = step("measure", || output(&mut bench))?;
-    let series = text.lines().filter_map(|line| program.parse(line).transpose());
-    let series = series.collect::<Result<Vec<_>>>()?;
-    ensure!(!series.is_empty(), "the program measured nothing:\n{text}");
-    Ok(series)
+    bench.env("KNARR_DIST", dist).env("KNARR_BENCH_SECTIONS", sections.join(","));
+    bench.env("KNARR_BENCH_AGAINST", options.against.join(","));
+    let pods: Vec<String> = options.pods.iter().map(u64::to_string).collect();
+    bench.env("KNARR_BENCH_PODS", pods.join(","));
+    if let Some(runs) = options.runs {
+        bench.env("KNARR_BENCH_RUNS", runs.to_string());
+    }
+    // Also what a run said that failed in the end: failures are shown.
+    let output = step("measure", || {
+        let stdio = std::process::Stdio::inherit();
+        bench.stderr(stdio).output().context("start cargo bench")
+    })?;
+    let text = String::from_utf8(output.stdout).context("output of cargo bench")?;
+    let said = Said::read(&text)?;
+    let nothing = said.series.is_empty() && said.spans.is_empty();
+    ensure!(!nothing, "{}: the program measured nothing:\n{text}", output.status);
+    if !output.status.success() && said.failures.is_empty() {
+        anyhow::bail!("{}: {} failed\n{text}", output.status, program.name);
+    }
+    Ok(said)
 }
 
-impl Program {
-    /// `QUANTITY<tab>WHO<tab>VALUE VALUE …`; `None` for any other line.
-    fn parse(&self, line: &str) -> Result<Option<Series>> {
-        let mut parts = line.split('\t');
-        let quantity = parts.next();
-        let quantity = quantity.and_then(|text| self.quantities.iter().find(|q| **q == text));
-        let (Some(quantity), Some(subject), Some(values)) = (quantity, parts.next(), parts.next())
-        else {
-            return Ok(None);
-        };
-        let values = values.split(' ').map(str::parse).collect::<Result<Vec<f64>, _>>();
-        let values = values.with_context(|| format!("not all numbers: {line}"))?;
-        Ok(Some(Series { subject: subject.to_owned(), quantity, values }))
+impl Said {
+    /// Lines that are not for us are passed over.
+    fn read(text: &str) -> Result<Self> {
+        let mut said = Self::default();
+        for line in text.lines() {
+            let fields: Vec<&str> = line.split('\t').collect();
+            match fields.as_slice() {
+                ["measured", "machine", _quantity, _at, _who, value] => {
+                    said.noise = Some(value.parse().context("noise")?);
+                }
+                ["measured", fields @ ..] => said.series.push(Series::parse(fields)?),
+                ["span", fields @ ..] => said.spans.push(Span::parse(fields)?),
+                ["failed", section, who, why] => {
+                    said.failures.push(((*section).to_owned(), format!("{who}: {why}")));
+                }
+                ["version", _who, version] => said.versions.push((*version).to_owned()),
+                _ => {}
+            }
+        }
+        Ok(said)
     }
 }
 
@@ -93,11 +109,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_lines_of_measurements_are_read() {
-        let parse = |line: &str| NETWORK.parse(line);
-        let series = parse("StopPodSandbox, ms\tknarr, built in\t1.5 2.25").unwrap().unwrap();
-        assert_eq!((series.subject.as_str(), series.values), ("knarr, built in", vec![1.5, 2.25]));
-        assert!(parse("warning: something").unwrap().is_none());
-        assert!(parse("RunPodSandbox, ms\tx\tfast").is_err());
+    fn only_lines_that_are_meant_for_us_are_read() {
+        let text = "warning: something\n\
+            version\tcontainerd\tcontainerd 1.6\n\
+            measured\tnetwork\tStopPodSandbox, ms\t\tknarr, built in\t1.5 2.25\n\
+            failed\tpods\tcontainerd\tRunPodSandbox: no\n\
+            measured\tmachine\ttaken by others, % of it\t\t\t12.5\n";
+        let said = Said::read(text).unwrap();
+        assert_eq!(said.series[0].who, "knarr, built in");
+        assert_eq!(
+            said.failures,
+            [("pods".to_owned(), "containerd: RunPodSandbox: no".to_owned())]
+        );
+        assert_eq!((said.versions.len(), said.noise), (1, Some(12.5)));
+        assert!(Said::read("measured\tpods\tx, ms\t\tknarr\tfast").is_err());
     }
 }

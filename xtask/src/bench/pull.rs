@@ -7,15 +7,18 @@ use std::time::Instant;
 use anyhow::Result;
 use test_support::packages;
 use test_support::registry::DebianRegistry;
+use test_support::usage::Used;
 
-use super::process::Used;
 use super::pull_image::{Packing, build};
 use super::runtimes::Runtime;
-use super::{Options, Series};
-use crate::dist;
+use super::series::Series;
+use super::{Options, dist};
 use crate::steps::{execute, step};
 
 const PACKAGES: &[&str] = &["containerd", "docker-registry", "gzip", "tar", "zstd"];
+
+/// Quantity, unit, and where it stands.
+type Column = (&'static str, &'static str, fn(&Measured) -> f64);
 
 /// One pull.
 struct Measured {
@@ -55,10 +58,10 @@ fn measure(
     packing: Packing,
 ) -> Result<Vec<Series>> {
     let (mut knarr, mut other) = (Vec::new(), Vec::new());
-    for run in 1..=options.runs {
+    for run in 1..=options.runs.unwrap_or(3) {
         let name = format!("pull {run}, knarr, {}", packing.name());
         knarr.push(step(&name, || pull(&Runtime::knarr(dist, registry)?, dist, reference))?);
-        if options.against.is_some() {
+        if options.against.iter().any(|name| name == "containerd") {
             let name = format!("pull {run}, containerd, {}", packing.name());
             let pulled = step(&name, || pull(&Runtime::containerd(registry)?, dist, reference))?;
             other.push(pulled);
@@ -67,31 +70,26 @@ fn measure(
     let mut series = Vec::new();
     for (who, measured) in [("knarr", &knarr), ("containerd", &other)] {
         if !measured.is_empty() {
-            series.extend(of(&format!("{who}, {}", packing.name()), packing, measured));
+            series.extend(of(who, packing, measured));
         }
     }
     Ok(series)
 }
 
-fn of(subject: &str, packing: Packing, measured: &[Measured]) -> Vec<Series> {
-    let names = match packing {
-        Packing::Gzip => {
-            ["gzip: s", "gzip: CPU s", "gzip: peak MiB", "gzip: growth MiB", "gzip: written MiB"]
-        }
-        Packing::Zstd => {
-            ["zstd: s", "zstd: CPU s", "zstd: peak MiB", "zstd: growth MiB", "zstd: written MiB"]
-        }
-    };
-    let columns: [fn(&Measured) -> f64; 5] = [
-        |one| one.seconds,
-        |one| one.cpu_seconds,
-        |one| one.peak_mib,
-        |one| one.growth_mib,
-        |one| one.written_mib,
+fn of(who: &str, packing: Packing, measured: &[Measured]) -> Vec<Series> {
+    let columns: [Column; 5] = [
+        ("time", "s", |one| one.seconds),
+        ("processor time", "s", |one| one.cpu_seconds),
+        ("most resident", "MiB", |one| one.peak_mib),
+        ("most resident beyond before", "MiB", |one| one.growth_mib),
+        ("written", "MiB", |one| one.written_mib),
     ];
-    let series = names.into_iter().zip(columns).map(|(quantity, column)| Series {
-        subject: subject.to_owned(),
-        quantity,
+    let series = columns.into_iter().map(|(quantity, unit, column)| Series {
+        section: "pull".to_owned(),
+        quantity: format!("{}: {quantity}", packing.name()),
+        unit: unit.to_owned(),
+        at: None,
+        who: who.to_owned(),
         values: measured.iter().map(column).collect(),
     });
     series.collect()

@@ -23,8 +23,8 @@ fn debians_containerd_runs_pods_with_it() -> Result<()> {
         }
         let runtime = dir.join("knarr-oci");
         symlink(node.daemon.program(), &runtime).context("link the runtime")?;
-        let settings = Settings { plugins: &plugins, runtime: Some(&runtime) };
-        let containerd = Containerd::start_with(&node.scratch, settings)?;
+        let settings = Settings { runtime: Some(&runtime), ..Settings::new(&plugins) };
+        let containerd = Containerd::start(&node.scratch, settings)?;
         let cri = containerd.client().await?;
         let image = node.image("busybox")?;
         cri.pull(&image).await.context("PullImage of containerd")?;

@@ -6,15 +6,15 @@ use anyhow::{Context, Result};
 
 /// Counters of one process, its threads included.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Used {
+pub struct Used {
     /// User and system time, seconds.
-    pub(super) cpu_seconds: f64,
+    pub cpu_seconds: f64,
     /// Highest resident set so far, MiB.
-    pub(super) peak_mib: f64,
+    pub peak_mib: f64,
     /// Resident set, MiB.
-    pub(super) resident_mib: f64,
+    pub resident_mib: f64,
     /// Bytes it caused to be written to the disk, MiB.
-    pub(super) written_mib: f64,
+    pub written_mib: f64,
 }
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -22,7 +22,11 @@ const MIB: f64 = 1024.0 * 1024.0;
 const TICKS_PER_SECOND: f64 = 100.0;
 
 impl Used {
-    pub(super) fn of(pid: u32) -> Result<Self> {
+    /// Of a process that lives.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn of(pid: u32) -> Result<Self> {
         let read = |file: &str| {
             let path = PathBuf::from(format!("/proc/{pid}/{file}"));
             std::fs::read_to_string(&path).with_context(|| path.display().to_string())

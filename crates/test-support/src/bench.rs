@@ -1,0 +1,146 @@
+//! The frame of the programs that `cargo xtask bench` runs: what they are told, and how they say
+//! what they measured.
+//!
+//! A line `measured`, SECTION, QUANTITY, PARAMETER, WHO, VALUES or `failed`, SECTION, WHO, WHY,
+//! parted by tabs; everything else is for people.
+#![allow(clippy::print_stdout, reason = "its output is the interface")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::node::dist;
+
+/// Runs `work` as the whole program, with the directory of the programs to measure. Does nothing
+/// for `cargo test --benches` and the like, which run it without meaning to measure.
+///
+/// # Errors
+/// Those of the work, or there is nothing to measure.
+pub fn main(work: impl AsyncFnOnce(&Path) -> Result<()>) -> Result<()> {
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return Ok(());
+    }
+    let dist = dist().map_err(anyhow::Error::msg)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the async runtime")?;
+    runtime.block_on(Box::pin(work(&dist)))
+}
+
+/// A number that the program is given by the environment.
+pub fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Words, parted by commas, that the program is given by the environment.
+pub fn words(name: &str) -> Vec<String> {
+    let text = std::env::var(name).unwrap_or_default();
+    text.split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+/// How often each is measured: `KNARR_BENCH_RUNS`.
+pub fn runs(default: usize) -> usize {
+    number("KNARR_BENCH_RUNS", default)
+}
+
+/// A time in the unit of the quantities named `…, ms`.
+pub fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+/// One quantity of one runtime. The name ends with a comma and the unit.
+#[derive(Debug, Clone, PartialEq)]
+struct Row {
+    section: &'static str,
+    quantity: &'static str,
+    at: Option<usize>,
+    who: String,
+    values: Vec<f64>,
+}
+
+/// Everything measured so far, in the order in which it was measured first.
+#[derive(Debug, Default)]
+pub struct Sheet {
+    rows: Vec<Row>,
+    failures: Vec<(String, String)>,
+}
+
+impl Sheet {
+    /// One more value.
+    pub fn note(&mut self, section: &'static str, quantity: &'static str, who: &str, value: f64) {
+        self.note_at(section, quantity, None, who, value);
+    }
+
+    /// One more value of what depends on a number, such as that of pods.
+    pub fn note_at(
+        &mut self,
+        section: &'static str,
+        quantity: &'static str,
+        at: Option<usize>,
+        who: &str,
+        value: f64,
+    ) {
+        let known = self.rows.iter_mut().find(|row| {
+            (row.section, row.quantity, row.at, row.who.as_str()) == (section, quantity, at, who)
+        });
+        match known {
+            Some(row) => row.values.push(value),
+            None => {
+                let (who, values) = (who.to_owned(), vec![value]);
+                self.rows.push(Row { section, quantity, at, who, values });
+            }
+        }
+    }
+
+    /// Something did not work: said at once, and counted.
+    pub fn failed(&mut self, section: &str, who: &str, why: &str) {
+        let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
+        println!("failed\t{section}\t{who}\t{why}");
+        self.failures.push((section.to_owned(), who.to_owned()));
+    }
+
+    /// How often this runtime failed.
+    pub fn failures_of(&self, who: &str) -> usize {
+        self.failures.iter().filter(|(_, failed)| failed == who).count()
+    }
+
+    /// Says all of it.
+    pub fn print(&self) {
+        for row in &self.rows {
+            println!("{}", row.line());
+        }
+    }
+}
+
+impl Row {
+    fn line(&self) -> String {
+        let Self { section, quantity, at, who, values } = self;
+        let at = at.map(|at| at.to_string()).unwrap_or_default();
+        let values: Vec<String> = values.iter().map(|value| format!("{value:.3}")).collect();
+        format!("measured\t{section}\t{quantity}\t{at}\t{who}\t{}", values.join(" "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_one_quantity_come_together() {
+        let mut sheet = Sheet::default();
+        sheet.note("pods", "start, ms", "a", 1.0);
+        sheet.note_at("pods", "start, ms", Some(10), "a", 7.0);
+        sheet.note("pods", "start, ms", "b", 3.0);
+        sheet.note("pods", "start, ms", "a", 2.0);
+        let lines: Vec<String> = sheet.rows.iter().map(Row::line).collect();
+        let want = [
+            "measured\tpods\tstart, ms\t\ta\t1.000 2.000",
+            "measured\tpods\tstart, ms\t10\ta\t7.000",
+            "measured\tpods\tstart, ms\t\tb\t3.000",
+        ];
+        assert_eq!(lines, want);
+    }
+}

@@ -1,0 +1,155 @@
+//! `cargo xtask bench pods|exec|list|memory|restart|logs`: knarr and others side by side. All run
+//! on scratch roots with the same images, registry, network and seccomp default, and are driven by
+//! the same client by turns, in one run. Prints what it measured; failures are shown and counted,
+//! and those of knarr are an error.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that reports")]
+#![allow(clippy::large_futures, reason = "a program has the stack to itself")]
+
+mod exec;
+mod full;
+mod logs;
+mod pods;
+mod rounds;
+mod subject;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use test_support::bench::{self, Sheet};
+use test_support::noise::Noise;
+
+use rounds::alternate;
+use subject::Subject;
+
+/// What there is to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Section {
+    Pods,
+    Exec,
+    Memory,
+    List,
+    Restart,
+    Logs,
+}
+
+impl Section {
+    const ALL: [Self; 6] =
+        [Self::Pods, Self::Exec, Self::Memory, Self::List, Self::Restart, Self::Logs];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Pods => "pods",
+            Self::Exec => "exec",
+            Self::Memory => "memory",
+            Self::List => "list",
+            Self::Restart => "restart",
+            Self::Logs => "logs",
+        }
+    }
+}
+
+/// What was asked for.
+pub(crate) struct Plan {
+    sections: Vec<Section>,
+    against: Vec<String>,
+    runs: usize,
+    /// Numbers of pods to measure a full node at, rising.
+    pub(crate) pods: Vec<usize>,
+    /// What is written to logs.
+    megabytes: u64,
+}
+
+impl Plan {
+    fn from_environment() -> Result<Self> {
+        let section = |name: String| {
+            let known = Section::ALL.into_iter().find(|section| section.name() == name);
+            known.with_context(|| format!("nothing is called `{name}`"))
+        };
+        let sections = bench::words("KNARR_BENCH_SECTIONS").into_iter().map(section);
+        let pods = bench::words("KNARR_BENCH_PODS").into_iter().map(|word| word.parse());
+        let mut pods: Vec<usize> = pods.collect::<Result<_, _>>().context("KNARR_BENCH_PODS")?;
+        pods.sort_unstable();
+        if pods.is_empty() {
+            pods = vec![10, 100];
+        }
+        Ok(Self {
+            sections: sections.collect::<Result<_>>()?,
+            against: bench::words("KNARR_BENCH_AGAINST"),
+            runs: bench::runs(20),
+            pods,
+            megabytes: u64::try_from(bench::number("KNARR_BENCH_MEGABYTES", 256))?,
+        })
+    }
+
+    pub(crate) fn wants(&self, section: Section) -> bool {
+        self.sections.contains(&section)
+    }
+
+    /// How often that is measured which takes seconds.
+    pub(crate) fn few(&self) -> usize {
+        (self.runs / 4).max(1)
+    }
+}
+
+fn main() -> Result<()> {
+    bench::main(async |dist| {
+        let plan = Plan::from_environment()?;
+        let mut sheet = Sheet::default();
+        let noise = Noise::begin()?;
+        let mut subjects = begin(dist, &plan).await?;
+        let measured = compare(&mut subjects, &mut sheet, &plan).await;
+        let ours = subjects.iter().map(|subject| subject.consumed().map(|c| c.cpu_seconds));
+        let ours: f64 = ours.collect::<Result<Vec<_>>>()?.iter().sum();
+        sheet.note("machine", "taken by others, % of it", "", noise.share_of_others(ours)?);
+        sheet.print();
+        for subject in subjects {
+            let name = subject.name.clone();
+            subject.finish().await.with_context(|| format!("clear {name} away"))?;
+        }
+        measured?;
+        ensure!(sheet.failures_of("knarr") == 0, "knarr failed");
+        Ok(())
+    })
+}
+
+async fn begin(dist: &Path, plan: &Plan) -> Result<Vec<Subject>> {
+    let mut subjects = vec![Subject::knarr(dist)?];
+    for name in &plan.against {
+        subjects.push(Subject::peer(name).await.with_context(|| format!("begin with {name}"))?);
+    }
+    for subject in &subjects {
+        println!("version\t{}\t{}", subject.name, subject.version().await?);
+        let pulled = subject.cri.pull(&subject.image).await;
+        if let Err(status) = pulled {
+            bail!("{} cannot pull {}: {status}", subject.name, subject.image);
+        }
+    }
+    Ok(subjects)
+}
+
+async fn compare(subjects: &mut [Subject], sheet: &mut Sheet, plan: &Plan) -> Result<()> {
+    if plan.wants(Section::Pods) {
+        alternate(subjects, sheet, Section::Pods, plan.runs, pods::alone).await;
+        alternate(subjects, sheet, Section::Pods, plan.few(), pods::at_once).await;
+        alternate(subjects, sheet, Section::Pods, plan.few(), pods::throughput).await;
+    }
+    if plan.wants(Section::Exec) {
+        alternate(subjects, sheet, Section::Exec, plan.runs, exec::probes).await;
+        alternate(subjects, sheet, Section::Exec, plan.few(), exec::storm).await;
+        for subject in &mut *subjects {
+            subject.cri.remove_everything().await?;
+        }
+    }
+    if plan.wants(Section::Logs) {
+        let megabytes = plan.megabytes;
+        let one = async |subject: &mut Subject| logs::one(subject, megabytes).await;
+        alternate(subjects, sheet, Section::Logs, plan.few(), one).await;
+        let many = async |subject: &mut Subject| logs::many(subject, megabytes).await;
+        alternate(subjects, sheet, Section::Logs, plan.few(), many).await;
+    }
+    if [Section::Memory, Section::List, Section::Restart].into_iter().any(|s| plan.wants(s)) {
+        full::measure(subjects, sheet, plan).await?;
+    }
+    Ok(())
+}
