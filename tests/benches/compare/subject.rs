@@ -82,9 +82,9 @@ impl Subject {
         if name == "containerd" {
             let account = Account::open(&scratch)?;
             let settings = containerd::Settings {
-                plugins: Path::new(PLUGINS),
                 snapshotter: "overlayfs",
                 group: Some(account.group()),
+                ..containerd::Settings::new(Path::new(PLUGINS))
             };
             let containerd = Containerd::start(&scratch, settings)?;
             let cri = containerd.client().await?;

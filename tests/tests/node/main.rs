@@ -37,6 +37,7 @@ mod repeated;
 mod resources;
 mod restart;
 mod security;
+mod selinux;
 mod sessions;
 mod sessions_cli;
 mod sessions_hostile;

@@ -10,7 +10,7 @@ use test_support::power::storm;
 use test_support::registry::DebianRegistry;
 
 use super::tree::Tree;
-use super::{POWERCUT, Request};
+use super::{POWERCUT, Request, SELINUX, SELINUX_TESTS, selinux};
 use crate::dist::dist_dir;
 use crate::steps::{cargo, execute, output};
 
@@ -93,6 +93,7 @@ pub(super) fn initrd(
 ) -> Result<PathBuf> {
     let tree = Tree::plant(work.join("tree"))?;
     system(&tree)?;
+    selinux::policy(&tree, work)?;
     modules(&tree, kernel)?;
     let dist = request.dist.clone().unwrap_or_else(|| dist_dir(root));
     for name in ["knarr", "knarr-shim"] {
@@ -106,7 +107,8 @@ pub(super) fn initrd(
             "launch" => test_program(&tree, root, "launch", "launch", "vm/launch")?,
             // Networks on a kernel whose bridges know VLANs.
             "network" => network_tests(&tree, root)?,
-            "node" => node_tests(&tree, root, &request.node_tests())?,
+            "node" => node_tests(&tree, root, "node", &request.node_tests())?,
+            SELINUX => node_tests(&tree, root, SELINUX, SELINUX_TESTS)?,
             POWERCUT => {
                 tree.text("vm/powercut", 0o755, include_str!("guest/powercut.sh"))?;
                 registry(&tree, work, &storm()?)?;
@@ -194,14 +196,14 @@ fn registry(tree: &Tree, work: &Path, images: &[OciImage]) -> Result<()> {
     execute(Command::new("cp").arg("-a").arg(storage).arg(tree.at("vm/registry")))
 }
 
-/// Tests of the real daemon; its programs are the machine's own.
-fn node_tests(tree: &Tree, root: &Path, names: &[&str]) -> Result<()> {
+/// Tests of the real daemon, as this part; its programs are the machine's own.
+fn node_tests(tree: &Tree, root: &Path, part: &str, names: &[&str]) -> Result<()> {
     test_program(tree, root, "tests", "node", "vm/node-tests")?;
     let script = format!(
         "#!/bin/sh\nKNARR_DIST=/usr/bin exec /vm/node-tests --test-threads 2 {}\n",
         names.join(" ")
     );
-    tree.text("vm/node", 0o755, &script)
+    tree.text(&format!("vm/{part}"), 0o755, &script)
 }
 
 fn network_tests(tree: &Tree, root: &Path) -> Result<()> {

@@ -1,5 +1,5 @@
 //! `cargo xtask vm`: knarr on Debian's kernel in a virtual machine, for what the kernel below
-//! cannot show: cgroup v2 with every controller, every capability, and AppArmor.
+//! cannot show: cgroup v2 with every controller, every capability, AppArmor, and SELinux.
 //!
 //! No disk, no network, no KVM: everything the machine needs is in its initial memory disk, and it
 //! says `VM PASS` or `VM FAIL` on its serial console.
@@ -7,6 +7,7 @@
 mod boot;
 mod machine;
 mod powercut;
+mod selinux;
 mod tree;
 
 use std::path::{Path, PathBuf};
@@ -31,11 +32,14 @@ const PACKAGES: &[&str] = &[
     "kmod",
     "nftables",
     "qemu-system-x86",
+    "secilc",
     "xfsprogs",
 ];
 
-/// What the machine can run by itself, in this order; `powercut` is a machine of its own.
-pub(crate) const PARTS: &[&str] = &["walk", "launch", "network", "node", POWERCUT];
+/// What the machine can run by itself, in this order; `selinux` and `powercut` are machines of
+/// their own.
+pub(crate) const PARTS: &[&str] = &["walk", "launch", "network", "node", SELINUX, POWERCUT];
+const SELINUX: &str = "selinux";
 const POWERCUT: &str = "powercut";
 
 /// Tests of the real daemon that `node` runs unless told otherwise: what the kernel below lacks, or
@@ -51,10 +55,13 @@ const NODE_TESTS: &[&str] = &[
     "users::",
 ];
 
+/// Those that only SELinux lets show something.
+const SELINUX_TESTS: &[&str] = &["selinux::"];
+
 /// What a machine is to run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Request {
-    /// Only these parts: `walk`, `launch`, `network`, `node`, `powercut`.
+    /// Only these parts: `walk`, `launch`, `network`, `node`, `selinux`, `powercut`.
     #[arg(value_parser = PARTS.to_vec())]
     parts: Vec<String>,
     /// Run just the tests of `tests/tests/node` whose names contain this; can be given again.
@@ -113,16 +120,16 @@ pub(crate) fn run(root: &Path, request: &Request) -> Result<()> {
     }
     let work = work_dir(root);
     let kernel = step("kernel", || machine::kernel(&work))?;
-    let (cuts, parts): (Vec<_>, Vec<_>) =
-        request.parts().into_iter().partition(|part| *part == POWERCUT);
-    let machine = |name: &str, parts: &[&str], run: &dyn Fn(Board<'_>) -> Result<()>| {
+    let (alone, parts): (Vec<_>, Vec<_>) =
+        request.parts().into_iter().partition(|part| [SELINUX, POWERCUT].contains(part));
+    let machine = |name: &str, parts: &[&str], args: &str, run: &Run<'_>| {
         let initrd = step(&format!("memory disk, {name}"), || {
             machine::initrd(root, &work, &kernel, request, parts)
         })?;
         let board = Board {
             kernel: &kernel.image,
             initrd: &initrd,
-            kernel_args: &request.kernel_args,
+            kernel_args: &format!("{args} {}", request.kernel_args),
             memory_mib: request.memory,
             disk: None,
             saved: None,
@@ -132,13 +139,20 @@ pub(crate) fn run(root: &Path, request: &Request) -> Result<()> {
         step(name, || run(board))
     };
     if !parts.is_empty() {
-        machine("virtual machine", &parts, &|board| boot(&board))?;
+        machine("virtual machine", &parts, "", &|board| boot(&board))?;
     }
-    if !cuts.is_empty() {
-        machine("power cuts", &cuts, &|board| powercut::run(&request.cuts, board, &work))?;
+    if alone.contains(&SELINUX) {
+        machine("with SELinux", &[SELINUX], selinux::KERNEL_ARGS, &|board| boot(&board))?;
+    }
+    if alone.contains(&POWERCUT) {
+        let cuts = |board: Board<'_>| powercut::run(&request.cuts, board, &work);
+        machine("power cuts", &[POWERCUT], "", &cuts)?;
     }
     Ok(())
 }
+
+/// Runs one machine to its end.
+type Run<'r> = dyn Fn(Board<'_>) -> Result<()> + 'r;
 
 fn work_dir(root: &Path) -> PathBuf {
     root.join("target/vm")

@@ -14,6 +14,10 @@ fi
 
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
+# The kernel takes a policy in one write, and labels what is mounted then and later.
+if mount -t selinuxfs selinuxfs /sys/fs/selinux 2>/dev/null; then
+    dd if=/vm/selinux-policy of=/sys/fs/selinux/load bs=16M 2>/dev/null || echo "no SELinux policy"
+fi
 mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts /dev/shm /dev/mqueue
 mount -t devpts -o gid=5,mode=620 devpts /dev/pts
