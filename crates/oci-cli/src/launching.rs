@@ -157,6 +157,18 @@ impl Bundle {
     }
 }
 
+/// How many sockets a service manager has opened for the container's program (`sd_listen_fds(3)`):
+/// the first files after the standard ones.
+pub(crate) fn activation() -> Result<u32, OciError> {
+    let Some(text) = std::env::var_os("LISTEN_FDS") else { return Ok(0) };
+    let text = text.to_string_lossy().into_owned();
+    text.parse().map_err(|_| OciError::BadOption {
+        option: "LISTEN_FDS in the environment",
+        value: text,
+        want: "a number of files",
+    })
+}
+
 /// The files a caller wants to hand on are there.
 pub(crate) fn check_files(count: u32) -> Result<u32, OciError> {
     for number in 3..3_u32.saturating_add(count) {

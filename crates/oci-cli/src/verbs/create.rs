@@ -5,7 +5,7 @@
 
 use std::os::fd::AsFd;
 
-use launch::plan::LaunchPlan;
+use launch::plan::{EnvEntry, LaunchPlan};
 use launch::{Launcher, Options, Prepared};
 use oci_spec::runtime::Spec;
 
@@ -41,6 +41,7 @@ pub(crate) struct New<'a> {
     pub(crate) host: Host,
     cx: &'a Context<'a>,
     options: Options,
+    activation: u32,
     stays: bool,
     _lock: Lock,
 }
@@ -54,8 +55,10 @@ impl<'a> New<'a> {
         args: &NewArgs,
         stays: bool,
     ) -> Result<Self, OciError> {
+        let activation = launching::activation()?;
+        let files = activation.saturating_add(args.io.preserve_fds);
         let options = Options {
-            keep_files: launching::check_files(args.io.preserve_fds)?,
+            keep_files: launching::check_files(files)?,
             keep_keyring: args.no_new_keyring,
             no_pivot: args.no_pivot,
         };
@@ -64,8 +67,17 @@ impl<'a> New<'a> {
         let host = Host::look()?;
         let record = bundle.record(id)?;
         let (container, lock) = cx.store.create(id)?;
-        let new =
-            Self { container, record, spec: bundle.spec, host, cx, options, stays, _lock: lock };
+        let new = Self {
+            container,
+            record,
+            spec: bundle.spec,
+            host,
+            cx,
+            options,
+            activation,
+            stays,
+            _lock: lock,
+        };
         let noted = new
             .container
             .write_spec(&bundle.text)
@@ -83,6 +95,11 @@ impl<'a> New<'a> {
     ) -> Result<T, OciError> {
         let attempt = || {
             let mut plan = self.host.plan(&self.spec, &self.record, self.cx.log)?;
+            if self.activation > 0 {
+                // Whoever is started first in a PID namespace of its own has this number.
+                let sockets = [format!("LISTEN_FDS={}", self.activation), "LISTEN_PID=1".into()];
+                plan.process.env.extend(sockets.map(|entry| EnvEntry(entry.into_bytes())));
+            }
             if self.stays {
                 console::give_own_size(&mut plan.process);
             }

@@ -149,3 +149,23 @@ fn a_container_that_was_not_started_takes_commands_a_stopped_one_does_not() -> R
         Ok(())
     })
 }
+
+#[test]
+fn sockets_of_a_service_manager_reach_the_program() -> Result<()> {
+    with_runtime(|runtime| {
+        let command = "echo $LISTEN_FDS $LISTEN_PID; ls /proc/self/fd | tr '\\n' ' '";
+        let bundle = runtime.bundle("b", command, |_| {})?;
+        let output = std::process::Command::new("sh")
+            .args(["-c", "exec 3</etc/hostname 4</etc/hostname; LISTEN_FDS=2 exec \"$@\"", "sh"])
+            .arg(runtime.program())
+            .arg("--root")
+            .arg(runtime.root())
+            .args(["run", "-b", &bundle, &runtime.id("a")])
+            .stdin(std::process::Stdio::null())
+            .output()?;
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        // The last is the directory being read.
+        ensure!(out == "2 1\n0 1 2 3 4 5 ", "{out} {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    })
+}
