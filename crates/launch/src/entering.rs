@@ -1,6 +1,6 @@
 //! Processes run inside running containers.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::process::Pid;
 use sys::process::NewNamespaces;
@@ -123,6 +123,7 @@ impl Launcher {
             io,
             groups,
             reporter: Reporter(childs.as_fd()),
+            parents_end: channel.as_raw_fd(),
             start: Start::AtOnce,
             place: Place::Inside(Inside { target }),
         };

@@ -1,7 +1,7 @@
 //! The parent half: from plan to a child that is ready, and from there to one that runs.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::process::Pid;
 use sys::process::Child;
@@ -323,6 +323,7 @@ impl Launcher {
             io,
             groups: &groups,
             reporter: Reporter(childs.as_fd()),
+            parents_end: attempt.channel.as_raw_fd(),
             start,
             place: Place::New(New { plan, tree: &tree, joins: &joins.ours, hooks_until }),
         };

@@ -25,7 +25,7 @@ mod target;
 mod terminal;
 
 use std::cell::OnceCell;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{Mode, OFlags};
 use sys::namespace::{self, Kind};
@@ -56,6 +56,8 @@ pub(crate) struct Job<'a> {
     pub(crate) io: Io<'a>,
     pub(crate) groups: &'a Groups,
     pub(crate) reporter: Reporter<'a>,
+    /// The other end of the reporter's channel, of which a child has a copy too.
+    pub(crate) parents_end: RawFd,
     pub(crate) start: Start<'a>,
     pub(crate) place: Place<'a>,
 }
@@ -105,6 +107,10 @@ pub(crate) struct Inside<'a> {
 impl Job<'_> {
     /// Does it all; returns an exit status only when it failed, after having said why.
     pub(crate) fn run(&self) -> i32 {
+        // With this copy open a child would wait for the word of a parent that has died.
+        // SAFETY: the owner is in frames of the parent's, to which this process never returns; nothing
+        // else here uses the number.
+        unsafe { rustix::io::close(self.parents_end) };
         let caller = OnceCell::new();
         let Err(error) = self.steps(&caller);
         self.listener(&caller).failed(&error);

@@ -5,5 +5,6 @@ mod escapes;
 mod exec;
 mod lifecycle;
 mod limits;
+mod races;
 mod terminal;
 mod words;
