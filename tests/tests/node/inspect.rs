@@ -295,10 +295,11 @@ fn a_memory_limit_below_what_is_in_use_is_refused_and_kills_nobody() -> Result<(
     on_a_node(async |node| {
         let image = node.pulled("busybox").await?;
         let pod = node.pod("full");
-        let container = pod.container("main", &image).sleeper().resources(|r| {
-            r.memory_limit_in_bytes = 128 << 20;
-        });
-        let (pod_id, id) = node.run(&pod, &container).await?;
+        let file = node.scratch.dir().join("large");
+        std::fs::write(&file, vec![b'x'; 40_000_000])?;
+        let container = pod.container("main", &image).sleeper().mount(&file, "/large", true);
+        let container = container.resources(|r| r.memory_limit_in_bytes = 128 << 20);
+        let (_, id) = node.run(&pod, &container).await?;
         node.cri.shell(&id, "head -c 40000000 /dev/zero >/dev/shm/held").await?;
         let change = |limit: i64| v1::UpdateContainerResourcesRequest {
             container_id: id.clone(),
@@ -316,12 +317,14 @@ fn a_memory_limit_below_what_is_in_use_is_refused_and_kills_nobody() -> Result<(
         ensure!(memory_limit(node, &id)? == (128 << 20).to_string());
 
         // What only lies in the cache makes room.
-        node.cri.shell(&id, "rm /dev/shm/held; head -c 40000000 /dev/zero >/cached").await?;
-        let dir = node.scratch.root().join("pods").join(&pod_id).join("containers").join(&id);
-        std::fs::File::open(dir.join("upper/cached"))?.sync_all()?;
+        let cached = std::fs::File::open(&file)?;
+        cached.sync_all()?;
+        // Whose cache it is in is decided when it is read anew.
+        rustix::fs::fadvise(&cached, 0, None, rustix::fs::Advice::DontNeed)?;
+        node.cri.shell(&id, "rm /dev/shm/held; wc -c </large").await?;
         runtime.update_container_resources(change(24 << 20)).await?;
         ensure!(memory_limit(node, &id)? == (24 << 20).to_string());
-        ensure!(node.cri.shell(&id, "wc -c </cached").await? == "40000000");
+        ensure!(node.cri.shell(&id, "wc -c </large").await? == "40000000");
         Ok(())
     })
 }

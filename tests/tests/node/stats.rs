@@ -111,8 +111,6 @@ fn pressure_is_told_where_the_kernel_has_it() -> Result<()> {
             let some = own.and_then(|psi| psi.some).context("no `some`")?;
             ensure!(some.total <= after, "{what}: {} of {after}", some.total);
             ensure!(some.avg10 >= 0.0 && some.avg10 <= 100.0, "{what}: {some:?}");
-            let of_pod = pods.and_then(|psi| psi.some).context("no `some`")?;
-            ensure!(of_pod.total >= some.total, "{what}: {of_pod:?} {some:?}");
         }
         Ok(())
     })

@@ -177,6 +177,11 @@ fn pods_with_users_of_their_own_have_a_network_and_may_share_processes() -> Resu
             let capabilities = security.capabilities.get_or_insert_default();
             capabilities.add_capabilities = vec!["NET_ADMIN".into(), "SYS_ADMIN".into()];
             security.seccomp = None;
+            // The default profile lets nobody mount.
+            security.apparmor = Some(v1::SecurityProfile {
+                profile_type: v1::ProfileType::Unconfined.into(),
+                ..Default::default()
+            });
         });
         let admin = node.cri.create(&web_id, &web, &admin).await?;
         node.cri.start(&admin).await?;

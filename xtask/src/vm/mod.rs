@@ -48,10 +48,14 @@ const NODE_TESTS: &[&str] = &[
     "apparmor::",
     "devices::",
     "image_volumes::",
+    "inspect::",
+    "metrics::",
     "mounts::",
+    "oom::",
     "privileges::",
     "resources::",
     "security::",
+    "stats::",
     "users::",
 ];
 
@@ -83,7 +87,7 @@ pub(crate) struct Request {
     #[arg(long, value_name = "MIB", default_value_t = 2048)]
     memory: u32,
     /// How long it may run. Without KVM a machine is some twenty times slower.
-    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     time_limit: u64,
     #[command(flatten)]
     cuts: powercut::Cuts,
