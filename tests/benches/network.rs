@@ -21,13 +21,15 @@ struct Runner {
     what: &'static str,
     cri: Cri,
     pods: Vec<PodBuilder>,
+    /// Whether it is not knarr: then a round that fails is told and left out, not the end.
+    foreign: bool,
 }
 
 impl Runner {
-    fn new(what: &'static str, cri: Cri, node: &Node, rounds: usize) -> Self {
+    fn new(what: &'static str, cri: Cri, node: &Node, rounds: usize, foreign: bool) -> Self {
         // One more: the first pod makes the bridge and fetches the pause image.
         let pods = (0..=rounds).map(|number| node.pod(&format!("bench{number}"))).collect();
-        Self { what, cri, pods }
+        Self { what, cri, pods, foreign }
     }
 
     async fn round(&self, sheet: &mut Sheet, number: usize) -> Result<()> {
@@ -64,14 +66,20 @@ async fn compare(dist: &Path) -> Result<()> {
     let foreign = containerd.client().await?;
     let rounds = bench::runs(30);
     let runners = [
-        Runner::new("knarr, built in", built_in.cri.clone(), &built_in, rounds),
-        Runner::new("knarr, reference plugins", execd.cri.clone(), &execd, rounds),
-        Runner::new("containerd, reference plugins", foreign, &third, rounds),
+        Runner::new("knarr, built in", built_in.cri.clone(), &built_in, rounds, false),
+        Runner::new("knarr, reference plugins", execd.cri.clone(), &execd, rounds, false),
+        Runner::new("containerd, reference plugins", foreign, &third, rounds, true),
     ];
     let mut sheet = Sheet::default();
     for number in 0..=rounds {
         for runner in &runners {
-            runner.round(&mut sheet, number).await?;
+            match runner.round(&mut sheet, number).await {
+                // Debian's containerd now and then loses its shim while it stops a pod.
+                Err(error) if runner.foreign => {
+                    sheet.failed("network", runner.what, &format!("{error:#}"));
+                }
+                done => done?,
+            }
         }
     }
     sheet.print();
