@@ -166,7 +166,7 @@ fn errors_are_objects_that_engines_quote() {
     }
     let node = node();
     node.configure(&json!({"cniVersion": "1.0.0", "name": "net", "plugins": [
-        {"type": "bridge", "bridge": "br0", "macspoofchk": true, "ipam": host_local(&node)},
+        {"type": "bridge", "bridge": "br0", "enabledad": true, "ipam": host_local(&node)},
     ]}));
     let text = chain(&node.add(&Pod::new(1)).unwrap_err());
     assert!(text.contains("CNI plugin `bridge` failed: its configuration is unusable"), "{text}");
