@@ -1,5 +1,6 @@
 //! The directories of containers.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
@@ -34,6 +35,7 @@ impl Store {
     pub(crate) fn create(&self, id: &str) -> Result<(Container, Lock), OciError> {
         check_id(id)?;
         make_private(&self.root).at("make", &self.root)?;
+        self.sweep()?;
         let path = self.root.join(id);
         match rustix::fs::mkdir(&path, Mode::RWXU) {
             Ok(()) => {}
@@ -56,6 +58,18 @@ impl Store {
         Container::open(id, self.root.join(id))
     }
 
+    /// Removes what a killed `delete` has left of containers that are no more.
+    fn sweep(&self) -> Result<(), OciError> {
+        for entry in std::fs::read_dir(&self.root).at("read", &self.root)? {
+            let path = entry.at("read", &self.root)?.path();
+            let remover = path.file_name().and_then(OsStr::to_str).and_then(remover);
+            if remover.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                remove_tree(&path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The ids of all containers, sorted.
     pub(crate) fn ids(&self) -> Result<Vec<String>, OciError> {
         let entries = match std::fs::read_dir(&self.root) {
@@ -76,6 +90,26 @@ impl Store {
 fn make_private(root: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root)
+}
+
+/// Where a container's directory goes to be removed: a name that is no id.
+fn doomed(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!("~{}", std::process::id()));
+    name.into()
+}
+
+/// The process that removes a directory of such a name.
+fn remover(name: &str) -> Option<&str> {
+    let (_id, pid) = name.rsplit_once('~')?;
+    pid.bytes().all(|byte| byte.is_ascii_digit()).then_some(pid)
+}
+
+fn remove_tree(path: &Path) -> Result<(), OciError> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.at("remove", path),
+    }
 }
 
 fn check_id(id: &str) -> Result<(), OciError> {
@@ -113,11 +147,28 @@ impl Container {
 
     /// Waits until nobody else changes the container. Take it once: closing any file of the lock
     /// gives it up.
+    ///
+    /// # Errors
+    /// [`OciError::NotFound`] where somebody has deleted it meanwhile, even if the id was taken anew.
     pub(crate) fn lock(&self) -> Result<Lock, OciError> {
         let file = self.lock_file()?;
         let lock = || rustix::fs::fcntl_lock(&file, FlockOperation::LockExclusive);
         rustix::io::retry_on_intr(lock).at("lock", &self.path)?;
-        Ok(Lock(file))
+        if self.is_in_place()? {
+            Ok(Lock(file))
+        } else {
+            Err(OciError::NotFound { id: self.id.clone() })
+        }
+    }
+
+    /// Whether the id still names this very directory.
+    fn is_in_place(&self) -> Result<bool, OciError> {
+        let ours = rustix::fs::fstat(&self.dir).at("look at", &self.path)?;
+        match rustix::fs::lstat(&self.path) {
+            Ok(found) => Ok((found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino)),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno).at("look at", &self.path),
+        }
     }
 
     /// Whether somebody else changes the container now.
@@ -211,11 +262,14 @@ impl Container {
         }
     }
 
-    /// Gives the id free. Nothing is mounted below the directory.
-    pub(crate) fn remove(&self) -> Result<(), OciError> {
-        match std::fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result.at("remove", &self.path),
+    /// Gives the id free. Nothing is mounted below the directory. Whoever waits for the lock finds
+    /// the container whole or gone, never half removed.
+    pub(crate) fn remove(&self, _lock: &Lock) -> Result<(), OciError> {
+        let doomed = doomed(&self.path);
+        match rustix::fs::rename(&self.path, &doomed) {
+            Ok(()) => remove_tree(&doomed),
+            Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno).at("remove", &self.path),
         }
     }
 }
@@ -276,15 +330,34 @@ mod tests {
         let store = Store::new(&top.path().join("deep/root")).unwrap();
         assert!(matches!(store.open("a"), Err(OciError::NotFound { .. })));
         assert_eq!(store.ids().unwrap(), Vec::<String>::new());
-        let (container, _lock) = store.create("a").unwrap();
+        let (container, lock) = store.create("a").unwrap();
         assert!(matches!(store.create("a"), Err(OciError::Exists { .. })));
         assert!(matches!(container.record(), Err(OciError::NotFound { .. })));
         container.write_record(&record("a")).unwrap();
         assert_eq!(store.open("a").unwrap().record().unwrap(), record("a"));
         assert_eq!(store.ids().unwrap(), ["a"]);
-        container.remove().unwrap();
-        container.remove().unwrap();
+        let stale = store.open("a").unwrap();
+        container.remove(&lock).unwrap();
+        container.remove(&lock).unwrap();
+        assert_eq!(std::fs::read_dir(&store.root).unwrap().count(), 0);
+        assert!(matches!(stale.lock(), Err(OciError::NotFound { .. })));
         store.create("a").unwrap();
+        assert!(matches!(stale.lock(), Err(OciError::NotFound { .. })));
+    }
+
+    #[test]
+    fn what_a_killed_delete_has_left_goes_with_the_next_create() {
+        let top = tempfile::tempdir().unwrap();
+        let store = Store::new(top.path()).unwrap();
+        let left = top.path().join(format!("a~{}", i32::MAX));
+        let others = top.path().join(format!("b~{}", std::process::id()));
+        for path in [&left, &others] {
+            std::fs::create_dir(path).unwrap();
+            std::fs::write(path.join(RECORD), "{}").unwrap();
+        }
+        assert_eq!(store.ids().unwrap(), Vec::<String>::new());
+        store.create("c").unwrap();
+        assert!(!left.exists() && others.exists());
     }
 
     #[test]

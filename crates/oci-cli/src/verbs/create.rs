@@ -43,7 +43,7 @@ pub(crate) struct New<'a> {
     options: Options,
     activation: u32,
     stays: bool,
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl<'a> New<'a> {
@@ -76,7 +76,7 @@ impl<'a> New<'a> {
             options,
             activation,
             stays,
-            _lock: lock,
+            lock,
         };
         let noted = new
             .container
@@ -125,7 +125,7 @@ impl<'a> New<'a> {
 
     /// Gives the id free again; the error is the one that made this necessary.
     fn forget(&self, error: OciError) -> OciError {
-        if let Err(left) = self.container.remove() {
+        if let Err(left) = self.container.remove(&self.lock) {
             self.cx.log.warning(&model::chain(&left));
         }
         error

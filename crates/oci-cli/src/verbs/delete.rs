@@ -7,7 +7,7 @@ use launch::{Launcher, Options};
 
 use super::Context;
 use crate::args::DeleteArgs;
-use crate::container::{Container, Record, Status};
+use crate::container::{Container, Lock, Record, Status};
 use crate::error::{At as _, OciError};
 use crate::launching::{self, Host};
 
@@ -20,17 +20,20 @@ pub(crate) fn run(cx: &Context<'_>, args: &DeleteArgs) -> Result<(), OciError> {
 }
 
 pub(super) fn one(cx: &Context<'_>, id: &str, force: bool) -> Result<(), OciError> {
-    let container = match cx.store.open(id) {
+    let opened = cx.store.open(id).and_then(|container| {
+        let lock = container.lock()?;
+        Ok((container, lock))
+    });
+    let (container, lock) = match opened {
         Err(OciError::NotFound { .. }) if force => return Ok(()),
-        container => container?,
+        opened => opened?,
     };
-    let _lock = container.lock()?;
     match container.record().and_then(|record| Ok((container.spec()?, record))) {
-        Ok((spec, record)) => with_record(cx, &container, &spec, &record, force),
+        Ok((spec, record)) => with_record(cx, &container, &lock, &spec, &record, force),
         // Without a record that can be read nothing is known but the id.
         Err(error) if force => {
             cx.log.warning(&model::chain(&error));
-            container.remove()
+            container.remove(&lock)
         }
         Err(error) => Err(error),
     }
@@ -39,6 +42,7 @@ pub(super) fn one(cx: &Context<'_>, id: &str, force: bool) -> Result<(), OciErro
 fn with_record(
     cx: &Context<'_>,
     container: &Container,
+    lock: &Lock,
     spec: &oci_spec::runtime::Spec,
     record: &Record,
     force: bool,
@@ -70,7 +74,7 @@ fn with_record(
     failed.extend(after(cx, &host, container, spec, record, &launcher).err());
     // What is left could not be found again without its record.
     if failed.is_empty() {
-        return container.remove();
+        return container.remove(lock);
     }
     let texts = failed.iter().map(|error| model::chain(error)).collect();
     let source = Box::new(failed.swap_remove(0));
