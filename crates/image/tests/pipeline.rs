@@ -152,7 +152,7 @@ mod tests {
     /// zstd with the largest window that is allowed: 32 MiB.
     fn large_window(path: &str) -> LayerSpec {
         let mut tar = Vec::new();
-        long_file(&mut tar, path, 48 << 20);
+        long_file(&mut tar, path, 40 << 20);
         let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
         encoder.window_log(25).unwrap();
         encoder.long_distance_matching(true).unwrap();
@@ -176,7 +176,7 @@ mod tests {
 
     fn many_files(top: &str) -> LayerSpec {
         let mut builder = tar::Builder::new(Vec::new());
-        for number in 0..10_000 {
+        for number in 0..5_000 {
             let path = format!("{top}/{}/a-name-of-some-length-{number}", number % 500);
             builder.append_data(&mut header(3), path, &b"abc"[..]).unwrap();
         }
@@ -191,7 +191,7 @@ mod tests {
         }
         let registry = FakeRegistry::start().await;
         let mut zeroes = tar::Builder::new(Vec::new());
-        let length = 100 << 20;
+        let length = 64 << 20;
         zeroes.append_data(&mut header(length), "zeroes", &*vec![0; length]).unwrap();
         let layers = vec![
             large_window("one"),

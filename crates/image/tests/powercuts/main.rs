@@ -13,13 +13,9 @@ mod trial;
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::process::Command;
 
     use crate::{node, trial};
 
-    const TRIAL: &str = "KNARR_POWERCUT_FS";
-
-    /// In a mount namespace of its own, which takes all mounts along however it ends.
     fn cut_on(fs: &str) {
         let missing = ["/dev/fuse", "/dev/loop-control", &format!("/usr/sbin/mkfs.{fs}")]
             .into_iter()
@@ -33,16 +29,7 @@ mod tests {
             test_support::skip("needs root");
             return;
         }
-        let ended = Command::new("unshare")
-            .args(["--mount", "--propagation", "private"])
-            .arg(std::env::current_exe().unwrap())
-            .args(["--exact", "tests::a_trial", "--nocapture"])
-            .env(TRIAL, fs)
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&ended.stdout);
-        println!("{said}");
-        assert!(ended.status.success(), "{said}{}", String::from_utf8_lossy(&ended.stderr));
+        trial::run(fs);
     }
 
     #[test]
@@ -53,14 +40,6 @@ mod tests {
     #[test]
     fn after_power_cuts_on_xfs_images_are_whole_or_gone() {
         cut_on("xfs");
-    }
-
-    /// Nothing unless one of the tests above starts it.
-    #[test]
-    fn a_trial() {
-        if let Ok(fs) = std::env::var(TRIAL) {
-            trial::run(&fs);
-        }
     }
 
     /// Nothing unless a trial starts it.

@@ -47,6 +47,10 @@ async fn follow(images: &Images, root: &Path, line: &str) {
             }
         }
         "verify" => verify(images).await,
+        "used" => {
+            let fs = rustix::fs::statvfs(root).unwrap();
+            println!("@ used {}", (fs.f_blocks - fs.f_bfree) * fs.f_frsize);
+        }
         "pull" => {
             let reference = Reference::parse(name).unwrap();
             images.pull(&reference, Credentials::Anonymous).await.unwrap();

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::SystemTime;
 
 use test_support::power::{
-    Change, Ended, Fates, Loss, Mounted, NAMES, Random, VolatileDisk, make_disk, storm,
+    Change, Ended, Fates, Loss, Mounted, NAMES, Namespace, Random, VolatileDisk, make_disk, storm,
 };
 use test_support::registry::LocalRegistry;
 
@@ -41,7 +41,9 @@ pub(crate) fn run(fs: &str) {
     let server = format!("server = \"http://{}\"\n", registry.host());
     std::fs::write(dir(&format!("certs.d/{}", registry.host())).join("hosts.toml"), server)
         .unwrap();
+    let namespace = Namespace::new().unwrap();
     let mut trial = Trial {
+        namespace: &namespace,
         disk: Some(make_disk(&scratch.path().join("disk"), DISK_BYTES, fs).unwrap()),
         shown: dir("shown"),
         root: dir("root"),
@@ -59,6 +61,8 @@ pub(crate) fn run(fs: &str) {
 }
 
 struct Trial<'a> {
+    /// Where the nodes are, and everything that is mounted.
+    namespace: &'a Namespace,
     /// Gone while it is a file that a node has.
     disk: Option<VolatileDisk>,
     shown: PathBuf,
@@ -118,10 +122,9 @@ impl Trial<'_> {
     /// Bytes that the file system has given out while there is no image.
     fn used_when_empty(&mut self) -> u64 {
         let mut used = 0;
-        self.power_on(u64::MAX, false, |node, trial| {
-            node.say("list")?;
-            let fs = rustix::fs::statvfs(&trial.root).unwrap();
-            used = (fs.f_blocks - fs.f_bfree) * fs.f_frsize;
+        self.power_on(u64::MAX, false, |node, _trial| {
+            let lines = node.say("used")?;
+            used = lines[0].strip_prefix("used ").unwrap().parse().unwrap();
             Ok(())
         });
         used
@@ -171,9 +174,10 @@ impl Trial<'_> {
             move || drop(post.send(Event::Cut))
         };
         let disk = self.disk.take().unwrap();
-        let mounted = Mounted::new(disk, &self.shown, cut_at, on_cut).unwrap();
-        if mount(self.fs, &mounted.file(), &self.root) {
-            let mut command = Command::new(std::env::current_exe().unwrap());
+        let namespace = self.namespace;
+        let mounted = Mounted::new(disk, (namespace, &self.shown), cut_at, on_cut).unwrap();
+        if self.mount(&mounted.file()) {
+            let mut command = namespace.command(std::env::current_exe().unwrap());
             command.args(["--exact", "tests::a_node", "--nocapture"]);
             command.env(node::ROOT, &self.root).env(node::HOSTS, &self.hosts);
             if keeps {
@@ -184,7 +188,8 @@ impl Trial<'_> {
                 node.stop();
             }
             drop(node);
-            unmount(&self.root);
+            let unmounted = namespace.command("umount").arg(&self.root).status().unwrap();
+            assert!(unmounted.success(), "cannot unmount {}", self.fs);
         } else {
             assert!(matches!(events.try_recv(), Ok(Event::Cut)), "cannot mount {}", self.fs);
         }
@@ -192,17 +197,13 @@ impl Trial<'_> {
         self.disk = Some(disk);
         ended
     }
-}
 
-/// False if it cannot be mounted: the power may have gone meanwhile.
-fn mount(fs: &str, disk: &Path, root: &Path) -> bool {
-    let mut mount = Command::new("mount");
-    mount.args(["-o", "loop", "-t", fs]).arg(disk).arg(root).stderr(Stdio::null());
-    mount.status().unwrap().success()
-}
-
-fn unmount(root: &Path) {
-    assert!(Command::new("umount").arg(root).status().unwrap().success());
+    /// False if it cannot be mounted: the power may have gone meanwhile.
+    fn mount(&self, disk: &Path) -> bool {
+        let mut mount = self.namespace.command("mount");
+        mount.args(["-o", "loop", "-t", self.fs]).arg(disk).arg(&self.root).stderr(Stdio::null());
+        mount.status().unwrap().success()
+    }
 }
 
 /// A process that has the disk.
@@ -210,7 +211,6 @@ struct Node {
     child: Child,
     stdin: Option<ChildStdin>,
     events: Receiver<Event>,
-    is_off: bool,
 }
 
 impl Node {
@@ -224,7 +224,7 @@ impl Node {
             }
             drop(post.send(Event::Ended));
         });
-        Self { child, stdin, events, is_off: false }
+        Self { child, stdin, events }
     }
 
     /// Tells it something and waits until that is done; gives what it said meanwhile.
@@ -244,7 +244,6 @@ impl Node {
                     None => {}
                 },
                 Event::Cut => {
-                    self.is_off = true;
                     self.child.kill().unwrap();
                     return Err(Off);
                 }

@@ -9,7 +9,7 @@ mod storm;
 
 pub use disk::{BLOCK, Ended, Loss, VolatileDisk};
 pub use fates::{Change, Fates};
-pub use mounted::Mounted;
+pub use mounted::{Mounted, Namespace};
 pub use random::Random;
 pub use storm::{NAMES, storm};
 

@@ -2,16 +2,15 @@
 //! systems can be tried with, without a virtual machine. The file is in a FUSE file system of its
 //! own (`linux/fuse.h`), because FUSE passes writes and fsyncs on one by one.
 
-use std::ffi::CString;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::disk::{Ended, VolatileDisk};
 
@@ -22,15 +21,64 @@ const FILE_NODE: u64 = 2;
 const WRITE_MAX: usize = 128 << 10;
 const HEADER: usize = 40;
 
-/// The disk while it is a file. In a mount namespace that ends with its process nothing stays,
-/// whatever happens.
+/// A mount namespace that goes with this process, and with it all that is mounted there. This process
+/// is not in it: one that serves a file system and is the last in a namespace would wait for itself
+/// for ever when it ends.
 #[derive(Debug)]
-pub struct Mounted {
+pub struct Namespace {
+    holder: Child,
+}
+
+impl Namespace {
+    /// # Errors
+    /// `unshare` cannot be run, or is not allowed to.
+    pub fn new() -> Result<Self> {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "--propagation", "private", "cat"]);
+        let mut holder = unshare.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        // It echoes once it is where it should be, and ends when its input does.
+        if let Some(stdin) = &mut holder.stdin {
+            stdin.write_all(b"\n")?;
+        }
+        let mut echo = [0; 1];
+        let echoed = holder.stdout.as_mut().map(|stdout| stdout.read_exact(&mut echo));
+        let namespace = Self { holder };
+        echoed.context("the namespace's output")?.context("make a mount namespace")?;
+        Ok(namespace)
+    }
+
+    /// Runs a program there.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--mount=/proc/{}/ns/mnt", self.holder.id())).arg("--").arg(program);
+        command
+    }
+
+    fn run(&self, program: &str, arguments: &[&OsStr], stdin: Stdio) -> Result<()> {
+        let mut command = self.command(program);
+        let ended = command.args(arguments).stdin(stdin).output()?;
+        let said = String::from_utf8_lossy(&ended.stderr);
+        ensure!(ended.status.success(), "{program}: {}: {said}", ended.status);
+        Ok(())
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        self.holder.kill().ok();
+        self.holder.wait().ok();
+    }
+}
+
+/// The disk while it is a file.
+#[derive(Debug)]
+pub struct Mounted<'n> {
+    namespace: &'n Namespace,
     dir: PathBuf,
     server: Option<JoinHandle<io::Result<(VolatileDisk, Ended)>>>,
 }
 
-impl Mounted {
+impl<'n> Mounted<'n> {
     /// Makes `disk` a file in `dir`. At the write request number `cut_at` its power goes: that and
     /// whatever follows fails, and `on_cut` is called.
     ///
@@ -38,21 +86,20 @@ impl Mounted {
     /// FUSE is not there, or not allowed.
     pub fn new(
         mut disk: VolatileDisk,
-        dir: &Path,
+        (namespace, dir): (&'n Namespace, &Path),
         cut_at: u64,
         on_cut: impl FnOnce() + Send + 'static,
     ) -> Result<Self> {
         let device = File::options().read(true).write(true).open("/dev/fuse")?;
-        let data = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
-        let data = CString::new(data)?;
-        let flags = MountFlags::NODEV | MountFlags::NOSUID;
-        rustix::mount::mount("volatile-disk", dir, "fuse", flags, Some(&*data))
-            .with_context(|| format!("mount a FUSE file system on {}", dir.display()))?;
+        let options = "fd=0,rootmode=40000,user_id=0,group_id=0";
+        let words = ["-i", "-t", "fuse", "-o", options, "volatile-disk"].map(OsStr::new);
+        let arguments: Vec<&OsStr> = words.into_iter().chain([dir.as_os_str()]).collect();
+        namespace.run("mount", &arguments, device.try_clone()?.into())?;
         disk.switched_on();
         let server = Server { device, disk, cut_at, on_cut: Some(on_cut), is_cut: false };
         let thread = std::thread::Builder::new().name("volatile-disk".to_owned());
         let server = thread.spawn(move || server.run()).context("start the disk's thread")?;
-        Ok(Self { dir: dir.to_owned(), server: Some(server) })
+        Ok(Self { namespace, dir: dir.to_owned(), server: Some(server) })
     }
 
     /// Where the file is.
@@ -66,24 +113,14 @@ impl Mounted {
     /// The file system cannot be unmounted, or serving it failed.
     pub fn finish(mut self) -> Result<(VolatileDisk, Ended)> {
         let server = self.server.take().context("it is finished already")?;
-        unmount(&self.dir)?;
+        self.namespace.run(
+            "umount",
+            &[OsStr::new("--lazy"), self.dir.as_os_str()],
+            Stdio::null(),
+        )?;
         let served = server.join().map_err(|_| anyhow!("the disk's thread panicked"))?;
         served.context("serve the disk")
     }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        if self.server.is_some() {
-            // A test failed; the thread ends with the mount.
-            unmount(&self.dir).ok();
-        }
-    }
-}
-
-fn unmount(dir: &Path) -> Result<()> {
-    rustix::mount::unmount(dir, UnmountFlags::DETACH)
-        .with_context(|| format!("unmount {}", dir.display()))
 }
 
 struct Server<F> {
