@@ -128,7 +128,8 @@ pub(super) fn mounts(out: &mut Examination<'_>) {
         Err(error) => return out.unseen(Area::Mount, &"/proc/self/mountinfo", &error),
     };
     let (root, states) = (out.cx.paths().root().to_owned(), out.cx.paths().pod_states());
-    let inner = ["layers", "fixups", "ingest", "pods", "images"].map(|name| root.join(name));
+    let inner = ["layers", "fixups", "retired", "ingest", "pods", "images"];
+    let inner = inner.map(|name| root.join(name));
     for point in table.lines().filter_map(mount_point) {
         let id = point.strip_prefix(&states).ok().and_then(|rest| rest.iter().next());
         let id = id.and_then(|id| SandboxId::parse(id.to_str()?).ok());

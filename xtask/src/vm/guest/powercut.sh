@@ -71,6 +71,7 @@ purge() {
 if wake >/tmp/said 2>&1; then answer done; else answer "failed to wake: $(cat /tmp/said)"; fi
 while read -r verb rest <&3; do
     case $verb in
+    '') ;;
     start)
         # Not in a subshell: the daemon is this shell's child.
         if start "$rest" >/tmp/said 2>&1; then
