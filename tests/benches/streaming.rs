@@ -109,8 +109,8 @@ impl Runner {
         note("daemon, KiB a session", per(holding[0], before[0]));
         note("shim, KiB a session", per(holding[1], before[1]));
         let moved = (sessions * megabytes) as f64;
-        note("MiB/s each way", moved / moving.as_secs_f64());
-        note("sessions that failed, of them", failures.len() as f64);
+        note("throughput, MiB/s each way", moved / moving.as_secs_f64());
+        note("sessions that failed, number", failures.len() as f64);
         note("daemon, KiB more after", after[0] - before[0]);
         note("shim, KiB more after", after[1] - before[1]);
         let rate = self.commands().await?;

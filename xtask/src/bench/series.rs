@@ -28,7 +28,8 @@ impl Series {
         let [section, quantity, at, who, values] = fields else {
             anyhow::bail!("not a measurement: {fields:?}")
         };
-        let (quantity, unit) = quantity.rsplit_once(", ").context("a quantity without its unit")?;
+        let unitless = || format!("a quantity without its unit: {quantity}");
+        let (quantity, unit) = quantity.rsplit_once(", ").with_context(unitless)?;
         let values = values.split(' ').map(str::parse).collect::<Result<Vec<f64>, _>>();
         let at = if at.is_empty() { None } else { Some(at.parse().context("the parameter")?) };
         Ok(Self {
