@@ -106,13 +106,13 @@ impl Runner {
         let after = self.memory()?;
         let per = |after: f64, before: f64| (after - before) / sessions as f64;
         note("begin a session, ms", begin.as_secs_f64() * 1000.0 / sessions as f64);
-        note("daemon, KiB a session", per(holding[0], before[0]));
-        note("shim, KiB a session", per(holding[1], before[1]));
+        note("daemon a session, KiB", per(holding[0], before[0]));
+        note("shim a session, KiB", per(holding[1], before[1]));
         let moved = (sessions * megabytes) as f64;
         note("throughput, MiB/s each way", moved / moving.as_secs_f64());
         note("sessions that failed, number", failures.len() as f64);
-        note("daemon, KiB more after", after[0] - before[0]);
-        note("shim, KiB more after", after[1] - before[1]);
+        note("daemon more after the last, KiB", after[0] - before[0]);
+        note("shim more after the last, KiB", after[1] - before[1]);
         let rate = self.commands().await?;
         note("ExecSync, 4 callers, per second", rate);
         failures.iter().for_each(|why| sheet.failed(SECTION, self.what, why));
