@@ -31,6 +31,7 @@ const MODULES: &[&str] = &[
     "nft_fib_ipv4",
     "nft_fib_ipv6",
     "nft_masq",
+    "nft_meta_bridge",
     "nft_nat",
     "overlay",
     "sch_ingress",
