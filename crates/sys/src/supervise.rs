@@ -25,14 +25,7 @@ impl ChildEvents {
         check(unsafe { libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD) })?;
         // SAFETY: sigemptyset initialised all of it.
         let set = unsafe { set.assume_init() };
-        // SAFETY: both pointers are valid for the call; the old mask is not asked for.
-        check(unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) })?;
-        // SAFETY: the set is initialised and outlives the call; -1 asks for a new descriptor.
-        let file = check(unsafe {
-            libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
-        })?;
-        // SAFETY: signalfd returned a new descriptor that nothing else owns.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(file) }))
+        block_and_watch(&set).map(Self)
     }
 
     /// Forgets what happened so far; reap after it, or an event in between is lost.
@@ -55,6 +48,16 @@ impl AsFd for ChildEvents {
     }
 }
 
+/// Blocks signals in the calling thread; they can be read from the file.
+fn block_and_watch(set: &libc::sigset_t) -> io::Result<OwnedFd> {
+    // SAFETY: both pointers are valid for the call; the old mask is not asked for.
+    check(unsafe { libc::sigprocmask(libc::SIG_BLOCK, set, std::ptr::null_mut()) })?;
+    // SAFETY: the set is initialised and outlives the call; -1 asks for a new descriptor.
+    let file = check(unsafe { libc::signalfd(-1, set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
+    // SAFETY: signalfd returned a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(file) })
+}
+
 /// Every signal the calling thread gets, as a file to be read instead.
 #[derive(Debug)]
 pub struct Signals(OwnedFd);
@@ -71,14 +74,7 @@ impl Signals {
         check(unsafe { libc::sigfillset(set.as_mut_ptr()) })?;
         // SAFETY: sigfillset initialised all of it.
         let set = unsafe { set.assume_init() };
-        // SAFETY: both pointers are valid for the call; the old mask is not asked for.
-        check(unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) })?;
-        // SAFETY: the set is initialised and outlives the call; -1 asks for a new descriptor.
-        let file = check(unsafe {
-            libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
-        })?;
-        // SAFETY: signalfd returned a new descriptor that nothing else owns.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(file) }))
+        block_and_watch(&set).map(Self)
     }
 
     /// The number of the next signal that waits, if one does.
