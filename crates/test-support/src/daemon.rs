@@ -34,6 +34,8 @@ pub struct Settings {
     pub log_level: String,
     /// Lines added to its table `cni`.
     pub cni: String,
+    /// Lines added to its table `registry`.
+    pub registry: String,
     /// Lines added to the configuration file.
     pub extra_config: String,
     /// Variables of its environment besides ours; may be changed between two starts.
@@ -52,6 +54,7 @@ impl Settings {
             cni_bin_dir: None,
             log_level: "debug,h2=info,hyper_util=info,reqwest=info,tonic=info".to_owned(),
             cni: String::new(),
+            registry: String::new(),
             extra_config: String::new(),
             environment: BTreeMap::new(),
             group: None,
@@ -248,7 +251,7 @@ fn configuration(scratch: &Scratch, settings: &Settings) -> String {
     format!(
         "[log]\nlevel = \"{level}\"\n\n[cgroup]\ndriver = \"cgroupfs\"\n\n\
          [cni]\nconf_dir = \"{cni}\"\nbin_dirs = [\"{bin}\"]\nbridge_name = \"{bridge}\"\ncache_dir = \"{cache}\"\nsubnets = [\"{subnet}\"]\n{more}\n\
-         [registry]\nconfig_path = \"{certs}\"\n\n{extra}",
+         [registry]\nconfig_path = \"{certs}\"\n{registry}\n{extra}",
         level = settings.log_level,
         bin = bin.display(),
         cni = scratch.dir().join("cni.d").display(),
@@ -256,6 +259,7 @@ fn configuration(scratch: &Scratch, settings: &Settings) -> String {
         more = settings.cni,
         cache = scratch.root().join("cni").display(),
         certs = scratch.dir().join("certs.d").display(),
+        registry = settings.registry,
         extra = settings.extra_config,
     )
 }

@@ -13,6 +13,7 @@ mod churn;
 mod cli;
 mod containerd;
 mod containers;
+mod credentials;
 mod devices;
 mod doctor;
 mod exec;

@@ -2,6 +2,7 @@
 //! compares in alternation, in one run on one machine; times of different machines say nothing.
 
 mod budget;
+mod disk;
 mod machine;
 mod plot;
 mod program;

@@ -15,7 +15,7 @@ use super::series::Series;
 use super::{Options, dist};
 use crate::steps::{execute, step};
 
-const PACKAGES: &[&str] = &["containerd", "docker-registry", "gzip", "tar", "zstd"];
+const PACKAGES: &[&str] = &["containerd", "docker-registry", "e2fsprogs", "gzip", "tar", "zstd"];
 
 /// Quantity, unit, and where it stands.
 type Column = (&'static str, &'static str, fn(&Measured) -> f64);
@@ -45,26 +45,36 @@ pub(super) fn run(root: &Path, options: &Options) -> Result<Vec<Series>> {
         step("push", || registry.push(&image))?;
         let reference = registry.reference(&image);
         drop(image);
-        series.extend(measure(options, &dist, &registry.host(), &reference, packing)?);
+        let place =
+            Place { dist: &dist, registry: &registry.host(), disk: &cache.join("disk.img") };
+        series.extend(measure(options, &place, &reference, packing)?);
     }
     Ok(series)
 }
 
+/// What every run needs to know.
+struct Place<'a> {
+    dist: &'a Path,
+    registry: &'a str,
+    disk: &'a Path,
+}
+
 fn measure(
     options: &Options,
-    dist: &Path,
-    registry: &str,
+    place: &Place<'_>,
     reference: &str,
     packing: Packing,
 ) -> Result<Vec<Series>> {
+    let Place { dist, registry, disk } = place;
     let (mut knarr, mut other) = (Vec::new(), Vec::new());
     for run in 1..=options.runs.unwrap_or(3) {
         let name = format!("pull {run}, knarr, {}", packing.name());
-        knarr.push(step(&name, || pull(&Runtime::knarr(dist, registry)?, dist, reference))?);
+        let begin = || Runtime::knarr(dist, registry, disk.to_path_buf());
+        knarr.push(step(&name, || pull(&begin()?, dist, reference))?);
         if options.against.iter().any(|name| name == "containerd") {
             let name = format!("pull {run}, containerd, {}", packing.name());
-            let pulled = step(&name, || pull(&Runtime::containerd(registry)?, dist, reference))?;
-            other.push(pulled);
+            let begin = || Runtime::containerd(registry, disk.to_path_buf());
+            other.push(step(&name, || pull(&begin()?, dist, reference))?);
         }
     }
     let mut series = Vec::new();

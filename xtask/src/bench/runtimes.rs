@@ -10,27 +10,32 @@ use anyhow::{Context, Result, bail};
 use test_support::daemon::{Daemon, Settings};
 use test_support::scratch::Scratch;
 
+use super::disk::Disk;
+
 /// Long enough for any daemon to open its socket.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A running runtime; ends and forgets everything when dropped.
+/// A running runtime; ends and forgets everything when dropped, in the order of the fields.
 pub(super) enum Runtime {
-    Knarr { daemon: Box<Daemon>, scratch: Scratch },
-    Containerd { child: Child, scratch: Scratch },
+    Knarr { daemon: Box<Daemon>, _disk: Disk, scratch: Scratch },
+    Containerd { child: Child, _disk: Disk, scratch: Scratch },
 }
 
 impl Runtime {
-    pub(super) fn knarr(dist: &Path, registry: &str) -> Result<Self> {
+    /// Its store is a file system in the file `image`.
+    pub(super) fn knarr(dist: &Path, registry: &str, image: PathBuf) -> Result<Self> {
         let scratch = Scratch::claim()?;
+        let disk = Disk::fresh(image, &scratch.root())?;
         let mut settings = Settings::new(dist.to_owned());
         settings.plain_registries.push(registry.to_owned());
         let daemon = Box::new(Daemon::start(&scratch, settings)?);
-        Ok(Self::Knarr { daemon, scratch })
+        Ok(Self::Knarr { daemon, _disk: disk, scratch })
     }
 
     /// Debian's containerd with its usual settings, but for the places and the registry.
-    pub(super) fn containerd(registry: &str) -> Result<Self> {
+    pub(super) fn containerd(registry: &str, image: PathBuf) -> Result<Self> {
         let scratch = Scratch::claim()?;
+        let disk = Disk::fresh(image, &scratch.root())?;
         let config = scratch.dir().join("containerd.toml");
         let (root, state) = (scratch.root(), scratch.state().join("containerd"));
         let socket = scratch.socket();
@@ -51,7 +56,7 @@ impl Runtime {
             .stderr(log)
             .spawn()
             .context("start containerd")?;
-        let runtime = Self::Containerd { child, scratch };
+        let runtime = Self::Containerd { child, _disk: disk, scratch };
         wait_for(&runtime.socket())?;
         Ok(runtime)
     }

@@ -16,7 +16,17 @@ use crate::images::OciImage;
 pub struct DebianRegistry {
     child: Child,
     address: SocketAddr,
+    login: Option<&'static str>,
 }
+
+/// The one who may talk to a guarded registry.
+pub const USER: &str = "me";
+/// Their password.
+pub const PASSWORD: &str = "open sesame";
+/// The password as `htpasswd -B` writes it.
+const HASH: &str = "$2a$05$osOnhT1GPw2a2b5b5ELGR.yIG9.V4iGbJEyegEknL98RBkP6WfWFK";
+/// Both as HTTP's Basic scheme sends them.
+const LOGIN: &str = "Basic bWU6b3BlbiBzZXNhbWU=";
 
 impl DebianRegistry {
     /// Starts a registry that stores below `dir` and returns once it listens.
@@ -24,10 +34,26 @@ impl DebianRegistry {
     /// # Errors
     /// `docker-registry` is not installed or refuses to start.
     pub fn start(dir: &Path) -> Result<Self> {
+        Self::run(dir, "", None)
+    }
+
+    /// As [`DebianRegistry::start`], for [`USER`] with [`PASSWORD`] alone.
+    ///
+    /// # Errors
+    /// As for [`DebianRegistry::start`].
+    pub fn guarded(dir: &Path) -> Result<Self> {
+        let file = dir.join("htpasswd");
+        std::fs::write(&file, format!("{USER}:{HASH}\n"))
+            .with_context(|| file.display().to_string())?;
+        let guard = format!("auth:\n  htpasswd: {{realm: guarded, path: {}}}\n", file.display());
+        Self::run(dir, &guard, Some(LOGIN))
+    }
+
+    fn run(dir: &Path, guard: &str, login: Option<&'static str>) -> Result<Self> {
         let config = dir.join("registry.yml");
         let text = format!(
             "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem:\n    rootdirectory: {}\n\
-             http:\n  addr: 127.0.0.1:0\n  secret: scratch\n",
+             http:\n  addr: 127.0.0.1:0\n  secret: scratch\n{guard}",
             dir.join("registry").display()
         );
         std::fs::write(&config, text).with_context(|| config.display().to_string())?;
@@ -43,7 +69,7 @@ impl DebianRegistry {
             .context("start docker-registry")?;
         let log = child.stderr.take().context("docker-registry's log")?;
         match listening(log) {
-            Ok(address) => Ok(Self { child, address }),
+            Ok(address) => Ok(Self { child, address, login }),
             Err(e) => {
                 child.kill().ok();
                 child.wait().ok();
@@ -105,7 +131,9 @@ impl DebianRegistry {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Result<Reply> {
-        request(self.address, method, target, headers, body)
+        let login = self.login.map(|login| ("Authorization", login));
+        let headers: Vec<_> = headers.iter().copied().chain(login).collect();
+        request(self.address, method, target, &headers, body)
     }
 }
 

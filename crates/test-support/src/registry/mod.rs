@@ -3,5 +3,5 @@
 mod debian;
 mod local;
 
-pub use debian::DebianRegistry;
+pub use debian::{DebianRegistry, PASSWORD, USER};
 pub use local::{Fault, LocalRegistry};

@@ -1,0 +1,52 @@
+//! A fresh ext4 for each run that fills a store.
+//!
+//! ext4 does not give a deleted inode away again for a while (a minute, or five if its table was
+//! not written yet) and looks at each such inode anew whenever it makes a file. Right after a store
+//! with a hundred thousand files was deleted, unpacking the next one takes several times as long,
+//! whoever unpacks. And what one run left to be written, the next one's flush would wait for.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::steps::execute;
+
+/// Sparse: only what is written takes room.
+const SIZE: u64 = 24 << 30;
+
+/// A mounted file system in a file; both are gone when it is dropped.
+pub(super) struct Disk {
+    image: PathBuf,
+    mounted: PathBuf,
+}
+
+impl Disk {
+    /// Makes the file system in the file `image` and mounts it on the directory `place`.
+    pub(super) fn fresh(image: PathBuf, place: &Path) -> Result<Self> {
+        let file = File::create(&image).with_context(|| image.display().to_string())?;
+        let this = Self { image, mounted: place.to_owned() };
+        file.set_len(SIZE).with_context(|| this.image.display().to_string())?;
+        // Tables written now: the kernel's thread that does it later would disturb the run.
+        execute(
+            Command::new("mkfs.ext4")
+                .args(["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
+                .arg(&this.image),
+        )?;
+        execute(Command::new("mount").args(["-o", "loop"]).arg(&this.image).arg(place))?;
+        execute(&mut Command::new("sync"))?;
+        Ok(this)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if let Err(e) = execute(Command::new("umount").arg(&self.mounted)) {
+            eprintln!("{e:#}");
+        }
+        if let Err(e) = std::fs::remove_file(&self.image) {
+            eprintln!("{}: {e}", self.image.display());
+        }
+    }
+}
