@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, ensure};
 use cri_api::v1;
 use test_support::cri::spec;
+use test_support::daemon::Settings;
 use test_support::images::{Compression, ImageBuilder, LayerBuilder, OciImage};
 use test_support::node::{Node, on_a_node_with};
 use test_support::registry::{DebianRegistry, PASSWORD, USER};
@@ -43,6 +44,22 @@ impl Guarded {
         self.registry.reference(&self.image)
     }
 
+    /// Runs `test` on a node that may talk to this registry, with `lines` in its table `registry`
+    /// and this directory's programs in reach.
+    fn on_a_node(
+        &self,
+        lines: &str,
+        test: impl AsyncFnOnce(&mut Node) -> Result<()>,
+    ) -> Result<()> {
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.dir.path().display());
+        let change = |settings: &mut Settings, _: &_| {
+            settings.plain_registries.push(self.registry.host());
+            settings.registry.push_str(lines);
+            settings.environment.insert("PATH".to_owned(), path);
+        };
+        on_a_node_with(change, test)
+    }
+
     /// Docker's configuration file with these entries; the line of ours that names it.
     fn docker_config(&self, entries: &serde_json::Value) -> Result<String> {
         let path = self.dir.path().join("config.json");
@@ -71,10 +88,7 @@ fn who_has_no_credentials_or_wrong_ones_is_told_and_gets_nothing() -> Result<()>
     let Some(guarded) = Guarded::start()? else { return Ok(()) };
     let reference = guarded.reference();
     let host = guarded.registry.host();
-    let change = |settings: &mut test_support::daemon::Settings, _: &_| {
-        settings.plain_registries.push(host.clone());
-    };
-    on_a_node_with(change, async |node| {
+    guarded.on_a_node("", async |node| {
         for more in [&[][..], &["--creds", "me:wrong"], &["--creds", "nobody:open sesame"]] {
             let args = [&["pull", "--quiet", &reference], more].concat();
             let output = knarr(node, &args)?;
@@ -95,13 +109,9 @@ fn who_has_no_credentials_or_wrong_ones_is_told_and_gets_nothing() -> Result<()>
 fn credentials_of_one_pull_serve_that_pull_alone() -> Result<()> {
     let Some(guarded) = Guarded::start()? else { return Ok(()) };
     let reference = guarded.reference();
-    let host = guarded.registry.host();
     let file = guarded.dir.path().join("creds");
     fs::write(&file, format!("{USER}:{PASSWORD}\n"))?;
-    let change = |settings: &mut test_support::daemon::Settings, _: &_| {
-        settings.plain_registries.push(host.clone());
-    };
-    on_a_node_with(change, async |node| {
+    guarded.on_a_node("", async |node| {
         let both = format!("{USER}:{PASSWORD}");
         for given in [both.as_str(), &file.display().to_string()] {
             let output = knarr(node, &["pull", "--quiet", "--creds", given, &reference])?;
@@ -127,10 +137,7 @@ fn every_form_of_the_cris_credentials_is_understood() -> Result<()> {
     let Some(guarded) = Guarded::start()? else { return Ok(()) };
     let reference = guarded.reference();
     let host = guarded.registry.host();
-    let change = |settings: &mut test_support::daemon::Settings, _: &_| {
-        settings.plain_registries.push(host.clone());
-    };
-    on_a_node_with(change, async |node| {
+    guarded.on_a_node("", async |node| {
         let named = v1::AuthConfig {
             username: USER.to_owned(),
             password: PASSWORD.to_owned(),
@@ -157,11 +164,7 @@ fn the_nodes_own_credentials_serve_pulls_that_bring_none() -> Result<()> {
     let reference = guarded.reference();
     let host = guarded.registry.host();
     let line = guarded.docker_config(&serde_json::json!({"auths": {&host: {"auth": BOTH}}}))?;
-    let change = |settings: &mut test_support::daemon::Settings, _: &_| {
-        settings.plain_registries.push(host.clone());
-        settings.registry.push_str(&line);
-    };
-    on_a_node_with(change, async |node| {
+    guarded.on_a_node(&line, async |node| {
         ensure!(node.cri.pull(&reference).await? == guarded.image.id);
         Ok(())
     })
@@ -180,13 +183,7 @@ fn a_credential_helper_is_asked_for_its_registry() -> Result<()> {
     fs::set_permissions(&helper, fs::Permissions::from_mode(0o755))?;
     let entries = serde_json::json!({"credHelpers": {&host: "keeper"}});
     let line = guarded.docker_config(&entries)?;
-    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", guarded.dir.path().display());
-    let change = |settings: &mut test_support::daemon::Settings, _: &_| {
-        settings.plain_registries.push(host.clone());
-        settings.registry.push_str(&line);
-        settings.environment.insert("PATH".to_owned(), path);
-    };
-    on_a_node_with(change, async |node| {
+    guarded.on_a_node(&line, async |node| {
         ensure!(node.cri.pull(&reference).await? == guarded.image.id);
         let text = fs::read_to_string(&asked)?;
         ensure!(text.trim_end() == format!("get\n{host}"), "{text:?}");
