@@ -19,8 +19,8 @@ const PODS: usize = 100;
 /// In each pod; the first one runs, the others are only created.
 const CONTAINERS: usize = 5;
 /// Until what is new has been measured, and long enough for the background's work to come often.
-const SETTLES: Duration = Duration::from_secs(30);
-const IDLE: Duration = Duration::from_secs(120);
+const SETTLES: Duration = Duration::from_secs(15);
+const IDLE: Duration = Duration::from_secs(45);
 
 fn main() -> Result<()> {
     bench::main(measure)

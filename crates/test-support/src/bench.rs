@@ -3,14 +3,24 @@
 //!
 //! A line `measured`, SECTION, QUANTITY, PARAMETER, WHO, VALUES or `failed`, SECTION, WHO, WHY,
 //! parted by tabs; everything else is for people.
+//!
+//! Told to end (Ctrl-C, SIGTERM, or whoever started it is gone) a program clears away what it has
+//! begun. Killed outright it cannot: the next one does.
 #![allow(clippy::print_stdout, reason = "its output is the interface")]
 
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::node::dist;
+use crate::noise;
+use crate::scratch::Scratch;
+
+/// Set by a starter that keeps the other end of our standard input open for as long as it wants
+/// us to go on.
+pub const LIFELINE: &str = "KNARR_BENCH_LIFELINE";
 
 /// Runs `work` as the whole program, with the directory of the programs to measure. Does nothing
 /// for `cargo test --benches` and the like, which run it without meaning to measure.
@@ -22,12 +32,47 @@ pub fn main(work: impl AsyncFnOnce(&Path) -> Result<()>) -> Result<()> {
         return Ok(());
     }
     let dist = dist().map_err(anyhow::Error::msg)?;
+    Scratch::sweep_abandoned();
+    let others = noise::of_others(BEFORE)?;
+    println!("measured\tmachine\ttaken by others before, % of it\t\t\t{others:.3}");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    runtime.block_on(Box::pin(work(&dist)))
+    runtime.block_on(async {
+        tokio::select! {
+            done = Box::pin(work(&dist)) => done,
+            // What was begun is dropped here, and so cleared away.
+            why = interrupted() => bail!("interrupted: {}", why?),
+        }
+    })
+}
+
+/// How long the machine is watched before anything of ours runs on it.
+const BEFORE: Duration = Duration::from_secs(1);
+
+async fn interrupted() -> Result<&'static str> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
+    let mut hang_up = signal(SignalKind::hangup()).context("watch for SIGHUP")?;
+    let (gone, starter_gone) = tokio::sync::oneshot::channel();
+    if std::env::var_os(LIFELINE).is_some() {
+        // Not a task: the runtime would wait for a read that may never end.
+        std::thread::spawn(move || {
+            let ended = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+            // Nobody listens any more when the work is done.
+            gone.send(ended.is_ok()).ok();
+        });
+    } else {
+        std::mem::forget(gone);
+    }
+    Ok(tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+        _ = hang_up.recv() => "SIGHUP",
+        _ = starter_gone => "whoever started it has gone",
+    })
 }
 
 /// A number that the program is given by the environment.

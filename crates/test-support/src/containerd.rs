@@ -1,6 +1,7 @@
 //! Debian's containerd in a scratch place, with plugins of the test's choice.
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -88,6 +89,8 @@ impl Containerd {
         let child = born_in(self.group.as_deref(), Path::new(PROGRAM))
             .arg("--config")
             .arg(self.dir.join("config.toml"))
+            // Ctrl-C is for us: what we started is ended in its turn.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -254,6 +254,8 @@ pub(crate) fn sweep(scratch: &Scratch) {
     drop_packet_filter(scratch);
     for root in cgroup_roots() {
         fs::remove_dir(root.join(&bridge)).ok();
+        // Of `account::Account`, whose owner was killed.
+        fs::remove_dir(root.join(format!("{bridge}.runtime"))).ok();
     }
 }
 

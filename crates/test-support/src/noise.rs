@@ -1,6 +1,7 @@
 //! How busy others keep the machine while something is measured.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -64,6 +65,16 @@ impl Noise {
         let others = busy - (own_seconds()? - self.own_seconds) - measured;
         Ok((others * 100.0 / all).max(0.0))
     }
+}
+
+/// Per cent of the machine that anybody takes while nothing is measured. Blocks for that time.
+///
+/// # Errors
+/// `/proc` is not there.
+pub fn of_others(time: Duration) -> Result<f64> {
+    let noise = Noise::begin()?;
+    std::thread::sleep(time);
+    noise.share_of_others(0.0)
 }
 
 #[cfg(test)]

@@ -44,15 +44,32 @@ impl Scratch {
         (0..PLACES).map(state_dir).filter(|path| path.exists()).collect()
     }
 
+    /// Clears away what claimants have left that were killed before they could.
+    pub fn sweep_abandoned() {
+        for number in 0..PLACES {
+            let state = state_dir(number);
+            let dir = dir(number);
+            let Ok(owner) = fs::read_to_string(dir.join(OWNER)) else { continue };
+            let mut words = owner.split_whitespace();
+            let lives = match (words.next().and_then(|pid| pid.parse().ok()), words.next()) {
+                (Some(pid), Some(begun)) => begin_of(pid).is_some_and(|known| known == begun),
+                _ => true,
+            };
+            if !lives && state.exists() {
+                eprintln!("clearing away {}, whose owner was killed", dir.display());
+                drop(Self { number, dir, state });
+            }
+        }
+    }
+
     /// Whether some scratch place's pods may have this address.
     pub(crate) fn may_use(address: Ipv4Addr) -> bool {
         let [a, b, _, _] = address.octets();
-        a == 10 && (208..224).contains(&b)
+        a == 10 && (208..240).contains(&b)
     }
 
     fn furnish(number: u16, state: PathBuf) -> Result<Self> {
-        let dir = PathBuf::from(format!("/var/tmp/knarr-test-{number:03x}"));
-        let this = Self { number, dir, state };
+        let this = Self { number, dir: dir(number), state };
         if this.dir.exists() {
             fs::remove_dir_all(&this.dir).with_context(|| this.dir.display().to_string())?;
         }
@@ -60,6 +77,9 @@ impl Scratch {
             let path = this.dir.join(name);
             fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
         }
+        let pid = std::process::id();
+        let begun = begin_of(pid).context("/proc does not know this process")?;
+        fs::write(this.dir.join(OWNER), format!("{pid} {begun}")).context("write the owner")?;
         Ok(this)
     }
 
@@ -100,6 +120,16 @@ impl Scratch {
         format!("{}0/24", self.subnet_prefix())
     }
 
+    /// A subnet for more pods than [`Self::subnet`] has addresses for.
+    ///
+    /// # Errors
+    /// This place has none: there are a /22 in 10.224.0.0/12 for each of the first 1024.
+    pub fn wide_subnet(&self) -> Result<String> {
+        ensure!(self.number < 1024, "place {:03x} has no wide subnet", self.number);
+        let base = u32::from(Ipv4Addr::new(10, 224, 0, 0)) + (u32::from(self.number) << 10);
+        Ok(format!("{}/22", Ipv4Addr::from(base)))
+    }
+
     /// The pods' parent cgroup.
     pub fn cgroup_parent(&self) -> String {
         format!("/{}", self.mark())
@@ -109,6 +139,19 @@ impl Scratch {
     pub fn logs(&self) -> PathBuf {
         self.dir.join("logs")
     }
+}
+
+/// In [`Scratch::dir`]: process id and when it began, in the kernel's ticks.
+const OWNER: &str = "owner";
+
+fn begin_of(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The 22nd field; the name in parentheses may hold anything.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19).map(str::to_owned)
+}
+
+fn dir(number: u16) -> PathBuf {
+    PathBuf::from(format!("/var/tmp/knarr-test-{number:03x}"))
 }
 
 /// Short, because a unix socket's path has 108 bytes and an id takes 64 of them.
@@ -132,6 +175,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn places_of_the_living_are_left_alone() {
+        let Ok(scratch) = Scratch::claim() else {
+            crate::skip("not root");
+            return;
+        };
+        Scratch::sweep_abandoned();
+        assert!(scratch.dir().join(OWNER).exists() && scratch.state().exists());
+        // Whoever has this number now began later.
+        fs::write(scratch.dir().join(OWNER), format!("{} 1", std::process::id())).unwrap();
+        let dir = scratch.dir().to_owned();
+        let scratch = std::mem::ManuallyDrop::new(scratch);
+        Scratch::sweep_abandoned();
+        assert!(!dir.exists() && !scratch.state().exists());
+    }
+
+    #[test]
     fn every_place_has_a_subnet_of_its_own() {
         let place = |number| Scratch {
             number,
@@ -145,6 +204,9 @@ mod tests {
         ] {
             let place = std::mem::ManuallyDrop::new(place(number));
             assert_eq!((place.subnet().as_str(), place.mark().as_str()), (subnet, mark));
+            let wide = (number < 1024)
+                .then(|| format!("10.{}.{}.0/22", 224 + (number >> 6), (number & 63) << 2));
+            assert_eq!(place.wide_subnet().ok(), wide);
         }
     }
 }

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that reports")]
 #![allow(clippy::large_futures, reason = "a program has the stack to itself")]
 
+mod calls;
 mod exec;
 mod full;
 mod logs;
@@ -56,6 +57,8 @@ pub(crate) struct Plan {
     runs: usize,
     /// Numbers of pods to measure a full node at, rising.
     pub(crate) pods: Vec<usize>,
+    /// The most that others are filled with.
+    pub(crate) peer_pods: usize,
     /// What is written to logs.
     megabytes: u64,
 }
@@ -73,17 +76,30 @@ impl Plan {
         if pods.is_empty() {
             pods = vec![10, 100];
         }
+        let peer_pods = bench::number("KNARR_BENCH_PEER_PODS", 100);
         Ok(Self {
             sections: sections.collect::<Result<_>>()?,
             against: bench::words("KNARR_BENCH_AGAINST"),
             runs: bench::runs(20),
             pods,
+            peer_pods,
             megabytes: u64::try_from(bench::number("KNARR_BENCH_MEGABYTES", 256))?,
         })
     }
 
     pub(crate) fn wants(&self, section: Section) -> bool {
         self.sections.contains(&section)
+    }
+
+    /// Those asked for that want a full node.
+    pub(crate) fn full(&self) -> impl Iterator<Item = Section> {
+        let sections = [Section::Memory, Section::List, Section::Restart];
+        sections.into_iter().filter(|section| self.wants(*section))
+    }
+
+    /// With how many pods a restart is measured: as many as everybody may have.
+    pub(crate) fn restart_at(&self) -> Option<usize> {
+        self.pods.iter().copied().filter(|pods| *pods <= self.peer_pods).max()
     }
 
     /// How often that is measured which takes seconds.
@@ -133,22 +149,23 @@ async fn compare(subjects: &mut [Subject], sheet: &mut Sheet, plan: &Plan) -> Re
         alternate(subjects, sheet, Section::Pods, plan.runs, pods::alone).await;
         alternate(subjects, sheet, Section::Pods, plan.few(), pods::at_once).await;
         alternate(subjects, sheet, Section::Pods, plan.few(), pods::throughput).await;
+        alternate(subjects, sheet, Section::Pods, 2, calls::of_a_life).await;
     }
     if plan.wants(Section::Exec) {
         alternate(subjects, sheet, Section::Exec, plan.runs, exec::probes).await;
         alternate(subjects, sheet, Section::Exec, plan.few(), exec::storm).await;
         for subject in &mut *subjects {
-            subject.cri.remove_everything().await?;
+            subject.empty().await?;
         }
     }
     if plan.wants(Section::Logs) {
-        let megabytes = plan.megabytes;
+        let (megabytes, rounds) = (plan.megabytes, plan.few().min(3));
         let one = async |subject: &mut Subject| logs::one(subject, megabytes).await;
-        alternate(subjects, sheet, Section::Logs, plan.few(), one).await;
+        alternate(subjects, sheet, Section::Logs, rounds, one).await;
         let many = async |subject: &mut Subject| logs::many(subject, megabytes).await;
-        alternate(subjects, sheet, Section::Logs, plan.few(), many).await;
+        alternate(subjects, sheet, Section::Logs, rounds, many).await;
     }
-    if [Section::Memory, Section::List, Section::Restart].into_iter().any(|s| plan.wants(s)) {
+    if plan.full().next().is_some() {
         full::measure(subjects, sheet, plan).await?;
     }
     Ok(())

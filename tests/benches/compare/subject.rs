@@ -2,10 +2,12 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use cri_api::v1;
+use futures_util::future::join_all;
 use test_support::account::Account;
 use test_support::containerd::{self, Containerd};
 use test_support::cri::Cri;
@@ -54,6 +56,15 @@ pub(crate) enum Role {
     Helper,
 }
 
+/// What processes hold.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Memory {
+    /// Proportional set sizes.
+    pub(crate) pss_kib: f64,
+    pub(crate) resident_kib: f64,
+    pub(crate) processes: usize,
+}
+
 /// Of all processes of a runtime at one moment.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Consumed {
@@ -69,6 +80,8 @@ impl Subject {
             settings.log_level = "info".to_owned();
             let opened = Account::open(scratch);
             settings.group = opened.as_ref().ok().map(|account| account.group().to_owned());
+            // More pods than the place's usual subnet has addresses for.
+            settings.subnet = scratch.wide_subnet().ok();
             account = Some(opened);
         })?;
         let account = account.context("no account")??;
@@ -169,12 +182,36 @@ impl Subject {
         Ok(ours.map(|process| (role(&process, daemon, account), process)).collect())
     }
 
-    /// Proportional set sizes, KiB, and how many processes they are of.
-    pub(crate) fn memory(&self, wanted: &[Role]) -> Result<(f64, usize)> {
-        let all = self.processes()?;
-        let sizes = all.iter().filter(|(role, _)| wanted.contains(role));
-        let sizes: Vec<f64> = sizes.filter_map(|(_, p)| proc::pss_kib(p.pid).ok()).collect();
-        Ok((sizes.iter().sum(), sizes.len()))
+    pub(crate) fn memory(&self, wanted: &[Role]) -> Result<Memory> {
+        let mut memory = Memory::default();
+        for (role, process) in self.processes()? {
+            // One that ends meanwhile holds nothing.
+            if let (true, Ok(pss)) = (wanted.contains(&role), proc::pss_kib(process.pid)) {
+                let used = Used::of(u32::try_from(process.pid)?);
+                memory.pss_kib += pss;
+                memory.resident_kib += used.map_or(0.0, |used| used.resident_mib * 1024.0);
+                memory.processes += 1;
+            }
+        }
+        Ok(memory)
+    }
+
+    pub(crate) fn is_knarr(&self) -> bool {
+        matches!(self.place, Place::Knarr(_))
+    }
+
+    /// Removes every pod, several at a time.
+    pub(crate) async fn empty(&self) -> Result<()> {
+        let pods = self.cri.pods(None).await?;
+        let next = AtomicUsize::new(0);
+        let caller = async || {
+            while let Some(pod) = pods.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.end(&pod.id).await?;
+            }
+            anyhow::Ok(())
+        };
+        let done = join_all((0..8).map(|_| caller())).await;
+        done.into_iter().collect()
     }
 
     pub(crate) fn has_account(&self) -> bool {

@@ -27,13 +27,14 @@ use results::Results;
 /// Sections of the program that compares runtimes.
 const COMPARED: [&str; 6] = ["pods", "exec", "memory", "list", "restart", "logs"];
 /// Names of the benchmarks.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "pods",
     "exec",
     "memory",
     "list",
     "restart",
     "logs",
+    "oci",
     "streaming",
     "network",
     "scale",
@@ -48,8 +49,9 @@ pub(crate) struct Options {
     #[arg(value_parser = NAMES, required_unless_present = "trace", value_name = "NAME")]
     names: Vec<String>,
     /// Measure others beside knarr, in turn with it: `containerd` (Debian's, on a root of its
-    /// own) or the socket of one that runs, as `unix:///run/…`.
-    #[arg(long, value_delimiter = ',', value_name = "RUNTIME")]
+    /// own) or the socket of one that runs, as `unix:///run/crio/crio.sock`. CRI-O is not in
+    /// Debian: start yours and give its socket.
+    #[arg(long, value_delimiter = ',', value_name = "RUNTIME", value_parser = peer)]
     against: Vec<String>,
     /// Write the results here as well.
     #[arg(long, value_name = "FILE")]
@@ -65,8 +67,11 @@ pub(crate) struct Options {
     #[arg(long)]
     runs: Option<usize>,
     /// Numbers of pods at which a full node is measured.
-    #[arg(long, value_delimiter = ',', default_values_t = [10, 30, 100])]
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 30, 100, 500])]
     pods: Vec<u64>,
+    /// Others are not filled beyond this: their pods are slow to come and need much memory.
+    #[arg(long, value_name = "PODS", default_value_t = 100)]
+    peer_pods: u64,
     /// Megabytes of files in the image that is pulled.
     #[arg(long, default_value_t = 2500)]
     megabytes: u64,
@@ -78,6 +83,18 @@ impl Options {
     }
 }
 
+/// A name that can be measured beside knarr.
+fn peer(name: &str) -> Result<String, String> {
+    match name {
+        "containerd" => Ok(name.to_owned()),
+        "crio" | "cri-o" => Err("Debian has no cri-o: start one and give its socket, as \
+                                 unix:///run/crio/crio.sock"
+            .to_owned()),
+        _ if name.starts_with("unix:///") => Ok(name.to_owned()),
+        _ => Err("say `containerd`, or the socket of a runtime as unix:///PATH".to_owned()),
+    }
+}
+
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     let machine = machine::describe(root);
     let mut all = Vec::new();
@@ -86,7 +103,8 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
         let said = program::run(root, options, &program::COMPARE, &compared)?;
         all.extend(compared.iter().map(|section| of(&said, section, &machine)));
     }
-    let others: [&Program; 3] = [&program::STREAMING, &program::NETWORK, &program::SCALE];
+    let others = [&program::OCI, &program::STREAMING, &program::NETWORK, &program::SCALE];
+    let others: [&Program; 4] = others;
     for program in others.into_iter().filter(|program| options.wants(program.name)) {
         let said = program::run(root, options, program, &[])?;
         all.push(of(&said, program.name, &machine));

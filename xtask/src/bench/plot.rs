@@ -52,6 +52,26 @@ fn picture(width: f64, height: f64, names: &[&str], content: &str) -> String {
     )
 }
 
+/// What most people ask first: section, quantity, and the number of pods where it depends on that.
+const HEADLINES: [(&str, &str, Option<u64>); 7] = [
+    ("pods", "start of a pod", None),
+    ("pods", "StopPodSandbox and RemovePodSandbox", None),
+    ("pods", "processor time of a pod's life", None),
+    ("exec", "ExecSync of `true`", None),
+    ("memory", "everything but the containers", Some(100)),
+    ("restart", "kill -9 to a correct list", Some(100)),
+    ("oci", "run of `true`", None),
+];
+
+/// The bars of those that were measured of somebody else as well.
+pub(super) fn headline(all: &[Series]) -> Option<String> {
+    let wanted = |one: &&Series| HEADLINES.contains(&(&one.section, &one.quantity, one.at));
+    let of: Vec<Series> = all.iter().filter(wanted).cloned().collect();
+    let several = by_quantity(&of).into_iter().filter(|group| group.len() > 1);
+    let of: Vec<Series> = several.flatten().cloned().collect();
+    (!of.is_empty()).then(|| bars(&of))
+}
+
 /// A row of bars per quantity, each row on its own scale from zero: the median, and a line from the
 /// 5th to the 95th of a hundred.
 pub(super) fn bars(all: &[Series]) -> String {

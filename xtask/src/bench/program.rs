@@ -2,6 +2,7 @@
 //! and say what they measured in lines (`test_support::bench`).
 
 use std::path::Path;
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use test_support::packages;
@@ -20,8 +21,11 @@ pub(super) struct Program {
 
 pub(super) const COMPARE: Program = Program {
     name: "compare",
-    packages: &["busybox-static", "containerd", "containernetworking-plugins", "runc"],
+    packages: &["busybox-static", "containerd", "containernetworking-plugins", "runc", "strace"],
 };
+
+pub(super) const OCI: Program =
+    Program { name: "oci", packages: &["busybox-static", "crun", "runc", "util-linux"] };
 
 pub(super) const NETWORK: Program = Program {
     name: "network",
@@ -63,13 +67,19 @@ pub(super) fn run(
     bench.env("KNARR_BENCH_AGAINST", options.against.join(","));
     let pods: Vec<String> = options.pods.iter().map(u64::to_string).collect();
     bench.env("KNARR_BENCH_PODS", pods.join(","));
+    bench.env("KNARR_BENCH_PEER_PODS", options.peer_pods.to_string());
     if let Some(runs) = options.runs {
         bench.env("KNARR_BENCH_RUNS", runs.to_string());
     }
+    // It goes on for as long as we hold the other end, and clears away what it began when we die.
+    bench.env("KNARR_BENCH_LIFELINE", "1").stdin(Stdio::piped());
     // Also what a run said that failed in the end: failures are shown.
-    let output = step("measure", || {
-        let stdio = std::process::Stdio::inherit();
-        bench.stderr(stdio).output().context("start cargo bench")
+    let output = step(&format!("measure: {}", what(program, sections)), || {
+        let mut child = bench.stdout(Stdio::piped()).spawn().context("start cargo bench")?;
+        let lifeline = child.stdin.take();
+        let output = child.wait_with_output().context("wait for cargo bench");
+        drop(lifeline);
+        output
     })?;
     let text = String::from_utf8(output.stdout).context("output of cargo bench")?;
     let said = Said::read(&text)?;
@@ -81,6 +91,10 @@ pub(super) fn run(
     Ok(said)
 }
 
+fn what(program: &Program, sections: &[&str]) -> String {
+    if sections.is_empty() { program.name.to_owned() } else { sections.join(", ") }
+}
+
 impl Said {
     /// Lines that are not for us are passed over.
     fn read(text: &str) -> Result<Self> {
@@ -88,6 +102,7 @@ impl Said {
         for line in text.lines() {
             let fields: Vec<&str> = line.split('\t').collect();
             match fields.as_slice() {
+                // What others took meanwhile comes last, where it can be told.
                 ["measured", "machine", _quantity, _at, _who, value] => {
                     said.noise = Some(value.parse().context("noise")?);
                 }

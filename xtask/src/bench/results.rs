@@ -80,6 +80,11 @@ const SECTIONS: &[(&str, &str)] = &[
         "500 exec sessions of `cat` at once by SPDY: idle, then megabytes both ways through all of them, \
         every byte compared.",
     ),
+    (
+        "oci",
+        "`run` of `true` from one bundle by OCI runtimes: processes started and ended, no daemon anywhere. On a machine \
+        with both cgroup versions all of them run where the v2 tree is not mounted: crun would refuse.",
+    ),
     ("network", "A pod sandbox alone, with the built-in network and with the reference plugins."),
     ("scale", "100 pods and 500 containers."),
     ("pull", "An image of twelve layers from a registry on this machine."),
@@ -98,15 +103,20 @@ pub(super) fn publish(dir: &Path, fresh: &[Results]) -> Result<()> {
         write(format!("{}.json", results.section), text + "\n")?;
     }
     let mut page = String::from(HEAD);
+    let mut known = Vec::new();
     for (section, about) in SECTIONS {
-        let path = dir.join(format!("{section}.json"));
-        if !path.exists() {
-            continue;
+        if let Some(results) = kept(dir, section)? {
+            known.push((section, about, results));
         }
-        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        let results = serde_json::from_str(&text).map_err(anyhow::Error::from);
-        let results = results.and_then(|value| Results::from_json(&value));
-        let results = results.with_context(|| path.display().to_string())?;
+    }
+    let all: Vec<Series> =
+        known.iter().flat_map(|(_, _, results)| results.series.iter().cloned()).collect();
+    page.push_str(&format!("\n## Promises\n{PROMISES}\n{}", table::promises(&all)));
+    if let Some(picture) = plot::headline(&all) {
+        write("headline.svg".to_owned(), picture)?;
+        page.push_str("\n![What matters most](headline.svg)\n");
+    }
+    for (section, about, results) in &known {
         page.push_str(&format!("\n## {section}\n{about}\n\n"));
         write(format!("{section}.svg"), plot::bars(&results.series))?;
         page.push_str(&format!("![{section}]({section}.svg)\n\n"));
@@ -115,18 +125,35 @@ pub(super) fn publish(dir: &Path, fresh: &[Results]) -> Result<()> {
             page.push_str(&format!("![{section}, by number of pods]({section}-curves.svg)\n\n"));
         }
         page.push_str(&table::markdown(&results.series));
-        page.push_str(&origin(&results));
+        page.push_str(&origin(results));
     }
     if dir.join(TRACE).exists() {
         page.push_str(TRACED);
+        let path = dir.join(TRACE);
+        page.push_str(&fs::read_to_string(&path).with_context(|| path.display().to_string())?);
+        page.push_str("```\n");
     }
     write("README.md".to_owned(), page)
 }
 
+fn kept(dir: &Path, section: &str) -> Result<Option<Results>> {
+    let path = dir.join(format!("{section}.json"));
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let results = serde_json::from_str(&text).map_err(anyhow::Error::from);
+    let results = results.and_then(|value| Results::from_json(&value));
+    results.with_context(|| path.display().to_string()).map(Some)
+}
+
+const PROMISES: &str = "\nWhat knarr promises for a machine of two processors, and what was measured here: medians. \
+*Better by* compares\nwith those who were measured in the same run, with the interval that 95 of 100 resamples fall into.\n";
+
 const TRACE: &str = "trace.txt";
 const TRACED: &str = "\n## Where the time of a start goes\n\
-[trace.txt](trace.txt): one pod's start through client, daemon, shim and the process that becomes the container, by \
-`cargo xtask bench --trace`.\n";
+One pod's start through client, daemon, shim and the process that becomes the container, by \
+`cargo xtask bench --trace`:\nthe one whose time is the middle one of all that were followed.\n\n```\n";
 
 /// Keeps the waterfall beside the page and makes that anew.
 pub(super) fn publish_trace(dir: &Path, text: &str) -> Result<()> {

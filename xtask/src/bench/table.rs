@@ -36,6 +36,36 @@ fn rows(all: &[Series]) -> Vec<[String; 8]> {
     rows
 }
 
+/// What is promised, what was measured, and what others measured: one row for each promise.
+pub(super) fn promises(all: &[Series]) -> String {
+    let mut text =
+        String::from("| what | promised | knarr | | others, and knarr is better by |\n|");
+    text.push_str(&" --- |".repeat(5));
+    text.push('\n');
+    for group in by_quantity(all) {
+        let ours = group.iter().find_map(|one| Budget::of(one).map(|budget| (one, budget)));
+        let Some((ours, budget)) = ours else { continue };
+        let others = group.iter().filter(|one| one.who != ours.who).map(|other| {
+            let ratio = advantage(ours.better_than(other));
+            format!("{} {}: {ratio}", other.who, short(other.median()))
+        });
+        let others: Vec<String> = others.collect();
+        let at = ours.at.map(|at| format!(", {at} pods")).unwrap_or_default();
+        let met = if budget.is_met_by(ours.median()) { "met" } else { "**not met**" };
+        text.push_str(&format!(
+            "| {}: {}{at}, {} | {} {} | {} | {met} | {} |\n",
+            ours.section,
+            ours.quantity,
+            ours.unit,
+            budget.sign(),
+            budget.limit(),
+            short(ours.median()),
+            others.join("; "),
+        ));
+    }
+    text
+}
+
 /// Three digits that count.
 pub(super) fn short(value: f64) -> String {
     match value.abs() {
@@ -105,6 +135,18 @@ mod tests {
         assert!(lines[3].contains("| 15.0× |"), "{page}");
         let late = text(&[series("knarr", "13")]);
         assert!(late.contains("budget ≤ 12: NOT met"), "{late}");
+    }
+
+    #[test]
+    fn a_promise_stands_with_what_others_do() {
+        let page = promises(&[series("knarr", "13"), series("other", "130")]);
+        let row = page.lines().nth(2).unwrap();
+        assert_eq!(
+            row,
+            "| pods: start of a pod, ms | ≤ 12 | 13.0 | **not met** | other 130: 10.0× |"
+        );
+        let unpromised = Series::parse(&["pods", "else, ms", "", "knarr", "1"]).unwrap();
+        assert_eq!(promises(&[unpromised]).lines().count(), 2);
     }
 
     #[test]
