@@ -180,5 +180,5 @@ fn resource(kind: PosixRlimitType) -> u32 {
 fn filter(linux: &Linux) -> Result<Option<SeccompPlan>, PlanError> {
     let Some(profile) = linux.seccomp() else { return Ok(None) };
     let native = Architecture::host().ok_or(SeccompError::Processor)?;
-    Ok(Some(seccomp::compile(profile, native)?))
+    Ok(Some(seccomp::program(profile, native)?))
 }

@@ -18,6 +18,7 @@
 
 mod arch;
 mod assemble;
+mod known;
 mod multiplexed;
 mod rules;
 mod table;
@@ -30,6 +31,7 @@ use launch::plan::SeccompPlan;
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag};
 
 pub use arch::Architecture;
+pub(crate) use known::program;
 
 /// Why a profile cannot be compiled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
