@@ -4,6 +4,7 @@
 mod config;
 mod help;
 mod logging;
+mod memory;
 mod plugin;
 mod runtime;
 mod serve;
@@ -121,6 +122,7 @@ fn serve(arguments: ServeArguments) -> anyhow::Result<u8> {
         Some(listen) => std::path::absolute(listen)?,
         None => state.join("knarr.sock"),
     };
+    memory::limit()?;
     logging::start(&loaded.config.log)?;
     sys::trace::from_environment().context(sys::trace::VARIABLE)?;
     serve::run(&loaded.config, &serve::Places { root, state, listen })?;

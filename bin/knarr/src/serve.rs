@@ -76,6 +76,7 @@ async fn serve(config: &Config, places: &Places) -> Result<()> {
     notify(&[sd_notify::NotifyState::Ready]);
     let sandboxes = server.sandboxes.clone();
     let collecting = tokio::spawn(collect_garbage(server.images.clone()));
+    let trimming = tokio::spawn(crate::memory::give_back());
     let watched = tokio::spawn(crate::watchdog::feed(places.listen.clone()));
     let sessions = Arc::new(PodSessions(sandboxes.clone()));
     let draining = sandboxes.clone();
@@ -104,6 +105,7 @@ async fn serve(config: &Config, places: &Places) -> Result<()> {
     watched.abort();
     // A collection that has begun ends by itself; each layer goes in one step.
     collecting.abort();
+    trimming.abort();
     sandboxes.begin_drain();
     let drained = tokio::time::timeout(DRAIN_WITHIN, async {
         let served = serving.await;

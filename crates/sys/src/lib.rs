@@ -17,6 +17,7 @@ pub mod copy;
 pub mod credentials;
 pub mod fdpass;
 pub mod fs;
+pub mod heap;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
