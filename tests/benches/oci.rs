@@ -141,7 +141,7 @@ async fn compare(dist: &Path) -> Result<()> {
     for number in 0..=rounds {
         for runtime in &mut runtimes {
             let one = runtime.run(&shared);
-            note(&mut sheet, runtime.who, "run of `true`, ms", one, number);
+            note(&mut sheet, runtime.who, "OCI run of `true`, ms", one, number);
         }
         // An interruption is noticed here.
         tokio::task::yield_now().await;
@@ -149,7 +149,7 @@ async fn compare(dist: &Path) -> Result<()> {
     for number in 0..=rounds.div_ceil(8) {
         for runtime in &mut runtimes {
             let one = runtime.processor(&shared);
-            note(&mut sheet, runtime.who, "processor time of a run, ms", one, number);
+            note(&mut sheet, runtime.who, "processor time of an OCI run, ms", one, number);
         }
         tokio::task::yield_now().await;
     }

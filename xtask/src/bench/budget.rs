@@ -41,7 +41,7 @@ const PROMISES: &[Promise] = &[
     promise("restart", "kill -9 to a correct list", Budget::AtMost(200.0)).at(100),
     promise("scale", "ListContainers", Budget::AtMost(5.0)),
     promise("scale", "restart to first list", Budget::AtMost(200.0)),
-    promise("oci", "run of `true`", Budget::AtMost(5.0)),
+    promise("oci", "OCI run of `true`", Budget::AtMost(5.0)),
     promise("pull", "gzip: time", Budget::AtMost(10.0)),
 ];
 

@@ -60,8 +60,17 @@ const HEADLINES: [(&str, &str, Option<u64>); 7] = [
     ("exec", "ExecSync of `true`", None),
     ("memory", "everything but the containers", Some(100)),
     ("restart", "kill -9 to a correct list", Some(100)),
-    ("oci", "run of `true`", None),
+    ("oci", "OCI run of `true`", None),
 ];
+
+/// Those that [`curves`] does not draw: what depends on nothing, or was measured at one place.
+pub(super) fn once(all: &[Series]) -> Vec<Series> {
+    let alone = |one: &&Series| {
+        let same = |other: &&Series| other.quantity == one.quantity;
+        all.iter().filter(same).all(|other| other.at == one.at)
+    };
+    all.iter().filter(alone).cloned().collect()
+}
 
 /// The bars of those that were measured of somebody else as well.
 pub(super) fn headline(all: &[Series]) -> Option<String> {
@@ -75,7 +84,7 @@ pub(super) fn headline(all: &[Series]) -> Option<String> {
 /// A row of bars per quantity, each row on its own scale from zero: the median, and a line from the
 /// 5th to the 95th of a hundred.
 pub(super) fn bars(all: &[Series]) -> String {
-    const LEFT: f64 = 330.0;
+    const LEFT: f64 = 380.0;
     const WIDE: f64 = 340.0;
     const BAR: f64 = 14.0;
     let names = everybody(all);
@@ -175,8 +184,20 @@ fn graph(of: &[&Series], names: &[&str], axis: &str) -> String {
             "<polyline points=\"{line}\" fill=\"none\" stroke=\"{stroke}\" stroke-width=\"2\"/>"
         )
         .ok();
-        for (x, y) in points {
+        for (x, y) in &points {
             write!(text, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{stroke}\"/>").ok();
+        }
+        if let Some((x, y)) = points.last() {
+            let last = of.iter().filter(|one| one.who == *name).max_by_key(|one| one.at);
+            let value = last.map(|one| short(one.median())).unwrap_or_default();
+            // Above the last point where there is no room behind it.
+            let (x, y, anchor) =
+                if *x < right - 50.0 { (x + 7.0, y + 4.0, "start") } else { (*x, y - 7.0, "end") };
+            write!(
+                text,
+                "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"{stroke}\" {TEXT}>{value}</text>"
+            )
+            .ok();
         }
     }
     text
@@ -196,6 +217,18 @@ mod tests {
         let svg = bars(&all);
         assert!(svg.contains("width=\"85.0\"") && svg.contains("width=\"340.0\""), "{svg}");
         assert!(svg.contains("a &lt;b&gt;, ms") && svg.matches("<line").count() == 2, "{svg}");
+    }
+
+    #[test]
+    fn each_is_a_bar_or_a_curve() {
+        let all = [
+            series("a, ms", "10", "x", "1"),
+            series("a, ms", "100", "x", "4"),
+            series("b, ms", "100", "x", "4"),
+            series("c, ms", "", "x", "4"),
+        ];
+        let bars: Vec<String> = once(&all).into_iter().map(|one| one.quantity).collect();
+        assert_eq!(bars, ["b", "c"]);
     }
 
     #[test]

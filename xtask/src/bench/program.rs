@@ -91,6 +91,17 @@ pub(super) fn run(
     Ok(said)
 }
 
+/// A reason without the paths of this machine, and not longer than a reader wants it.
+fn without_places(why: &str) -> String {
+    const LONG: usize = 300;
+    let word = |word: &str| {
+        let is_place = word.contains("/var/tmp/") || word.contains("/run/");
+        if is_place { "…".to_owned() } else { word.to_owned() }
+    };
+    let words: Vec<String> = why.split(' ').map(word).collect();
+    words.join(" ").chars().take(LONG).collect()
+}
+
 fn what(program: &Program, sections: &[&str]) -> String {
     if sections.is_empty() { program.name.to_owned() } else { sections.join(", ") }
 }
@@ -109,6 +120,7 @@ impl Said {
                 ["measured", fields @ ..] => said.series.push(Series::parse(fields)?),
                 ["span", fields @ ..] => said.spans.push(Span::parse(fields)?),
                 ["failed", section, who, why] => {
+                    let why = without_places(why);
                     said.failures.push(((*section).to_owned(), format!("{who}: {why}")));
                 }
                 ["version", _who, version] => said.versions.push((*version).to_owned()),
@@ -128,13 +140,13 @@ mod tests {
         let text = "warning: something\n\
             version\tcontainerd\tcontainerd 1.6\n\
             measured\tnetwork\tStopPodSandbox, ms\t\tknarr, built in\t1.5 2.25\n\
-            failed\tpods\tcontainerd\tRunPodSandbox: no\n\
+            failed\tpods\tcontainerd\tRunPodSandbox: no \"/run/kt000/x\" there\n\
             measured\tmachine\ttaken by others, % of it\t\t\t12.5\n";
         let said = Said::read(text).unwrap();
         assert_eq!(said.series[0].who, "knarr, built in");
         assert_eq!(
             said.failures,
-            [("pods".to_owned(), "containerd: RunPodSandbox: no".to_owned())]
+            [("pods".to_owned(), "containerd: RunPodSandbox: no … there".to_owned())]
         );
         assert_eq!((said.versions.len(), said.noise), (1, Some(12.5)));
         assert!(Said::read("measured\tpods\tx, ms\t\tknarr\tfast").is_err());

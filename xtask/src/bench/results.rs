@@ -118,8 +118,11 @@ pub(super) fn publish(dir: &Path, fresh: &[Results]) -> Result<()> {
     }
     for (section, about, results) in &known {
         page.push_str(&format!("\n## {section}\n{about}\n\n"));
-        write(format!("{section}.svg"), plot::bars(&results.series))?;
-        page.push_str(&format!("![{section}]({section}.svg)\n\n"));
+        let once = plot::once(&results.series);
+        if !once.is_empty() {
+            write(format!("{section}.svg"), plot::bars(&once))?;
+            page.push_str(&format!("![{section}]({section}.svg)\n\n"));
+        }
         if let Some(curves) = plot::curves(&results.series, "pods") {
             write(format!("{section}-curves.svg"), curves)?;
             page.push_str(&format!("![{section}, by number of pods]({section}-curves.svg)\n\n"));
