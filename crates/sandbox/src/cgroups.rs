@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use failpoint::Point;
 use launch::plan::CgroupPlan;
@@ -134,7 +135,28 @@ pub(crate) fn kill(layout: &CgroupLayout, path: &str) -> Result<(), CgroupError>
     Ok(())
 }
 
-/// Kills and removes the groups `names` below `parent`, and `parent` itself if it is the pod's.
+/// How long [`end`] waits for those it has killed.
+pub(crate) const ENDS_WITHIN: Duration = Duration::from_secs(5);
+
+/// As [`kill`], and returns when nothing lives there any more: on v2 the kernel kills meanwhile.
+pub(crate) fn end(layout: &CgroupLayout, path: &str) -> Result<(), CgroupError> {
+    kill(layout, path)?;
+    if matches!(layout, CgroupLayout::V1 { .. }) {
+        return Ok(());
+    }
+    let deadline = Instant::now() + ENDS_WITHIN;
+    while inhabited(layout, path) {
+        if Instant::now() >= deadline {
+            let source = io::ErrorKind::TimedOut.into();
+            return Err(CgroupError { action: "kill", path: path.to_owned(), source });
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Kills and removes the groups `names` below `parent`, and `parent` itself if it is the pod's. One
+/// that resists does not keep the others; the first such is the error.
 pub(crate) fn sweep(
     layout: &CgroupLayout,
     parent: &str,
@@ -150,15 +172,27 @@ pub(crate) fn sweep(
     if own_parent {
         groups.push(parent.to_owned());
     }
+    let mut swept = Ok(());
     for group in groups {
         for (version, freezer, dir) in directories(layout, &group) {
             if Path::new(&dir).exists() {
-                sys::cgroup::kill_all(version, &dir, freezer)?;
-                sys::cgroup::remove(&dir)?;
+                let gone = sys::cgroup::kill_all(version, &dir, freezer)
+                    .and_then(|()| sys::cgroup::remove(&dir));
+                swept = swept.and(gone);
             }
         }
     }
-    Ok(())
+    swept
+}
+
+/// Whether this process lives in the group. The dead keep their place in a v1 group until reaped.
+pub(crate) fn holds(layout: &CgroupLayout, path: &str, pid: i32) -> bool {
+    let wanted = pid.to_string();
+    let listed = directories(layout, path).iter().any(|(_, _, dir)| {
+        let processes = std::fs::read_to_string(Path::new(dir).join("cgroup.procs"));
+        processes.is_ok_and(|text| text.lines().any(|line| line == wanted))
+    });
+    listed && crate::shims::lives(pid)
 }
 
 /// Whether a process lives in the group.

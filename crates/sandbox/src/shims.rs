@@ -86,6 +86,12 @@ fn descendants(top: i32) -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
+/// Whether there is such a process and it has not ended.
+pub(crate) fn lives(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| dead_and_parent(&stat).is_some_and(|(dead, _)| !dead))
+}
+
 /// `stat`: behind the name, which may hold anything, the state and the parent.
 fn dead_and_parent(stat: &str) -> Option<(bool, i32)> {
     let (_, rest) = stat.rsplit_once(')')?;

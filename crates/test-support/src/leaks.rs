@@ -332,7 +332,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 /// Everything below `dir`, parents before children; symbolic links are not followed.
-fn tree(dir: &Path) -> Vec<PathBuf> {
+pub fn tree(dir: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = Vec::new();
     let mut left = vec![dir.to_owned()];
     while let Some(dir) = left.pop() {

@@ -15,7 +15,7 @@ pub struct Process {
     pub pid: i32,
     /// Its parent.
     pub parent: i32,
-    /// It has ended and waits to be reaped by its parent.
+    /// It has ended, and waits to be reaped by its parent, or for others of its PID namespace to be.
     pub zombie: bool,
     /// Its arguments, joined by spaces; empty for a zombie.
     pub cmdline: String,
@@ -33,6 +33,9 @@ pub fn all() -> Vec<Process> {
         .collect()
 }
 
+/// It runs no code of its own any more.
+const PF_EXITING: u32 = 4;
+
 fn look_at(pid: i32) -> Option<Process> {
     let dir = PathBuf::from(format!("/proc/{pid}"));
     let cmdline = fs::read(dir.join("cmdline")).ok()?;
@@ -40,8 +43,11 @@ fn look_at(pid: i32) -> Option<Process> {
     let cgroups = fs::read_to_string(dir.join("cgroup")).ok()?;
     let stat = fs::read_to_string(dir.join("stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let zombie = fields.next()? == "Z";
+    let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
+    // Behind the process group, the session and the terminal's two.
+    let flags: u32 = fields.nth(4)?.parse().ok()?;
+    let zombie = state == "Z" || flags & PF_EXITING != 0;
     Some(Process { pid, parent, zombie, cmdline, cgroups })
 }
 

@@ -111,7 +111,10 @@ fn a_pod_whose_supervisor_died_with_the_daemon_can_be_removed() -> Result<()> {
         ensure!(pod.state() == v1::PodSandboxState::SandboxNotready, "{pod:?}");
         let container = node.cri.container(&id).await?;
         ensure!(container.state() == v1::ContainerState::ContainerExited, "{container:?}");
-        ensure!((container.exit_code, container.reason.as_str()) == (255, "Unknown"));
+        ensure!(
+            (container.exit_code, container.reason.as_str()) == (137, "Error"),
+            "{container:?}"
+        );
         node.cri.stop_pod(&pod_id).await?;
         node.cri.remove_pod(&pod_id).await?;
         Ok(())

@@ -10,6 +10,7 @@
 //! record of intent is written before the first side effect, so that a daemon that dies anywhere
 //! leaves something its successor can finish (`recover`).
 
+mod burial;
 mod create;
 mod recover;
 mod run;
@@ -32,7 +33,7 @@ use tokio::time::Instant;
 
 use crate::blocking;
 use crate::claim::{Claim, Fresh};
-use crate::context::{Context, cgroup_of, now};
+use crate::context::{Context, cgroup_of};
 use crate::error::{ContainerError, CreateError, RunError, StartError, TeardownError, UpdateError};
 use crate::events::EventKind;
 use crate::link::{LinkEvent, ShimLink};
@@ -380,77 +381,9 @@ impl Owner {
         self.cx.index.put_container(Arc::clone(record), cgroup);
     }
 
-    /// The shim died: what it held has no keeper any more.
-    async fn on_shim_lost(&mut self) {
-        tracing::error!(sandbox = %self.id(), "the shim is gone: ending its containers");
-        if let Some(shim) = self.shim.take() {
-            shim.process.end(self.id()).await;
-        }
-        self.bury_running().await;
-        self.lose_readiness().await;
-    }
-
-    /// The pod has ended by itself.
-    async fn lose_readiness(&mut self) {
-        let was_ready = self.record.phase == PodPhase::Ready;
-        self.set_phase(PodPhase::Stopped).await;
-        if was_ready {
-            self.tell(EventKind::Stopped, self.id().as_str());
-        }
-    }
-
-    /// Ends, from outside, every container that no shim keeps, and records what is known of it.
-    async fn bury_running(&mut self) {
-        self.bury(self.running()).await;
-    }
-
     fn running(&self) -> Vec<ContainerId> {
         let running = self.containers.iter().filter(|(_, container)| container.is_running());
         running.map(|(id, _)| id.clone()).collect()
-    }
-
-    async fn bury(&mut self, ids: Vec<ContainerId>) {
-        for id in ids {
-            let cgroup = cgroup_of(&self.cgroup_parent, &id);
-            let layout = self.cx.parts.host.cgroup.clone();
-            let killed = blocking::run(move || crate::cgroups::kill(&layout, &cgroup)).await;
-            if let Err(error) = killed {
-                let error = crate::error::chain(&error);
-                tracing::error!(sandbox = %self.id(), container = %id, error, "not killed");
-            }
-            let exit = self.read_exit_file(&id).await;
-            let started_at = match self.containers.get(&id).map(|c| &c.record.state) {
-                Some(ContainerState::Running { started_at, .. }) => Some(*started_at),
-                Some(ContainerState::Created | ContainerState::Exited(_)) | None => None,
-            };
-            match exit {
-                Some(exit) => self.on_exit(&id, &exit).await,
-                None => {
-                    let lost = ExitRecord {
-                        started_at,
-                        finished_at: now(),
-                        code: 255,
-                        reason: ExitReason::Unknown,
-                        message: String::new(),
-                    };
-                    self.set_container_state(&id, ContainerState::Exited(lost)).await;
-                    self.tell(EventKind::Stopped, id.as_str());
-                    self.after_exit(&id).await;
-                }
-            }
-        }
-    }
-
-    async fn read_exit_file(&self, id: &ContainerId) -> Option<Exit> {
-        let path = self.cx.paths().exit_file(self.id(), id);
-        let text = blocking::run(move || std::fs::read_to_string(path)).await.ok()?;
-        match Exit::from_file(&text) {
-            Ok(exit) => Some(exit),
-            Err(error) => {
-                tracing::warn!(container = %id, %error, "exit file ignored");
-                None
-            }
-        }
     }
 
     fn link(&self) -> Option<Arc<ShimLink>> {

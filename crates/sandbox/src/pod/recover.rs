@@ -150,7 +150,7 @@ async fn recover(mut owner: Owner) -> Option<Owner> {
     match report {
         Some(report) => owner.reconcile(report).await,
         None => {
-            owner.bury_running().await;
+            owner.end_unkept().await;
             if owner.record.phase == PodPhase::Ready {
                 tracing::warn!(sandbox = %owner.id(), "the shim is gone: pod is not ready");
                 owner.set_phase(PodPhase::Stopped).await;
@@ -273,7 +273,10 @@ impl Owner {
             self.running().into_iter().filter(|id| !reported.contains(id.as_str())).collect();
         if !lost.is_empty() {
             tracing::error!(sandbox = %self.id(), ?lost, "the shim does not know these containers");
-            self.bury(lost).await;
+            for error in self.bury(lost).await {
+                let error = chain(&error);
+                tracing::error!(sandbox = %self.id(), error, "it runs on");
+            }
         }
     }
 }

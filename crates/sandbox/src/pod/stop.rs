@@ -8,9 +8,10 @@ use model::{ContainerId, Signal};
 use shim_protocol::{Body, FailureKind};
 use tokio::time::Instant;
 
-use super::{DIES_WITHIN, Owner, Reply, StopInFlight};
+use super::{Container, DIES_WITHIN, Owner, Reply, StopInFlight};
 use crate::admission::{self, Admission};
 use crate::blocking;
+use crate::cgroups::ENDS_WITHIN;
 use crate::error::{ContainerError, StepError};
 use crate::events::EventKind;
 use crate::files::{self, remove_tree};
@@ -104,7 +105,7 @@ impl Owner {
                 let body = Body::Kill { container: id.to_string(), signal: signal.number(), all };
                 self.reach(Point::StopSignal, link.call_done(body)).await
             }
-            None => return self.bury_running().await,
+            None => return self.end_without_a_shim().await,
         };
         match sent {
             // Gone: the link's end is an event of its own and ends the container.
@@ -121,6 +122,19 @@ impl Owner {
                     }),
                 });
             }
+        }
+    }
+
+    /// Those that do not even so are given up for now: the next call tries again.
+    async fn end_without_a_shim(&mut self) {
+        for error in self.bury_running().await {
+            tracing::error!(sandbox = %self.id(), error = crate::error::chain(&error), "not ended");
+        }
+        for id in self.running() {
+            self.fail_stop(&id, || ContainerError::StillRunning {
+                container: id.clone(),
+                seconds: ENDS_WITHIN.as_secs(),
+            });
         }
     }
 
@@ -168,12 +182,22 @@ impl Owner {
 
     /// Removes everything of an ended container, its record last. Can be run again.
     pub(super) async fn discard_container(&mut self, id: &ContainerId) -> Result<(), StepError> {
-        if let Some(link) = self.link() {
-            let forgotten = link.call_done(Body::Forget { container: id.to_string() });
-            match self.reach(Point::RemoveForget, forgotten).await {
-                Ok(()) | Err(LinkError::Gone { .. }) => {}
-                Err(error) => return Err(StepError::Shim(error)),
+        if self.containers.get(id).is_some_and(Container::is_running) {
+            let seconds = ENDS_WITHIN.as_secs();
+            return Err(StepError::StillRunning { container: id.clone(), seconds });
+        }
+        let forgotten = match self.link() {
+            Some(link) => {
+                let asked = link.call_done(Body::Forget { container: id.to_string() });
+                self.reach(Point::RemoveForget, asked).await
             }
+            None => Err(LinkError::Gone { sandbox: self.id().clone() }),
+        };
+        match forgotten {
+            Ok(()) => {}
+            // Then nobody else removes its control groups.
+            Err(LinkError::Gone { .. }) => self.sweep_cgroups_of(vec![id.to_string()]).await?,
+            Err(error) => return Err(StepError::Shim(error)),
         }
         let cx = Arc::clone(&self.cx);
         let (sandbox, container) = (self.id().clone(), id.clone());

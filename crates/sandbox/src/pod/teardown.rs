@@ -72,7 +72,7 @@ impl Owner {
 
     async fn kill_containers(&mut self, failed: &mut Vec<StepError>) {
         let Some(link) = self.link() else {
-            self.bury_running().await;
+            failed.extend(self.bury_running().await);
             return;
         };
         let mut dying = Vec::new();
@@ -146,23 +146,25 @@ impl Owner {
         }
         shim.process.end(self.id()).await;
         // Those that could not be ended one by one have ended with it.
-        self.bury_running().await;
+        failed.extend(self.bury_running().await);
         self.sweep_cgroups(failed).await;
     }
 
     /// The pod's own cgroup, and those of containers whose shim died.
-    async fn sweep_cgroups(&self, failed: &mut Vec<StepError>) {
-        let layout = self.cx.parts.host.cgroup.clone();
-        let parent = self.cgroup_parent.to_string();
+    pub(super) async fn sweep_cgroups(&self, failed: &mut Vec<StepError>) {
         let mut names: Vec<String> = self.containers.keys().map(ToString::to_string).collect();
         names.push(self.id().to_string());
-        let own_parent = self.record.config.cgroup_parent.is_empty();
-        let swept =
-            blocking::run(move || crate::cgroups::sweep(&layout, &parent, &names, own_parent))
-                .await;
-        if let Err(error) = swept {
-            failed.push(StepError::Cgroup(error));
-        }
+        failed.extend(self.sweep_cgroups_of(names).await.err());
+    }
+
+    /// The cgroups of these names; with the pod itself also the one that was made for it.
+    pub(super) async fn sweep_cgroups_of(&self, names: Vec<String>) -> Result<(), StepError> {
+        let layout = self.cx.parts.host.cgroup.clone();
+        let parent = self.cgroup_parent.to_string();
+        let own_parent =
+            self.record.config.cgroup_parent.is_empty() && names.contains(&self.id().to_string());
+        let sweep = move || crate::cgroups::sweep(&layout, &parent, &names, own_parent);
+        blocking::run(sweep).await.map_err(StepError::Cgroup)
     }
 
     /// The shim unpins the namespace itself; after its violent death somebody else has to.
