@@ -18,7 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("launch", &["model", "sys"]),
     ("oci-runtime", &["launch", "model"]),
     ("oci-cli", &["launch", "model", "oci-runtime", "sys"]),
-    ("shim", &["launch", "model", "shim-protocol", "sys"]),
+    ("shim", &["failpoint", "launch", "model", "shim-protocol", "sys"]),
     ("layer", &["model", "sys"]),
     ("registry", &["model", "sys"]),
     ("store", &["failpoint", "model", "sys"]),

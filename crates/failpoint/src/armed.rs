@@ -1,21 +1,35 @@
 //! What a test has asked for, and doing it.
 
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
 
 use crate::{Point, SpecError};
 
-#[derive(Debug)]
+/// What happens at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
     Kill,
-    /// As often as this.
-    Fail(AtomicU32),
+    Fail,
+    /// As on a file system that is full.
+    Full,
 }
 
-type Plan = Vec<(Point, Action)>;
+#[derive(Debug)]
+struct Planned {
+    point: Point,
+    action: Action,
+    /// How often it is passed before.
+    spared: AtomicU32,
+    /// How often it happens then.
+    left: AtomicU32,
+}
+
+type Plan = Vec<Planned>;
 
 static PLAN: OnceLock<Plan> = OnceLock::new();
 
@@ -29,35 +43,68 @@ pub fn arm(spec: &str) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// Every place by name, with what it can do: `pod.run.attach kill error`.
+/// As [`arm`], for a shim, whose environment is empty: what the file `failpoints` says, in the
+/// directory that holds the state of all pods' own directory, if there is one.
+///
+/// # Errors
+/// [`SpecError`]; then nothing is armed.
+pub fn arm_shim(pod_state: &Path) -> Result<(), SpecError> {
+    let Some(state) = pod_state.parent().and_then(Path::parent) else { return Ok(()) };
+    match std::fs::read_to_string(state.join("failpoints")) {
+        Ok(spec) => arm(spec.trim()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(_) => {
+            let part = state.display().to_string();
+            Err(SpecError { part, what: "the file `failpoints` there cannot be read" })
+        }
+    }
+}
+
+/// The daemon's places by name, with what they can do: `pod.run.attach kill error`.
 pub fn list() -> String {
-    let line = |point: &Point| {
+    listed(|point| !point.is_the_shims())
+}
+
+/// The shim's places.
+pub fn list_shim() -> String {
+    listed(Point::is_the_shims)
+}
+
+fn listed(wanted: impl Fn(Point) -> bool) -> String {
+    let line = |point: Point| {
         let error = if point.can_fail() { " error" } else { "" };
-        format!("{} kill{error}\n", point.name())
+        let full = if point.writes() { " full" } else { "" };
+        format!("{} kill{error}{full}\n", point.name())
     };
-    Point::ALL.iter().map(line).collect()
+    Point::ALL.iter().copied().filter(|point| wanted(*point)).map(line).collect()
 }
 
 fn parse(spec: &str) -> Result<Plan, SpecError> {
     spec.split(',').filter(|part| !part.is_empty()).map(parse_one).collect()
 }
 
-fn parse_one(part: &str) -> Result<(Point, Action), SpecError> {
+fn parse_one(part: &str) -> Result<Planned, SpecError> {
     let wrong = |what| SpecError { part: part.to_owned(), what };
     let (name, action) = part.split_once('=').ok_or_else(|| wrong("want NAME=ACTION"))?;
     let point = Point::named(name).ok_or_else(|| wrong("there is no such place"))?;
-    let (action, times) = match action.split_once('*') {
-        Some((action, times)) => {
-            (action, times.parse().map_err(|_| wrong("how often is no number"))?)
-        }
+    let number = |text: &str| text.parse::<u32>().map_err(|_| wrong("how often is no number"));
+    let (action, spared) = match action.split_once('@') {
+        Some((action, time)) => (action, number(time)?.saturating_sub(1)),
+        None => (action, 0),
+    };
+    let (action, left) = match action.split_once('*') {
+        Some((action, times)) => (action, number(times)?),
         None => (action, u32::MAX),
     };
-    match action {
-        "kill" => Ok((point, Action::Kill)),
-        "error" if point.can_fail() => Ok((point, Action::Fail(AtomicU32::new(times)))),
-        "error" => Err(wrong("nobody could be told of a failure there")),
-        _ => Err(wrong("the action is neither `kill` nor `error`")),
-    }
+    let action = match action {
+        "kill" => Action::Kill,
+        "error" if point.can_fail() => Action::Fail,
+        "error" => return Err(wrong("nobody could be told of a failure there")),
+        "full" if point.writes() => Action::Full,
+        "full" => return Err(wrong("nothing is written there")),
+        _ => return Err(wrong("the action is none of `kill`, `error` and `full`")),
+    };
+    Ok(Planned { point, action, spared: spared.into(), left: left.into() })
 }
 
 /// A step that can fail comes next.
@@ -65,30 +112,39 @@ fn parse_one(part: &str) -> Result<(Point, Action), SpecError> {
 /// # Errors
 /// The test wants it to fail.
 pub fn reach(point: Point) -> io::Result<()> {
-    match planned(point) {
+    match happens(point) {
         None => Ok(()),
         Some(Action::Kill) => die(point),
-        Some(Action::Fail(left)) => {
-            let taken =
-                left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
-            if taken.is_err() {
-                return Ok(());
-            }
+        Some(Action::Fail) => {
             say(point, "failing");
             Err(io::Error::other(format!("failpoint {}", point.name())))
+        }
+        Some(Action::Full) => {
+            say(point, "full");
+            Err(Errno::NOSPC.into())
         }
     }
 }
 
 /// A step comes next whose failure nobody could be told.
 pub fn pass(point: Point) {
-    if let Some(Action::Kill) = planned(point) {
+    if happens(point) == Some(Action::Kill) {
         die(point);
     }
 }
 
-fn planned(point: Point) -> Option<&'static Action> {
-    PLAN.get()?.iter().find(|(planned, _)| *planned == point).map(|(_, action)| action)
+/// What happens there now.
+fn happens(point: Point) -> Option<Action> {
+    let planned = PLAN.get()?.iter().find(|planned| planned.point == point)?;
+    if take(&planned.spared) {
+        return None;
+    }
+    take(&planned.left).then_some(planned.action)
+}
+
+/// One of them, if one is left.
+fn take(count: &AtomicU32) -> bool {
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
 }
 
 fn die(point: Point) -> ! {
@@ -118,24 +174,34 @@ mod tests {
         let all = names.len();
         names.dedup();
         assert_eq!(names.len(), all);
-        assert_eq!(list().lines().count(), all);
+        assert_eq!(list().lines().count() + list_shim().lines().count(), all);
         assert!(list().contains("pod.run.attach kill error\n"));
+        assert!(list_shim().contains("shim.exit.record kill error full\n"));
     }
 
     #[test]
     fn what_is_asked_for_is_read_and_what_is_none_is_refused() {
-        let plan = parse("pod.run.attach=kill,pod.run.intent=error*2,").unwrap();
-        assert!(matches!(
-            &plan[..],
-            [(Point::PodAttach, Action::Kill), (Point::PodIntent, Action::Fail(left))]
-                if left.load(Ordering::Relaxed) == 2
-        ));
+        let plan =
+            parse("pod.run.attach=kill@3,pod.run.intent=error*2,store.replace=full,").unwrap();
+        let read = |planned: &Planned| {
+            let count = |count: &AtomicU32| count.load(Ordering::Relaxed);
+            (planned.point, planned.action, count(&planned.spared), count(&planned.left))
+        };
+        assert_eq!(
+            plan.iter().map(read).collect::<Vec<_>>(),
+            [
+                (Point::PodAttach, Action::Kill, 2, u32::MAX),
+                (Point::PodIntent, Action::Fail, 0, 2),
+                (Point::RecordReplace, Action::Full, 0, u32::MAX),
+            ]
+        );
         for (spec, want) in [
             ("pod.run.attach", "NAME=ACTION"),
             ("nowhere=kill", "no such place"),
-            ("pod.run.attach=explode", "neither"),
+            ("pod.run.attach=explode", "none of"),
             ("pod.run.attach=error*x", "no number"),
             ("pod.run.answer=error", "nobody could be told"),
+            ("pod.run.attach=full", "nothing is written"),
         ] {
             let error = parse(spec).unwrap_err().to_string();
             assert!(error.contains(want), "{spec}: {error}");
@@ -144,11 +210,17 @@ mod tests {
 
     #[test]
     fn a_step_fails_as_often_as_it_is_told_to() {
-        arm("image.pull.record=error*2").unwrap();
+        let dir = std::env::temp_dir().join(format!("failpoint-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("pods/a")).unwrap();
+        arm_shim(&dir.join("pods/a")).unwrap();
+        std::fs::write(dir.join("failpoints"), "image.pull.record=full*2@2\n").unwrap();
+        arm_shim(&dir.join("pods/a")).unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
         assert!(reach(Point::PodAttach).is_ok());
+        assert!(reach(Point::ImageRecord).is_ok(), "the first time is spared");
         for _ in 0..2 {
             let error = reach(Point::ImageRecord).unwrap_err();
-            assert_eq!(error.to_string(), "failpoint image.pull.record");
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         }
         assert!(reach(Point::ImageRecord).is_ok());
     }

@@ -1,5 +1,5 @@
-//! Named places in the daemon's work where a test can make the daemon die, or the step fail that
-//! comes next there.
+//! Named places in the daemon's and the shims' work where a test can make the process die, or the
+//! step fail that comes next there.
 //!
 //! Only builds with the feature `armed` have them; in all others [`reach`] and [`pass`] are
 //! nothing. What happens where is told by the daemon's environment:
@@ -10,9 +10,11 @@
 //! KNARR_FAILPOINTS=list
 //! ```
 //!
-//! `kill` ends the process by SIGKILL, as a crash would; `error` makes the step fail, each time or
-//! as often as `*N` says; `list` makes the program print all places and end. Whatever is done is
-//! said on standard error.
+//! `kill` ends the process by SIGKILL, as a crash would; `error` makes the step fail, and `full` as
+//! on a file system without room: each time or as often as `*N` says, from the first time on that
+//! it is reached or the one that `@N` says. `list` makes the program print all places and end.
+//! Shims, whose environment is empty, are told by the file `failpoints` in the daemon's directory
+//! of volatile state. Whatever is done is said on standard error.
 //!
 //! Never here: what a step is, or how its failure is told.
 #![forbid(unsafe_code)]
@@ -24,9 +26,9 @@ mod off;
 mod points;
 
 #[cfg(feature = "armed")]
-pub use armed::{arm, list, pass, reach};
+pub use armed::{arm, arm_shim, list, list_shim, pass, reach};
 #[cfg(not(feature = "armed"))]
-pub use off::{arm, list, pass, reach};
+pub use off::{arm, arm_shim, list, list_shim, pass, reach};
 pub use points::Point;
 
 /// The variable that says what happens where.

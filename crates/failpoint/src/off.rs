@@ -1,6 +1,7 @@
 //! The places of builds that have none.
 
 use std::io;
+use std::path::Path;
 
 use crate::{Point, SpecError};
 
@@ -13,8 +14,22 @@ pub fn arm(spec: &str) -> Result<(), SpecError> {
     Err(SpecError { part: spec.to_owned(), what })
 }
 
-/// Every place by name: none.
+/// Nothing to obey.
+///
+/// # Errors
+/// Never.
+#[inline(always)]
+pub const fn arm_shim(_pod_state: &Path) -> Result<(), SpecError> {
+    Ok(())
+}
+
+/// The daemon's places by name: none.
 pub const fn list() -> String {
+    String::new()
+}
+
+/// The shim's places by name: none.
+pub const fn list_shim() -> String {
     String::new()
 }
 

@@ -27,6 +27,18 @@ macro_rules! points {
                 }
             }
 
+            /// Whether the step writes to a file system, which may be full.
+            pub const fn writes(self) -> bool {
+                match self {
+                    $($(Self::$point => points!(= $kind),)*)*
+                }
+            }
+
+            /// Whether it lies in the shim; the others lie in the daemon.
+            pub fn is_the_shims(self) -> bool {
+                self.name().starts_with("shim.")
+            }
+
             /// The place of that name.
             pub fn named(name: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|point| point.name() == name)
@@ -34,19 +46,23 @@ macro_rules! points {
         }
     };
     (@ fallible) => { true };
+    (@ writing) => { true };
     (@ certain) => { false };
+    (= fallible) => { false };
+    (= writing) => { true };
+    (= certain) => { false };
 }
 
 points! {
     "pod.run" {
         /// The pod's directories.
-        PodDirectories "directories" fallible,
+        PodDirectories "directories" writing,
         /// The files its containers see in `/etc`.
-        PodFiles "files" fallible,
+        PodFiles "files" writing,
         /// The record that says what will be made.
-        PodIntent "intent" fallible,
+        PodIntent "intent" writing,
         /// The shim's socket.
-        PodSocket "socket" fallible,
+        PodSocket "socket" writing,
         /// The shim's process.
         PodSpawn "spawn" fallible,
         /// The connection to the shim.
@@ -56,7 +72,7 @@ points! {
         /// CNI ADD.
         PodAttach "attach" fallible,
         /// The record that says that it is ready.
-        PodReady "ready" fallible,
+        PodReady "ready" writing,
         /// The answer.
         PodAnswer "answer" certain,
     }
@@ -64,25 +80,29 @@ points! {
         /// The next plugin of a list.
         CniAddPlugin "plugin" fallible,
         /// A reservation of addresses.
-        CniAddReserve "reserve" fallible,
+        CniAddReserve "reserve" writing,
         /// The pod's link, with its address reserved.
         CniAddLink "link" fallible,
         /// The pod's own end of it.
         CniAddConfigure "configure" fallible,
+        /// The limit of what comes from the pod, with the one of what goes to it set.
+        CniAddShape "shape" fallible,
+        /// The firewall's rules, with their chains made.
+        CniAddFilter "filter" fallible,
         /// Rules for host ports.
         CniAddPorts "ports" fallible,
         /// The record of the attachment.
-        CniAddCache "cache" fallible,
+        CniAddCache "cache" writing,
     }
     "container.create" {
         /// Its directory.
-        ContainerDirectory "directory" fallible,
+        ContainerDirectory "directory" writing,
         /// Its writable layer.
-        ContainerLayer "layer" fallible,
+        ContainerLayer "layer" writing,
         /// Its specification.
-        ContainerSpec "spec" fallible,
+        ContainerSpec "spec" writing,
         /// Its record.
-        ContainerRecord "record" fallible,
+        ContainerRecord "record" writing,
         /// The answer.
         ContainerAnswer "answer" certain,
     }
@@ -92,7 +112,7 @@ points! {
         /// The launch, by the shim.
         StartLaunch "launch" fallible,
         /// The record that says that it runs.
-        StartRecord "record" fallible,
+        StartRecord "record" writing,
         /// The answer.
         StartAnswer "answer" certain,
     }
@@ -100,7 +120,7 @@ points! {
         /// The signal, sent by the shim.
         StopSignal "signal" fallible,
         /// The record of its end.
-        StopRecord "record" fallible,
+        StopRecord "record" writing,
         /// The answer.
         StopAnswer "answer" certain,
     }
@@ -116,13 +136,13 @@ points! {
     }
     "pod.stop" {
         /// The record that says that it is to end.
-        PodStopRecord "record" fallible,
+        PodStopRecord "record" writing,
         /// SIGKILL for its containers.
         PodStopKill "kill" fallible,
         /// CNI DEL.
         PodStopDetach "detach" fallible,
         /// The record that no DEL is due any more.
-        PodStopDetached "detached" fallible,
+        PodStopDetached "detached" writing,
         /// The shim's end.
         PodStopShim "shim" fallible,
         /// Control groups go.
@@ -135,6 +155,8 @@ points! {
     "cni.del" {
         /// The next plugin of a list, from the last.
         CniDelPlugin "plugin" fallible,
+        /// The firewall's rules go.
+        CniDelFilter "filter" fallible,
         /// The rules of host ports go.
         CniDelPorts "ports" fallible,
         /// The reservation goes.
@@ -152,31 +174,31 @@ points! {
     }
     "pod.update" {
         /// The record of a pod's new totals.
-        PodUpdateRecord "record" fallible,
+        PodUpdateRecord "record" writing,
     }
     "container.update" {
         /// The record of a container's new limits, with its specification rewritten.
-        UpdateRecord "record" fallible,
+        UpdateRecord "record" writing,
     }
     "store" {
         /// A new record takes the place of the old one.
-        RecordReplace "replace" fallible,
+        RecordReplace "replace" writing,
     }
     "image.pull" {
         /// A place to unpack a layer into.
-        LayerBegin "begin" fallible,
+        LayerBegin "begin" writing,
         /// An unpacked layer reaches the disk.
-        LayerSync "sync" fallible,
+        LayerSync "sync" writing,
         /// Its seal.
-        LayerSeal "seal" fallible,
+        LayerSeal "seal" writing,
         /// It gets its name.
-        LayerName "name" fallible,
+        LayerName "name" writing,
         /// What layers leave to those below them.
-        LayerFixup "fixup" fallible,
+        LayerFixup "fixup" writing,
         /// The image's documents.
-        ImageDocuments "documents" fallible,
+        ImageDocuments "documents" writing,
         /// The image's record.
-        ImageRecord "record" fallible,
+        ImageRecord "record" writing,
         /// The answer.
         ImageAnswer "answer" certain,
     }
@@ -209,5 +231,67 @@ points! {
         RecoverNetworks "networks" certain,
         /// The socket answers.
         RecoverServe "serve" certain,
+    }
+    "shim.begin" {
+        /// The directory of exit records.
+        ShimExits "exits" writing,
+        /// The daemon is listened to.
+        ShimServe "serve" certain,
+    }
+    "shim.setup" {
+        /// The pod's namespaces.
+        ShimNamespaces "namespaces" fallible,
+        /// The loopback link.
+        ShimLoopback "loopback" fallible,
+        /// The pin of the network namespace.
+        ShimPin "pin" fallible,
+        /// The pod's `/dev/shm`.
+        ShimShm "shm" fallible,
+        /// The process that holds the shared PID namespace.
+        ShimPause "pause" fallible,
+        /// The answer.
+        ShimSetupAnswer "answer" certain,
+    }
+    "shim.start" {
+        /// The container's log.
+        ShimLog "log" writing,
+        /// The launch.
+        ShimLaunch "launch" fallible,
+        /// The program runs, and nobody knows yet.
+        ShimKeep "keep" certain,
+        /// The answer.
+        ShimStartAnswer "answer" certain,
+    }
+    "shim.exec" {
+        /// The process.
+        ShimEnter "enter" fallible,
+        /// The answer.
+        ShimExecAnswer "answer" certain,
+    }
+    "shim.kill" {
+        /// The signal.
+        ShimSignal "signal" fallible,
+    }
+    "shim.exit" {
+        /// The first process is reaped; others may live.
+        ShimReaped "reaped" certain,
+        /// The exit record.
+        ShimExitRecord "record" writing,
+        /// The event.
+        ShimExitTell "tell" certain,
+    }
+    "shim.forget" {
+        /// Control groups go.
+        ShimForgetCgroups "cgroups" fallible,
+        /// The exit record goes.
+        ShimForgetRecord "record" fallible,
+    }
+    "shim.shutdown" {
+        /// SIGKILL for what still runs.
+        ShimShutdownKill "kill" certain,
+        /// Control groups and the pin go.
+        ShimShutdownRelease "release" fallible,
+        /// The answer, and the end.
+        ShimShutdownEnd "end" certain,
     }
 }

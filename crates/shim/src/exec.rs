@@ -4,6 +4,7 @@
 //! answer (its working directory, the search for the program). The shim does not wait for it: the
 //! request is answered when the process has said how it went.
 
+use failpoint::Point;
 use launch::Entering;
 use launch::plan::ExecPlan;
 use model::ContainerId;
@@ -12,7 +13,7 @@ use rustix::process::Pid;
 use shim_protocol::{Failure, FailureKind, Response, StartExec, Started};
 
 use crate::clock;
-use crate::failure::{bad_request, chain, io_failure, unknown, wrong_state};
+use crate::failure::{bad_request, chain, io_failure, reach, unknown, wrong_state};
 use crate::peers::PeerNumber;
 use crate::poll::Token;
 use crate::requests::Done;
@@ -108,6 +109,7 @@ impl Supervisor {
         let plan = ExecPlan::decode(&request.plan)
             .map_err(|error| bad_request(format!("exec {number}: {}", chain(&error))))?;
         let stdio = exec_stdio(number, request.terminal, files)?;
+        reach(Point::ShimEnter)?;
         let entering = self.parts.runtime.exec(plan, target.pidfd.as_fd(), &stdio)?;
         let container = container.id.clone();
         // Dropped without being watched it would be killed and reaped.
@@ -150,6 +152,7 @@ impl Supervisor {
             }
         };
         let answer = done.unwrap_or_else(|failure| (Response::Failed(failure), None));
+        failpoint::pass(Point::ShimExecAnswer);
         self.peers.reply(peer, request, answer, &self.tools.poller);
     }
 

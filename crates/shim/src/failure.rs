@@ -2,6 +2,7 @@
 
 use std::io;
 
+use failpoint::Point;
 pub(crate) use model::chain;
 use shim_protocol::{Failure, FailureKind};
 
@@ -32,6 +33,12 @@ pub(crate) fn io_failure(
     cause: &io::Error,
 ) -> Failure {
     Failure { kind, message: format!("{what}: {cause}"), errno: cause.raw_os_error() }
+}
+
+/// A place before a step that can fail.
+pub(crate) fn reach(point: Point) -> Result<(), Failure> {
+    failpoint::reach(point)
+        .map_err(|error| io_failure(FailureKind::Internal, "cannot do the next step", &error))
 }
 
 /// Says in a failure that taking back what had been done failed as well.

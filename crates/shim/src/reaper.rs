@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use failpoint::Point;
 use model::ContainerId;
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
@@ -51,6 +52,7 @@ impl Supervisor {
     /// The first process is reaped: end the rest if it must not outlive it, then empty the pipes.
     fn container_ended(&mut self, id: &ContainerId, mut exit: Exit) {
         let Some(container) = self.containers.get_mut(id.as_str()) else { return };
+        failpoint::pass(Point::ShimReaped);
         let placeholder = Lifecycle::Ended(Exit::default());
         let Running { pid, mut sink, mut oom, stdin, .. } =
             match std::mem::replace(&mut container.lifecycle, placeholder) {
@@ -69,6 +71,8 @@ impl Supervisor {
         {
             self.tools.journal.say(format_args!("container {}: {}", id.short(), failure.message));
         }
+        // The clock may have been set back meanwhile.
+        exit.finished_at = exit.finished_at.max(container.started_at);
         exit.oom_killed = oom.ended(&exit, self.parts.runtime.oom_kills(&container.cgroup));
         if let Some(watch) = oom.take_watch() {
             self.tools.poller.remove(&watch);
@@ -97,9 +101,12 @@ impl Supervisor {
         self.leaving.append(&mut audience);
         let exit = draining.exit;
         container.lifecycle = Lifecycle::Ended(exit.clone());
-        if let Err(error) = self.parts.exits.write(id, &exit) {
+        let recorded = failpoint::reach(Point::ShimExitRecord)
+            .and_then(|()| self.parts.exits.write(id, &exit));
+        if let Err(error) = recorded {
             self.note(format_args!("cannot record the exit of container {}", id.short()), &error);
         }
+        failpoint::pass(Point::ShimExitTell);
         let event = Event::Exited { container: id.as_str().to_owned(), exit };
         self.peers.broadcast(&event, &self.tools.poller);
     }

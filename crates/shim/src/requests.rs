@@ -1,5 +1,6 @@
 //! What each request does. Everything answers at once except `Shutdown` and `Exec`.
 
+use failpoint::Point;
 use launch::plan::{CgroupPlan, LaunchPlan, PidNamespace};
 use model::ContainerId;
 use rustix::fd::{AsFd, OwnedFd};
@@ -11,7 +12,9 @@ use shim_protocol::{
 use crate::clock;
 use crate::container::{Container, Lifecycle, Running};
 use crate::exec::Exec;
-use crate::failure::{also, bad_request, chain, io_failure, not_found, unknown, wrong_state};
+use crate::failure::{
+    also, bad_request, chain, io_failure, not_found, reach, unknown, wrong_state,
+};
 use crate::log::{ContainerLog, Stream};
 use crate::oom::Oom;
 use crate::peers::PeerNumber;
@@ -103,6 +106,7 @@ impl Supervisor {
     fn set_up_pod(&mut self, setup: &PodSetup) -> Done {
         self.refuse_if_ending()?;
         let (ready, netns) = self.pod.set_up(setup, &mut self.parts.runtime)?;
+        failpoint::pass(Point::ShimSetupAnswer);
         Ok((Response::PodReady(ready), netns))
     }
 
@@ -122,6 +126,7 @@ impl Supervisor {
             self.check_pid_target(target, &plan)?;
         }
         let log = self.open_log(request.log_path.as_deref())?;
+        reach(Point::ShimLaunch)?;
         let cgroup = directories_only(plan.cgroup.clone());
         let own_pidns = plan.namespaces.pid == PidNamespace::New;
         let hooks = plan.hooks.clone().filter(|hooks| !hooks.poststop.is_empty());
@@ -135,6 +140,7 @@ impl Supervisor {
                 return Err(failure);
             }
         };
+        failpoint::pass(Point::ShimKeep);
         let (Launched { pid, pidfd, warnings, .. }, stdin) = launched;
         let once = request.stdin_once;
         let stdin = stdin.map(|file| Stdin::new(self.tools.poller.number(), file, once));
@@ -150,6 +156,7 @@ impl Supervisor {
             hooks,
             lifecycle: Lifecycle::Running(Running { pid, pidfd, stdin, sink, oom }),
         });
+        failpoint::pass(Point::ShimStartAnswer);
         Ok((Response::Started(started), None))
     }
 
@@ -185,7 +192,10 @@ impl Supervisor {
         if !path.starts_with('/') {
             return Err(bad_request(format!("the log {path} is not an absolute path")));
         }
-        let opened = self.parts.runtime.on_host(|| ContainerLog::open(path.into()));
+        let opened = self.parts.runtime.on_host(|| {
+            failpoint::reach(Point::ShimLog)?;
+            ContainerLog::open(path.into())
+        });
         opened.map(Some).map_err(|error| {
             io_failure(FailureKind::Internal, format!("cannot open the log {path}"), &error)
         })
@@ -234,6 +244,7 @@ impl Supervisor {
         if !(1..=64).contains(&signal) {
             return Err(bad_request(format!("{signal} is not a signal")));
         }
+        reach(Point::ShimSignal)?;
         let runtime = &self.parts.runtime;
         if signal == SIGKILL {
             found.kill_requested(runtime);
@@ -334,10 +345,13 @@ impl Supervisor {
             if !found.has_ended() {
                 return Err(wrong_state(format!("container {} has not ended", id.short())));
             }
+            reach(Point::ShimForgetCgroups)?;
             self.parts.runtime.remove_cgroups(&found.cgroup)?;
             self.run_poststop_hooks(container);
         }
-        self.parts.exits.remove(container).map_err(|error| {
+        let removed = failpoint::reach(Point::ShimForgetRecord)
+            .and_then(|()| self.parts.exits.remove(container));
+        removed.map_err(|error| {
             let what = format!("cannot remove the exit record of container {}", id.short());
             io_failure(FailureKind::Internal, what, &error)
         })?;

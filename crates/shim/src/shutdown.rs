@@ -3,9 +3,11 @@
 
 use std::time::{Duration, Instant};
 
+use failpoint::Point;
 use rustix::fd::AsFd;
 use shim_protocol::{Failure, FailureKind, Response};
 
+use crate::failure::reach;
 use crate::peers::PeerNumber;
 use crate::supervisor::Supervisor;
 
@@ -64,6 +66,7 @@ impl Supervisor {
             (alive, KILL_AGAIN)
         };
         if failures.is_empty() {
+            failpoint::pass(Point::ShimShutdownEnd);
             self.give_up_clients();
             self.answer_waiters(&Response::Done);
             return true;
@@ -94,6 +97,7 @@ impl Supervisor {
 
     /// Failures are not told yet: what survives is killed again, and named in the end.
     fn kill_everything(&mut self) {
+        failpoint::pass(Point::ShimShutdownKill);
         let runtime = &self.parts.runtime;
         for container in self.containers.iter_mut().filter(|container| !container.has_ended()) {
             container.kill_requested(runtime);
@@ -110,7 +114,7 @@ impl Supervisor {
 
     /// Removes what outlives a process; says what could not be.
     fn release(&mut self) -> Vec<String> {
-        let mut failures = Vec::new();
+        let mut failures = Vec::from_iter(reach(Point::ShimShutdownRelease).err());
         let ids: Vec<String> =
             self.containers.iter().map(|container| container.id.to_string()).collect();
         for id in ids {

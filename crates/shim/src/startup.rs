@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use failpoint::Point;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -60,6 +61,8 @@ pub fn run(state_dir: &Path, build: &'static str) -> Result<(), RunError> {
     let listener = take_listener()?;
     let journal = Journal::new(&pod_name(state_dir));
     let step = |step| move |source: io::Error| RunError::Start { step, source };
+    failpoint::arm_shim(state_dir)
+        .map_err(|error| step("obey its failpoints")(io::Error::other(error)))?;
     let null = take_standard_files().map_err(step("open /dev/null"))?;
     leave_session().map_err(step("start a session"))?;
     // Executed by descriptor, it would be called by that descriptor's number in process lists.
@@ -74,7 +77,8 @@ pub fn run(state_dir: &Path, build: &'static str) -> Result<(), RunError> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| step("forbid being traced")(error.into()))?;
     let own_score = lower_oom_score(&journal);
-    let exits = ExitRecords::open(state_dir)
+    let exits = failpoint::reach(Point::ShimExits)
+        .and_then(|()| ExitRecords::open(state_dir))
         .map_err(|source| RunError::StateDir { path: state_dir.to_owned(), source })?;
     let children = ChildEvents::watch().map_err(step("watch for children"))?;
     rustix::process::chdir("/").map_err(|error| step("leave its directory")(error.into()))?;
@@ -89,6 +93,7 @@ pub fn run(state_dir: &Path, build: &'static str) -> Result<(), RunError> {
     let supervisor =
         Supervisor::new(parts, tools).map_err(|error| step("watch its socket")(error.into()))?;
     drop(beginning);
+    failpoint::pass(Point::ShimServe);
     supervisor.run().map_err(RunError::Loop)
 }
 

@@ -200,7 +200,7 @@ impl Layers {
     pub fn begin(&self) -> Result<Ingest, IngestError> {
         let path = &self.ingest.path;
         failpoint::reach(Point::LayerBegin)
-            .map_err(|_| Errno::IO)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
             .and_then(|()| self.unique(|name| Ingest::make(self.ingest.fd.as_fd(), path, name)))
             .map_err(|source| IngestError { path: path.clone(), source })
     }

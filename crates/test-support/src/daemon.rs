@@ -42,6 +42,8 @@ pub struct Settings {
     pub environment: BTreeMap<String, String>,
     /// Cgroup it is born into; `None`: ours.
     pub group: Option<PathBuf>,
+    /// Network namespace it lives in, with a loopback link of its own; `None`: ours.
+    pub netns: Option<PathBuf>,
 }
 
 impl Settings {
@@ -58,6 +60,7 @@ impl Settings {
             extra_config: String::new(),
             environment: BTreeMap::new(),
             group: None,
+            netns: None,
         }
     }
 }
@@ -125,7 +128,17 @@ impl Daemon {
         let log =
             File::options().append(true).create(true).open(&self.log).context("open the log")?;
         let program = self.settings.dist.join("knarr");
-        let child = born_in(self.settings.group.as_deref(), &program)
+        let mut command = match &self.settings.netns {
+            None => born_in(self.settings.group.as_deref(), &program),
+            // It becomes the program.
+            Some(netns) => {
+                let mut command =
+                    born_in(self.settings.group.as_deref(), Path::new("/usr/bin/nsenter"));
+                command.arg(format!("--net={}", netns.display())).arg(&program);
+                command
+            }
+        };
+        let child = command
             .arg("serve")
             .arg("--config")
             .arg(&self.config)

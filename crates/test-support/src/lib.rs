@@ -13,6 +13,7 @@
 pub mod account;
 pub mod daemon;
 pub mod files;
+pub mod fuse;
 pub mod http;
 pub mod images;
 pub mod leaks;
@@ -25,11 +26,15 @@ pub mod scratch;
 pub mod usage;
 
 #[cfg(feature = "cri")]
+pub mod agreement;
+#[cfg(feature = "cri")]
 pub mod bench;
 #[cfg(feature = "cri")]
 pub mod containerd;
 #[cfg(feature = "cri")]
 pub mod cri;
+#[cfg(feature = "cri")]
+pub mod matrix;
 #[cfg(feature = "cri")]
 pub mod node;
 #[cfg(feature = "cri")]

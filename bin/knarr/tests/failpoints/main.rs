@@ -10,17 +10,18 @@
     clippy::expect_used,
     clippy::large_futures,
     clippy::panic,
-    clippy::print_stdout,
-    reason = "a helper of a test fails the test; a walk says what it has seen"
+    clippy::print_stderr,
+    reason = "a helper of a test fails the test, or says what it could not take away"
 )]
 
+mod chain;
 mod operation;
 mod program;
 mod walk;
 
 use anyhow::{Result, ensure};
 
-use crate::operation::Operation;
+use crate::operation::{CHAINS, Operation};
 use crate::walk::walk;
 
 /// A place that no operation comes by would never be tried.
@@ -30,7 +31,8 @@ fn every_place_belongs_to_an_operation() -> Result<()> {
     ensure!(places.len() > 60, "the program lists {} places only", places.len());
     for place in &places {
         let of: Vec<_> = Operation::ALL.iter().filter(|it| it.comes_by(&place.name)).collect();
-        ensure!(of.len() == 1, "{} belongs to {of:?}", place.name);
+        let of_chains = usize::from(CHAINS.contains(&place.name.as_str()));
+        ensure!(of.len() + of_chains == 1, "{} belongs to {of:?}", place.name);
     }
     Ok(())
 }
@@ -89,4 +91,9 @@ fn removing_an_image() -> Result<()> {
 #[test]
 fn starting_the_daemon() -> Result<()> {
     walk(Operation::Recover)
+}
+
+#[test]
+fn chains_of_plugins() -> Result<()> {
+    chain::walk()
 }

@@ -27,6 +27,9 @@ pub(crate) enum Operation {
 /// The image that is pulled and removed; it has a layer that busybox has not.
 const IMAGE: &str = "volumes";
 
+/// Places of plugins that the default network does without: see `chain`.
+pub(crate) const CHAINS: [&str; 3] = ["cni.add.shape", "cni.add.filter", "cni.del.filter"];
+
 /// What there is before the call.
 #[derive(Debug, Clone)]
 pub(crate) struct Before {
@@ -72,7 +75,8 @@ impl Operation {
     }
 
     pub(crate) fn comes_by(self, place: &str) -> bool {
-        self.places().iter().any(|start| place.starts_with(start))
+        let ours = self.places().iter().any(|start| place.starts_with(start));
+        ours && !CHAINS.contains(&place)
     }
 
     /// Brings about what the call needs.

@@ -6,26 +6,20 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use test_support::matrix::Place;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_knarr");
-
-/// A place.
-#[derive(Debug, Clone)]
-pub(crate) struct Place {
-    pub(crate) name: String,
-    pub(crate) can_fail: bool,
-}
 
 /// Every place that the program knows.
 pub(crate) fn places() -> Result<Vec<Place>> {
     let output = Command::new(PROGRAM).arg("serve").env(failpoint::VARIABLE, "list").output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let place = |line: &str| {
-        let mut words = line.split(' ');
-        let name = words.next().unwrap_or_default().to_owned();
-        Place { name, can_fail: words.any(|word| word == "error") }
-    };
-    Ok(String::from_utf8(output.stdout)?.lines().map(place).collect())
+    Ok(test_support::matrix::places(&String::from_utf8(output.stdout)?))
+}
+
+/// Where the tables of all walks are left.
+pub(crate) fn tables() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("matrix")
 }
 
 /// A directory with the program and the shim that `dist` has.

@@ -1,40 +1,16 @@
 //! One operation's places, one after the other, on one node.
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use cri_api::v1;
+use test_support::agreement::agrees;
 use test_support::leaks::Leaks;
+use test_support::matrix::{Act, Place, Table};
 use test_support::node::Node;
-use test_support::proc;
 
 use crate::operation::{Before, Operation};
-use crate::program::{self, Place};
-
-/// What happens at a place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Act {
-    Kill,
-    Fail,
-}
-
-impl Act {
-    fn spec(self, place: &str) -> String {
-        match self {
-            Self::Kill => format!("{place}=kill"),
-            Self::Fail => format!("{place}=error*1"),
-        }
-    }
-
-    fn said(self, place: &str) -> String {
-        match self {
-            Self::Kill => format!("failpoint {place}: dying"),
-            Self::Fail => format!("failpoint {place}: failing"),
-        }
-    }
-}
+use crate::program;
 
 /// Walks all places of an operation: dying at each, and failing at each where that can be.
 pub(crate) fn walk(operation: Operation) -> Result<()> {
@@ -58,18 +34,16 @@ pub(crate) fn walk(operation: Operation) -> Result<()> {
         node.pulled("busybox").await?;
         let layers = layers(&node)?;
         let mut number = 0;
+        let mut table = Table::default();
         for place in places {
-            for act in [Act::Kill, Act::Fail] {
-                if act == Act::Fail && !place.can_fail {
-                    continue;
-                }
+            for act in place.acts {
                 number += 1;
                 let case = Case { operation, place: &place.name, act, number, layers };
                 let recovered = case.run(&mut node).await.with_context(|| format!("{case:?}"))?;
-                let milliseconds = recovered.as_millis();
-                println!("{:28} {:4} back in {milliseconds} ms", place.name, format!("{act:?}"));
+                table.enter(&place.name, act, recovered);
             }
         }
+        table.publish(&program::tables(), &format!("daemon-{operation:?}"))?;
         node.finish().await
     })
 }
@@ -85,7 +59,7 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// How long the daemon took to come back.
+    /// How long the daemon took to come back, or with room again to do what it was asked.
     async fn run(&self, node: &mut Node) -> Result<Duration> {
         let name = format!("walk{}", self.number);
         let before = if self.operation == Operation::Recover {
@@ -94,10 +68,14 @@ impl Case<'_> {
             self.call_badly(node, &name).await?
         };
         let begun = Instant::now();
-        node.daemon.launch(&node.scratch).context("come back")?;
-        let took = begun.elapsed();
+        if node.daemon.pid().is_none() {
+            node.daemon.launch(&node.scratch).context("come back")?;
+        }
+        let back = begun.elapsed();
         agrees(node).await.context("after it came back")?;
+        let begun = Instant::now();
         self.operation.again(node, &before).await.context("asked again")?;
+        let took = if self.act == Act::Full { begun.elapsed() } else { back };
         agrees(node).await.context("after it was asked again")?;
         node.cri.remove_everything().await.context("remove everything")?;
         Leaks::of(&node.scratch).assert_none()?;
@@ -123,6 +101,16 @@ impl Case<'_> {
             Act::Fail => {
                 agrees(node).await.context("after the failure")?;
                 node.daemon.kill9()?;
+            }
+            // It goes on by itself, and says what there was no room for and where.
+            Act::Full => {
+                agrees(node).await.context("after the failure")?;
+                let told = answer.err().map(|status| status.message().to_owned());
+                let told = told.unwrap_or_else(|| {
+                    node.daemon.log_text().get(from..).unwrap_or_default().to_owned()
+                });
+                ensure!(told.contains("No space left on device"), "{told}");
+                ensure!(told.contains('/') || told.contains("sha256:"), "no path in {told}");
             }
         }
         self.was_reached(node, from)?;
@@ -177,31 +165,6 @@ impl Case<'_> {
         ensure!(log.get(from..).is_some_and(|log| log.contains(&said)), "it was not reached");
         Ok(())
     }
-}
-
-/// What the CRI says is what the kernel has.
-async fn agrees(node: &Node) -> Result<()> {
-    let processes = proc::all();
-    for container in node.cri.containers(None).await? {
-        let lives = processes.iter().any(|it| !it.zombie && it.cgroups.contains(&container.id));
-        let runs = container.state() == v1::ContainerState::ContainerRunning;
-        ensure!(lives == runs, "{container:?} has processes: {lives}");
-        if runs {
-            ensure!(node.cri.shell(&container.id, "echo alive").await? == "alive");
-        }
-    }
-    for pod in node.cri.pods(None).await? {
-        if pod.state() == v1::PodSandboxState::SandboxReady {
-            let pin = Path::new("/run/netns").join(format!("knarr-{}", pod.id));
-            ensure!(pin.exists(), "{pod:?} has no network namespace");
-            let address = node.cri.pod_ip(&pod.id).await?;
-            ensure!(address.starts_with(&node.scratch.subnet_prefix()), "{pod:?}: {address}");
-            let state = node.scratch.state().join("pods").join(&pod.id).display().to_string();
-            let shim = processes.iter().any(|it| it.cmdline.contains(&state));
-            ensure!(shim, "{pod:?} has no shim");
-        }
-    }
-    Ok(())
 }
 
 /// How many the store has.

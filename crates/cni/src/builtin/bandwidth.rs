@@ -4,6 +4,7 @@
 //! the veth sends: a token bucket there. What comes from the pod is redirected to an ifb of the
 //! pod's own, which sends it on: a token bucket there.
 
+use failpoint::Point;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sys::netlink::{Rtnetlink, TokenBucket};
@@ -98,6 +99,7 @@ fn add(call: &Call<'_>, conf: &Value) -> Result<Value, BuiltInError> {
         host.limit(link.index, &bucket)?;
     }
     if let Some(bucket) = from_pod {
+        failpoint::reach(Point::CniAddShape).map_err(BuiltInError::Socket)?;
         let name = ifb_name(call, conf);
         host.create_ifb(&name, link.mtu)?;
         let redirected = redirect(&mut host, link.index, &name, &bucket);

@@ -15,6 +15,7 @@
 //!
 //! or, without nf_tables, of our own chains KNARR-APART and KNARR-APART-TO in `iptables`' `filter`.
 
+use failpoint::Point;
 use serde::Deserialize;
 use serde_json::Value;
 use sys::netlink::IpPrefix;
@@ -133,6 +134,7 @@ fn accept(tool: &Iptables, addresses: &[IpPrefix], conf: &Conf) -> Result<(), Bu
     }
     first(tool, "FORWARD", FORWARD, "CNI firewall plugin rules")?;
     first(tool, FORWARD, admin, "CNI firewall plugin admin overrides")?;
+    failpoint::reach(Point::CniAddFilter).map_err(BuiltInError::Socket)?;
     for rule in addresses.iter().flat_map(rules) {
         let rule: Vec<&str> = rule.iter().map(String::as_str).collect();
         if !tool.holds(&[&["-C", FORWARD], &rule[..]].concat())? {
@@ -151,6 +153,7 @@ fn first(tool: &Iptables, chain: &str, target: &str, comment: &str) -> Result<()
 }
 
 fn forget(tool: &Iptables, addresses: &[IpPrefix]) -> Result<(), BuiltInError> {
+    failpoint::reach(Point::CniDelFilter).map_err(BuiltInError::Socket)?;
     for rule in addresses.iter().flat_map(rules) {
         let rule: Vec<&str> = rule.iter().map(String::as_str).collect();
         if tool.holds(&[&["-C", FORWARD], &rule[..]].concat())? {

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
+use failpoint::Point;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sys::netlink::{IpPrefix, NewRoute, NewVeth, Rtnetlink};
@@ -109,6 +110,7 @@ impl<'a> Plan<'a> {
             masquerade::ensure(self.plugins, &self.conf.ip_masq_backend, &subnets)?;
         }
         let mut host = Rtnetlink::open().map_err(BuiltInError::Socket)?;
+        failpoint::reach(Point::CniAddLink).map_err(BuiltInError::Socket)?;
         host.create_veth(&NewVeth {
             host_name: &self.pair.host_name,
             host_mac: self.pair.host_mac,
@@ -160,6 +162,7 @@ impl<'a> Plan<'a> {
             }
         }
         routes.extend(self.lease.routes.iter().cloned());
+        failpoint::reach(Point::CniAddConfigure).map_err(BuiltInError::Socket)?;
         in_pod(self.call, netns, |pod| {
             let index = pod.index(self.call.ifname).map_err(BuiltInError::Socket)?;
             veth::enable_ipv6(self.call.ifname, &prefixes)?;

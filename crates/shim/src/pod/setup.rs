@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use failpoint::Point;
 use launch::plan::LaunchPlan;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::mount::UnmountFlags;
@@ -13,7 +14,7 @@ use sys::trace::span;
 
 use super::netns::{self, Pin};
 use super::{Pause, ReadyPod, sysctl};
-use crate::failure::{also, bad_request, chain, io_failure};
+use crate::failure::{also, bad_request, chain, io_failure, reach};
 use crate::runtime::{Runtime, directories_only};
 
 /// A pod set up, and what to answer.
@@ -90,6 +91,7 @@ impl Progress {
     ) -> Result<Option<OwnedFd>, Failure> {
         {
             let _span = span("shim: namespaces");
+            reach(Point::ShimNamespaces)?;
             self.unshare(request, runtime)?;
         }
         if let Some(name) = &request.hostname {
@@ -98,15 +100,18 @@ impl Progress {
         }
         if request.new_net {
             let _span = span("shim: loopback");
+            reach(Point::ShimLoopback)?;
             sys::netlink::set_link_up("lo").map_err(|error| failed("cannot bring lo up", error))?;
         }
         sysctl::write(&request.sysctls, runtime)?;
         if let Some(path) = &request.netns_path {
             let _span = span("shim: pin of the network namespace");
+            reach(Point::ShimPin)?;
             self.pin = Some(Pin::make(path, runtime)?);
         }
         if let (Some(path), Some(bytes)) = (&request.shm_path, request.shm_bytes) {
             let _span = span("shim: /dev/shm");
+            reach(Point::ShimShm)?;
             let label = request.shm_label.as_deref();
             runtime.mount_shm(path, bytes, request.users.as_ref(), label)?;
             self.shm = Some(PathBuf::from(path));
@@ -152,6 +157,7 @@ impl Progress {
     }
 
     fn start_pause(&mut self, plan: LaunchPlan, runtime: &mut Runtime) -> Result<(), Failure> {
+        reach(Point::ShimPause)?;
         let launched = runtime.start_pause(&plan)?;
         self.warnings.extend(launched.warnings);
         self.pause = Some(Pause {
