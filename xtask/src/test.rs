@@ -21,6 +21,7 @@ const PACKAGES: &[&str] = &[
     "iptables",
     "iproute2",
     "libc6-dev",
+    "libfaketime",
     "nftables",
     "nginx-light",
     "procps",

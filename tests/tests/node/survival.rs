@@ -115,18 +115,37 @@ fn after_a_reboot_everything_has_ended_and_nothing_is_in_the_way() -> Result<()>
 
 #[test]
 fn what_forks_faster_than_it_is_killed_is_killed() -> Result<()> {
+    use v1::NamespaceMode::{Container, Node as Host, Pod};
     on_a_node(async |node| {
         let image = node.pulled("busybox").await?;
-        let pod = node.pod("bomb");
         // Each process starts the next one and ends: their number stays, none of them does.
-        let script = "trap '' TERM; f() { f & }; f & f & f & f & echo lit; \
-                      while :; do sleep 1000; done";
-        let (pod_id, id) = node.run(&pod, &pod.container("main", &image).script(script)).await?;
-        node.wait_log(&id, "lit").await?;
-        node.cri.stop(&id, 0).await?;
-        let left = proc::all().into_iter().filter(|it| !it.zombie && it.cgroups.contains(&id));
-        ensure!(left.count() == 0, "processes are left");
-        node.cri.stop_pod(&pod_id).await?;
+        let few = "f() { f & }; f & f & f & f & echo lit; while :; do sleep 1000; done";
+        // As many as there can be, all the time.
+        let many = "g() { while :; do g & done; }; echo lit; \
+                    while [ ! -e /go ]; do sleep 0.01; done; while :; do (g); done";
+        for (name, pid, limit, script) in [
+            ("own", Container, None, few),
+            ("shared", Pod, None, few),
+            ("host", Host, None, few),
+            ("limited", Host, Some(64), many),
+            ("contained", Container, Some(64), many),
+        ] {
+            let pod = node.pod(name).namespaces(|namespaces| namespaces.set_pid(pid));
+            let script = format!("trap '' TERM; {script}");
+            let container = pod.container("main", &image).script(&script).security(|security| {
+                security.namespace_options.get_or_insert_default().set_pid(pid);
+            });
+            let (pod_id, id) = node.run(&pod, &container).await?;
+            node.wait_log(&id, "lit").await?;
+            if let Some(limit) = limit {
+                ensure!(control(&id, "pids.max", &limit.to_string()), "nothing limits processes");
+                node.cri.shell(&id, "touch /go").await?;
+            }
+            node.cri.stop(&id, 0).await.with_context(|| name.to_owned())?;
+            let left = proc::all().into_iter().filter(|it| !it.zombie && it.cgroups.contains(&id));
+            ensure!(left.count() == 0, "{name}: processes are left");
+            node.cri.stop_pod(&pod_id).await.with_context(|| name.to_owned())?;
+        }
         Ok(())
     })
 }
@@ -150,34 +169,22 @@ fn frozen_and_stopped_containers_end_when_they_are_to() -> Result<()> {
 }
 
 fn freeze(container: &str) -> Result<()> {
-    let mut done = false;
-    for mount in std::fs::read_to_string("/proc/self/mountinfo")?.lines() {
-        let Some(point) = mount.split(' ').nth(4).filter(|_| mount.contains(" - cgroup")) else {
-            continue;
-        };
-        for dir in below(Path::new(point)) {
-            if dir.ends_with(container) {
-                for (file, value) in [("cgroup.freeze", "1"), ("freezer.state", "FROZEN")] {
-                    done |= std::fs::write(dir.join(file), value).is_ok();
-                }
-            }
-        }
-    }
-    ensure!(done, "there is nothing to freeze it with");
+    let frozen = [("cgroup.freeze", "1"), ("freezer.state", "FROZEN")]
+        .map(|(file, value)| control(container, file, value));
+    ensure!(frozen.contains(&true), "there is nothing to freeze it with");
     Ok(())
 }
 
-fn below(top: &Path) -> Vec<PathBuf> {
-    let (mut found, mut left) = (Vec::new(), vec![top.to_owned()]);
-    while let Some(dir) = left.pop() {
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                left.push(entry.path());
-                found.push(entry.path());
-            }
-        }
-    }
-    found
+/// Writes to a file of the container's control groups; false where none has it.
+fn control(container: &str, file: &str, value: &str) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = mounts.lines().filter(|mount| mount.contains(" - cgroup"));
+    let points = points.filter_map(|mount| mount.split(' ').nth(4));
+    let dirs = points.flat_map(|point| test_support::leaks::tree(Path::new(point)));
+    let own = dirs.filter(|dir| dir.ends_with(container) && dir.join(file).exists());
+    // Made first, so that each of them is written.
+    let written: Vec<bool> = own.map(|dir| std::fs::write(dir.join(file), value).is_ok()).collect();
+    written.contains(&true)
 }
 
 /// A file system whose server never answers. Dropping it answers everybody with an error.

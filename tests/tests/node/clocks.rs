@@ -1,0 +1,96 @@
+//! The wall clock jumps, as it does when a node finds out what time it is: nothing expires, nothing
+//! waits longer than it was told to, and what is on record stays what it was.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use cri_api::v1;
+use test_support::node::{Node, on_a_node_with};
+
+/// Debian's `libfaketime`: answers for the wall clock, for programs that are not linked statically.
+const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
+/// What a call may take here that has a deadline of seconds.
+const LONG: Duration = Duration::from_secs(60);
+
+/// The daemon's wall clock is `by` ahead from now on.
+fn jump(node: &Node, by: &str) -> Result<()> {
+    Ok(std::fs::write(node.scratch.dir().join("clock"), format!("{by}\n"))?)
+}
+
+/// What kubelet does in the course of a pod, with everything that has a deadline.
+async fn live(node: &Node, name: &str) -> Result<v1::ContainerStatus> {
+    let image = node.pulled("busybox").await?;
+    let pod = node.pod(name);
+    let deaf = "trap '' TERM; echo asleep; while :; do sleep 1000; done";
+    let (pod_id, id) = node.run(&pod, &pod.container("main", &image).script(deaf)).await?;
+    node.wait_log(&id, "asleep").await?;
+    ensure!(node.cri.shell(&id, "echo alive").await? == "alive");
+    let timed = node.cri.exec(&id, &["sleep", "1000"], 1);
+    let error = tokio::time::timeout(LONG, timed).await.context("no end")?.expect_err("too long");
+    ensure!(error.code() == tonic::Code::DeadlineExceeded, "{error:?}");
+    tokio::time::timeout(LONG, node.cri.stop(&id, 1)).await.context("no end")??;
+    let status = node.cri.container(&id).await?;
+    ensure!(status.exit_code == 137 && status.finished_at >= status.started_at, "{status:?}");
+    node.cri.stop_pod(&pod_id).await?;
+    Ok(status)
+}
+
+#[test]
+fn a_clock_that_jumps_expires_nothing_and_lengthens_no_deadline() -> Result<()> {
+    if !Path::new(LIBRARY).exists() {
+        test_support::skip("libfaketime is not installed");
+        return Ok(());
+    }
+    let faked = |settings: &mut test_support::daemon::Settings,
+                 scratch: &test_support::scratch::Scratch| {
+        let clock = scratch.dir().join("clock");
+        std::fs::write(&clock, "+0\n").expect("the clock's file");
+        let clock = clock.display().to_string();
+        for (name, value) in [
+            ("LD_PRELOAD", LIBRARY),
+            ("FAKETIME_TIMESTAMP_FILE", &clock),
+            ("FAKETIME_NO_CACHE", "1"),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ] {
+            settings.environment.insert(name.to_owned(), value.to_owned());
+        }
+    };
+    on_a_node_with(faked, async |node| {
+        let (pod, steady) = node.sleeper("steady").await?;
+        let before = (node.cri.pod(&pod).await?, node.cri.container(&steady).await?);
+        let images = node.cri.image_list().await?;
+        let mut earlier = 0;
+        for (number, by) in ["-400d", "+400d", "+0"].into_iter().enumerate() {
+            // While something waits: a grace period that ends by a clock that does not jump.
+            let image = node.pulled("busybox").await?;
+            let deaf = node.pod(&format!("deaf{number}"));
+            let script = "trap '' TERM; echo asleep; while :; do sleep 1000; done";
+            let (_, id) = node.run(&deaf, &deaf.container("main", &image).script(script)).await?;
+            node.wait_log(&id, "asleep").await?;
+            let (cri, target) = (node.cri.clone(), id.clone());
+            let stopping = tokio::spawn(async move { cri.stop(&target, 2).await });
+            jump(node, by)?;
+            tokio::time::timeout(LONG, stopping).await.context("no end")???;
+            let status = node.cri.container(&id).await?;
+            ensure!(status.exit_code == 137 && status.finished_at >= status.started_at);
+
+            let status = live(node, &format!("jumped{number}")).await?;
+            ensure!(status.created_at != earlier, "the clock did not jump");
+            earlier = status.created_at;
+            node.crash_and_restart()?;
+            let now = (node.cri.pod(&pod).await?, node.cri.container(&steady).await?);
+            ensure!(now == before, "{now:?}");
+            ensure!(node.cri.image_list().await? == images);
+            ensure!(node.cri.shell(&steady, "echo alive").await? == "alive");
+        }
+        // The daemon's clock did jump: what was made under it says so.
+        let made: Vec<i64> =
+            node.cri.containers(None).await?.into_iter().map(|it| it.created_at).collect();
+        let (first, last) = (made.iter().min().copied(), made.iter().max().copied());
+        let days = (last.unwrap_or_default() - first.unwrap_or_default()) / 86_400_000_000_000;
+        ensure!(days >= 799, "the clock moved by {days} days only");
+        Ok(())
+    })
+}

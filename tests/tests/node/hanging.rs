@@ -1,0 +1,118 @@
+//! A volume whose file system stops answering, as a dead network mount does: at the start of a
+//! container and under one that runs. Its own container ends when the file system is cut off, and
+//! until then whoever asks gets a clear error in time; no other pod or container waits for it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use cri_api::v1;
+use test_support::fuse::Fuse;
+use test_support::node::{Node, on_a_node};
+
+/// What a container may take to die, a pod's other steps, and a machine that has a lot to do.
+const LONG: Duration = Duration::from_secs(240);
+
+/// A pod's whole life, with what kubelet asks all the time.
+async fn others_live(node: &Node, name: &str) -> Result<()> {
+    let (pod, id) = node.sleeper(name).await?;
+    ensure!(node.cri.shell(&id, "echo alive").await? == "alive");
+    let request = v1::ListContainerStatsRequest::default();
+    let stats = node.cri.runtime.clone().list_container_stats(request).await?.into_inner().stats;
+    let told = |stats: &v1::ContainerStats| stats.attributes.as_ref().is_some_and(|it| it.id == id);
+    ensure!(stats.iter().any(told), "{stats:?}");
+    ensure!(node.cri.pods(None).await?.iter().any(|it| it.id == pod));
+    node.cri.stop(&id, 10).await?;
+    ensure!(node.cri.container(&id).await?.exit_code == 0);
+    node.cri.remove(&id).await?;
+    node.cri.stop_pod(&pod).await?;
+    node.cri.remove_pod(&pod).await?;
+    Ok(())
+}
+
+#[test]
+fn a_volume_that_stops_answering_holds_up_its_own_container_and_nothing_else() -> Result<()> {
+    on_a_node(async |node| {
+        let image = node.pulled("busybox").await?;
+        let fuse = Fuse::mount(&node.scratch.dir().join("mounted"))?;
+        let pod = node.pod("stuck");
+        let script = "ls -d /volume/a && echo works; while [ ! -e /go ]; do sleep 0.01; done; \
+                      echo stuck; ls -d /volume/b";
+        let stuck =
+            pod.container("stuck", &image).script(script).mount(fuse.dir(), "/volume", false);
+        let (pod_id, stuck) = node.run(&pod, &stuck).await?;
+        node.wait_log(&stuck, "works").await?;
+        let beside =
+            node.cri.create(&pod_id, &pod, &pod.container("beside", &image).sleeper()).await?;
+        node.cri.start(&beside).await?;
+        fuse.hang();
+        node.cri.shell(&stuck, "touch /go").await?;
+        node.wait_log(&stuck, "stuck").await?;
+
+        // A command that waits for it is given up in time.
+        let exec = node.cri.exec(&stuck, &["ls", "-d", "/volume/c"], 1).await;
+        let error = exec.expect_err("nobody answers");
+        ensure!(error.code() == tonic::Code::DeadlineExceeded, "{error:?}");
+        ensure!(node.cri.shell(&beside, "echo alive").await? == "alive");
+        let (cri, id) = (node.cri.clone(), stuck.clone());
+        let stopping = tokio::spawn(async move { cri.stop(&id, 1).await });
+        others_live(node, "other").await?;
+        ensure!(node.cri.shell(&beside, "echo alive").await? == "alive");
+        // SIGKILL does not reach it; that is told, and not that it has ended.
+        let stopped = tokio::time::timeout(LONG, stopping).await.context("no answer")??;
+        let error = stopped.expect_err("it cannot end");
+        ensure!(error.message().contains("did not end"), "{error:?}");
+        ensure!(error.message().contains(&stuck), "{error:?}");
+        let status = node.cri.container(&stuck).await?;
+        ensure!(status.state() == v1::ContainerState::ContainerRunning, "{status:?}");
+
+        let (cri, id) = (node.cri.clone(), pod_id.clone());
+        let stopping = tokio::spawn(async move { cri.stop_pod(&id).await });
+        others_live(node, "another").await?;
+        let stopped = tokio::time::timeout(LONG, stopping).await.context("no answer")??;
+        let error = stopped.expect_err("it cannot end");
+        ensure!(error.message().contains(&stuck), "{error:?}");
+        let status = node.cri.container(&beside).await?;
+        ensure!(status.exit_code == 137, "{status:?}");
+
+        // Cut off, as an administrator does: it has ended, and the pod goes.
+        drop(fuse);
+        let status = node.wait_exited(&stuck).await?;
+        ensure!(status.exit_code == 137, "{status:?}");
+        node.cri.stop_pod(&pod_id).await?;
+        node.cri.remove_pod(&pod_id).await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_volume_that_does_not_answer_at_the_start_fails_that_start_and_nothing_else() -> Result<()> {
+    on_a_node(async |node| {
+        let image = node.pulled("busybox").await?;
+        let fuse = Fuse::mount(&node.scratch.dir().join("mounted"))?;
+        let pod = node.pod("stuck");
+        let pod_id = node.cri.run_pod(&pod).await?;
+        let volume = fuse.dir().join("volume");
+        let container = pod.container("stuck", &image).sleeper().mount(&volume, "/volume", false);
+        let id = node.cri.create(&pod_id, &pod, &container).await?;
+        fuse.hang();
+        let (cri, target) = (node.cri.clone(), id.clone());
+        let starting = tokio::spawn(async move { cri.start(&target).await });
+        others_live(node, "other").await?;
+        ensure!(node.cri.pod(&pod_id).await?.state() == v1::PodSandboxState::SandboxReady);
+        let started = tokio::time::timeout(LONG, starting).await.context("no answer")??;
+        let error = started.expect_err("there is no volume");
+        ensure!(error.message().contains(&id), "{error:?}");
+        others_live(node, "another").await?;
+
+        drop(fuse);
+        let status = node.cri.container(&id).await?;
+        ensure!(status.state() == v1::ContainerState::ContainerExited, "{status:?}");
+        ensure!(status.reason == "StartError", "{status:?}");
+        node.cri.remove(&id).await?;
+        // The pod is as good as before.
+        let next = node.cri.create(&pod_id, &pod, &pod.container("next", &image).sleeper()).await?;
+        node.cri.start(&next).await?;
+        ensure!(node.cri.shell(&next, "echo alive").await? == "alive");
+        Ok(())
+    })
+}
