@@ -94,9 +94,35 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
             let progress = width.is_some() && io::stderr().is_terminal();
             let (mut out, mut err) = (io::stdout(), io::stderr());
             let mut io = cli::Io { out: &mut out, err: &mut err, width, progress };
-            Ok(cli::run(&arguments.connection, *verb, &mut io)?)
+            let doctor =
+                if let cli::Verb::Doctor(doctor) = &*verb { Some(doctor.clone()) } else { None };
+            match (cli::run(&arguments.connection, *verb, &mut io), doctor) {
+                (Err(cli::Error::Connect(error)), Some(doctor)) if error.nobody_serves() => {
+                    examine_alone(&doctor, &arguments.connection, &mut io)
+                }
+                (done, _) => Ok(done?),
+            }
         }
     }
+}
+
+/// `knarr doctor` without a daemon to ask.
+fn examine_alone(
+    doctor: &cli::verbs::Doctor,
+    connection: &cli::Connection,
+    io: &mut cli::Io<'_>,
+) -> anyhow::Result<u8> {
+    if doctor.mends() {
+        anyhow::bail!(
+            "knarr does not run, and only it knows what belongs to nobody: start it, then --fix"
+        );
+    }
+    let (root, state) = doctor.places();
+    let paths = sandbox::Paths::new(std::path::absolute(root)?, std::path::absolute(state)?);
+    let findings = sandbox::examine_without_a_daemon(&paths, connection.address().as_ref());
+    let code = doctor.tell(&cri_server::told(findings), io)?;
+    io.out.flush()?;
+    Ok(code)
 }
 
 /// Arms what a test asks for; gives the list of all places if that is what it asks for.

@@ -89,6 +89,20 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// Whether there is nobody at the socket.
+    #[must_use]
+    pub fn nobody_serves(&self) -> bool {
+        match self {
+            Self::Missing { .. } | Self::Refused { .. } => true,
+            Self::BadAddress { .. }
+            | Self::NotASocket { .. }
+            | Self::Forbidden { .. }
+            | Self::Handshake { .. } => false,
+        }
+    }
+}
+
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RpcError {

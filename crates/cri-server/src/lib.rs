@@ -15,6 +15,7 @@ mod sessions;
 mod status;
 
 pub use deadline::Deadlines;
+pub use rpc::examine::told;
 pub use sessions::PodSessions;
 
 use cri_api::knarr::health_server::HealthServer;

@@ -50,7 +50,7 @@ pub use cgroups::LimitError;
 pub use classes::{ClassError, ClassFileError};
 pub use confinement::label_storage;
 pub use context::{Handlers, Parts, now as clock};
-pub use doctor::{Area, Finding, Outcome, Severity};
+pub use doctor::{Area, Finding, Outcome, Severity, examine_without_a_daemon};
 pub use error::{
     AttachError, ContainerError, CreateError, ExecError, RunError, StartError, StepError,
     StopPodError, TeardownError, UpdateError, chain,

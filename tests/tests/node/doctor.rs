@@ -248,3 +248,49 @@ fn each_kind_of_thing_that_is_planted_is_found_and_removed() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn without_a_daemon_records_and_kernel_are_looked_at_as_they_are() -> Result<()> {
+    on_a_node(async |node| {
+        let (whole, _) = node.sleeper("whole").await?;
+        let (lost, _) = node.sleeper("lost").await?;
+        let torn = node.cri.run_pod(&node.pod("torn")).await?;
+        node.daemon.kill9()?;
+        let is_lost = |it: &test_support::proc::Process| {
+            it.cmdline.starts_with("knarr-shim") && it.cmdline.contains(&lost)
+        };
+        let shim = test_support::proc::all().into_iter().find(is_lost).context("no shim")?;
+        test_support::proc::signal(shim.pid, rustix::process::Signal::KILL)?;
+        test_support::proc::wait_gone(shim.pid, test_support::node::PATIENCE)?;
+        let record = node.scratch.root().join("pods").join(&torn).join("pod.json");
+        let bytes = std::fs::read(&record)?;
+        std::fs::write(&record, &bytes[..bytes.len() / 2])?;
+
+        let doctor = |fix: &[&str]| {
+            let mut command = Command::new(node.daemon.program());
+            command.arg("--address").arg(node.scratch.socket()).args(["doctor", "-o", "json"]);
+            command.arg("--root").arg(node.scratch.root());
+            command.arg("--state").arg(node.scratch.state()).args(fix).output()
+        };
+        let output = doctor(&[])?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let answer: Value = serde_json::from_str(&text)
+            .with_context(|| format!("{text}{}", String::from_utf8_lossy(&output.stderr)))?;
+        ensure!(output.status.code() == Some(1), "{}", output.status);
+        let findings = answer["findings"].as_array().cloned().unwrap_or_default();
+        let about = |area: &str, what: &str| {
+            of(&findings, area).into_iter().any(|it| it.to_string().contains(what))
+        };
+        ensure!(about("host", "knarr does not run"), "{findings:#?}");
+        ensure!(about("process", &lost) && about("record", &torn), "{findings:#?}");
+        ensure!(!findings.iter().any(|it| it.to_string().contains(&whole)), "{findings:#?}");
+        ensure!(!doctor(&["--fix"])?.status.success(), "it mends without knowing");
+        ensure!(record.exists(), "it was set aside");
+
+        std::fs::write(&record, bytes)?;
+        node.daemon.launch(&node.scratch)?;
+        let (findings, _) = self::doctor(node, false)?;
+        ensure!(findings.is_empty(), "{findings:#?}");
+        Ok(())
+    })
+}

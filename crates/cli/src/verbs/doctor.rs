@@ -1,5 +1,7 @@
 //! `knarr doctor`
 
+use std::path::{Path, PathBuf};
+
 use cri_api::knarr;
 
 use crate::{
@@ -14,11 +16,19 @@ use crate::{
 /// Looks at processes, mounts, network namespaces, links, addresses, host ports, cgroups, layers,
 /// ingests and records, both ways. What belongs to no pod can be removed (--fix); what only a person
 /// can decide is told with what to do. Advice alone leaves the exit code 0.
-#[derive(Debug, clap::Args)]
+///
+/// When knarr does not run, records and kernel are read as they are, and nothing can be mended.
+#[derive(Debug, Clone, clap::Args)]
 pub struct Doctor {
     /// Remove what belongs to nobody
     #[arg(long)]
     fix: bool,
+    /// Its directory of records, to look into when knarr does not run
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/knarr")]
+    root: PathBuf,
+    /// Its directory of sockets, to look into when knarr does not run
+    #[arg(long, value_name = "DIR", default_value = "/run/knarr")]
+    state: PathBuf,
     #[command(flatten)]
     output: FormatArg,
 }
@@ -32,18 +42,38 @@ impl Doctor {
         let mut service = client.health();
         let request = service.examine(knarr::ExamineRequest { fix: self.fix });
         let answer = client.call("examine the node", Limit::Standard, request).await?;
+        self.tell(&answer, io)
+    }
+
+    /// Where to look when knarr does not run: its root and its state.
+    #[must_use]
+    pub fn places(&self) -> (&Path, &Path) {
+        (&self.root, &self.state)
+    }
+
+    /// Whether something is to be mended.
+    #[must_use]
+    pub fn mends(&self) -> bool {
+        self.fix
+    }
+
+    /// Prints what does not match; 1 when a problem is left.
+    ///
+    /// # Errors
+    /// The output's.
+    pub fn tell(&self, answer: &knarr::ExamineResponse, io: &mut Io<'_>) -> Result<u8, Error> {
         let left = answer.findings.iter().any(is_left);
         if self.output.format == Format::Table {
             if answer.findings.is_empty() {
                 io.line("nothing is wrong")?;
                 return Ok(0);
             }
-            io.line(table(&answer).render(io.width))?;
+            io.line(table(answer).render(io.width))?;
             for finding in &answer.findings {
                 io.note(sentence(finding))?;
             }
         } else {
-            io.emit(self.output.format, &answer, table)?;
+            io.emit(self.output.format, answer, table)?;
         }
         Ok(u8::from(left))
     }

@@ -7,6 +7,11 @@ use crate::Server;
 
 pub(crate) async fn examine(server: &Server, fix: bool) -> knarr::ExamineResponse {
     let findings = server.sandboxes.examine(fix).await;
+    told(findings)
+}
+
+/// Findings as the service tells them.
+pub fn told(findings: Vec<sandbox::Finding>) -> knarr::ExamineResponse {
     knarr::ExamineResponse { findings: findings.into_iter().map(finding).collect() }
 }
 

@@ -1,11 +1,13 @@
 //! Whether the host has what pods need.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use bundle::HostFacts;
 use cni::NetworkStatus;
+use model::CgroupLayout;
 use rustix::process::{Resource, getrlimit};
 
-use super::{Area, Examination};
+use super::{Area, Cases, Examination};
 
 /// Kernels before this lack what every pod needs.
 const OLDEST_KERNEL: (u32, u32) = (5, 15);
@@ -58,12 +60,10 @@ const SETTINGS: [(&str, u64, &str); 6] = [
     ("vm/max_map_count", 65_530, "databases and JVMs need more"),
 ];
 
+/// What the daemon and its pods find, and what of the network and of user namespaces.
 pub(super) fn all(out: &mut Examination<'_>, network: &NetworkStatus) {
-    kernel(out);
-    controllers(out);
-    settings(out);
-    limits(out);
-    capabilities(out);
+    let dirs = [out.cx.paths().root().to_owned(), out.cx.paths().state().to_owned()];
+    look(&mut out.cases, &out.cx.parts.host, &dirs);
     if let NetworkStatus::NotReady { message } = network {
         let remedy = "see docs/operate/network.md; pods cannot start until then";
         out.problem(Area::Host, &"network", message.clone(), remedy);
@@ -72,36 +72,45 @@ pub(super) fn all(out: &mut Examination<'_>, network: &NetworkStatus) {
         let problem = format!("pods cannot have user namespaces: {reason}");
         out.advice(Area::Host, &"user namespaces", problem, "nothing, unless pods ask for them");
     }
-    for dir in [out.cx.paths().root().to_owned(), out.cx.paths().state().to_owned()] {
-        space(out, &dir);
+}
+
+/// What needs no daemon to be seen. Blocking.
+pub(super) fn look(out: &mut Cases, host: &HostFacts, dirs: &[PathBuf]) {
+    let filesystems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    kernel(out, host.kernel, &filesystems);
+    if !Path::new("/proc/sys/kernel/seccomp/actions_avail").exists() {
+        let problem = "the kernel filters no system calls".to_owned();
+        out.problem(Area::Host, &"seccomp", problem, "use a kernel with CONFIG_SECCOMP_FILTER");
+    }
+    controllers(out, &host.cgroup);
+    settings(out, |name| std::fs::read_to_string(Path::new("/proc/sys").join(name)).ok());
+    limits(out, getrlimit(Resource::Nofile).current);
+    capabilities(out, host.bounding_caps);
+    for dir in dirs {
+        match rustix::fs::statvfs(dir) {
+            Ok(stat) => {
+                space(out, &dir.display(), "bytes", (stat.f_bavail, stat.f_blocks));
+                space(out, &dir.display(), "inodes", (stat.f_favail, stat.f_files));
+            }
+            Err(errno) => out.unseen(Area::Host, &dir.display(), &std::io::Error::from(errno)),
+        }
     }
 }
 
-fn kernel(out: &mut Examination<'_>) {
-    let version = out.cx.parts.host.kernel;
+fn kernel(out: &mut Cases, version: (u32, u32), filesystems: &str) {
     if version < OLDEST_KERNEL {
         let (major, minor) = version;
         let problem = format!("Linux {major}.{minor} is older than 5.15");
         out.problem(Area::Host, &"kernel", problem, "install a newer kernel");
     }
-    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    if !known.lines().any(|line| line.split_whitespace().last() == Some("overlay")) {
+    if !filesystems.lines().any(|line| line.split_whitespace().last() == Some("overlay")) {
         let problem = "the kernel has no overlay file system (yet)".to_owned();
-        out.problem(
-            Area::Host,
-            &"overlay",
-            problem,
-            "modprobe overlay, and have it loaded at boot",
-        );
-    }
-    if !Path::new("/proc/sys/kernel/seccomp/actions_avail").exists() {
-        let problem = "the kernel filters no system calls".to_owned();
-        out.problem(Area::Host, &"seccomp", problem, "use a kernel with CONFIG_SECCOMP_FILTER");
+        let remedy = "modprobe overlay, and have it loaded at boot";
+        out.problem(Area::Host, &"overlay", problem, remedy);
     }
 }
 
-fn controllers(out: &mut Examination<'_>) {
-    let layout = out.cx.parts.host.cgroup.clone();
+fn controllers(out: &mut Cases, layout: &CgroupLayout) {
     if !layout.is_v2() {
         let problem =
             "control groups of version 1: no protection of memory, no limits of IO that hold"
@@ -114,22 +123,16 @@ fn controllers(out: &mut Examination<'_>) {
             || (name == "io" && layout.controller("blkio").is_some());
         if !found {
             let problem = format!("the controller {name} is not there: its limits are not applied");
-            out.advice(
-                Area::Host,
-                &"cgroups",
-                problem,
-                "enable it for the group that knarr's pods are in",
-            );
+            let remedy = "enable it for the group that knarr's pods are in";
+            out.advice(Area::Host, &"cgroups", problem, remedy);
         }
     }
 }
 
-fn settings(out: &mut Examination<'_>) {
+fn settings(out: &mut Cases, read: impl Fn(&str) -> Option<String>) {
     for (name, least, why) in SETTINGS {
-        let path = Path::new("/proc/sys").join(name);
         // A kernel without the setting has no such limit.
-        let Ok(text) = std::fs::read_to_string(&path) else { continue };
-        let Ok(value) = text.trim().parse::<u64>() else { continue };
+        let Some(Ok(value)) = read(name).map(|text| text.trim().parse::<u64>()) else { continue };
         if value < least {
             let name = name.replace('/', ".");
             let problem = format!("{name} is {value}: {why}");
@@ -139,19 +142,16 @@ fn settings(out: &mut Examination<'_>) {
     }
 }
 
-fn limits(out: &mut Examination<'_>) {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_some_and(|current| current < DESCRIPTORS) {
+fn limits(out: &mut Cases, descriptors: Option<u64>) {
+    if let Some(limit) = descriptors.filter(|limit| *limit < DESCRIPTORS) {
         let problem = format!(
-            "knarr may have {} files open, and so may containers that nothing else limits",
-            limit.current.unwrap_or_default()
+            "knarr may have {limit} files open, and so may containers that nothing else limits"
         );
         out.advice(Area::Host, &"LimitNOFILE", problem, "set LimitNOFILE=1048576 in knarr's unit");
     }
 }
 
-fn capabilities(out: &mut Examination<'_>) {
-    let mask = out.cx.parts.host.bounding_caps;
+fn capabilities(out: &mut Cases, mask: u64) {
     let missing: Vec<_> = CAPABILITIES
         .iter()
         .filter(|(bit, _)| mask & (1 << bit) == 0)
@@ -164,21 +164,89 @@ fn capabilities(out: &mut Examination<'_>) {
     }
 }
 
-fn space(out: &mut Examination<'_>, dir: &Path) {
-    let stat = match rustix::fs::statvfs(dir) {
-        Ok(stat) => stat,
-        Err(errno) => return out.unseen(Area::Host, &dir.display(), &std::io::Error::from(errno)),
-    };
-    let kinds = [("bytes", stat.f_bavail, stat.f_blocks), ("inodes", stat.f_favail, stat.f_files)];
-    for (what, free, all) in kinds {
-        // Some file systems do not count their inodes.
-        let Some(percent) = (free.saturating_mul(100)).checked_div(all) else { continue };
-        let problem = format!("{percent} % of its {what} are free");
-        let remedy = "`knarr image rm --unused` frees images; kubelet does so too";
-        if percent < TOO_LITTLE {
-            out.problem(Area::Host, &dir.display(), problem, remedy);
-        } else if percent < LITTLE {
-            out.advice(Area::Host, &dir.display(), problem, remedy);
-        }
+fn space(out: &mut Cases, dir: &dyn std::fmt::Display, what: &str, (free, all): (u64, u64)) {
+    // Some file systems do not count their inodes.
+    let Some(percent) = free.saturating_mul(100).checked_div(all) else { return };
+    let problem = format!("{percent} % of its {what} are free");
+    let remedy = "`knarr image rm --unused` frees images; kubelet does so too";
+    if percent < TOO_LITTLE {
+        out.problem(Area::Host, dir, problem, remedy);
+    } else if percent < LITTLE {
+        out.advice(Area::Host, dir, problem, remedy);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Severity;
+
+    /// What is said of a host, by severity and object.
+    fn said(look: impl FnOnce(&mut Cases)) -> Vec<(Severity, String, String)> {
+        let mut cases = Cases::default();
+        look(&mut cases);
+        let told = cases.0.into_iter().map(|case| {
+            assert!(!case.finding.remedy.is_empty(), "{case:?}");
+            (case.finding.severity, case.finding.object, case.finding.problem)
+        });
+        told.collect()
+    }
+
+    #[test]
+    fn what_every_pod_needs_of_the_kernel_is_a_problem_where_it_lacks() {
+        assert!(said(|out| kernel(out, (5, 15), "nodev\toverlay\n\text4\n")).is_empty());
+        let found = said(|out| kernel(out, (5, 10), "\text4\n"));
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found.iter().all(|(severity, ..)| *severity == Severity::Problem), "{found:?}");
+        assert!(found[0].2.contains("5.10"), "{found:?}");
+    }
+
+    #[test]
+    fn settings_that_are_too_low_are_told_with_the_command_that_raises_them() {
+        let high = |_: &str| Some("99999999\n".to_owned());
+        assert!(said(|out| settings(out, high)).is_empty());
+        assert!(said(|out| settings(out, |_| None)).is_empty(), "no such limit");
+        let mut cases = Cases::default();
+        settings(&mut cases, |name| {
+            (name == "fs/inotify/max_user_instances").then(|| "128\n".to_owned())
+        });
+        assert_eq!(cases.0.len(), 1, "{cases:?}");
+        let finding = &cases.0[0].finding;
+        assert_eq!(finding.remedy, "sysctl fs.inotify.max_user_instances=512");
+        assert_eq!(finding.severity, Severity::Advice);
+    }
+
+    #[test]
+    fn limits_and_capabilities_of_the_daemon_are_advice() {
+        assert!(said(|out| limits(out, None)).is_empty());
+        assert!(said(|out| limits(out, Some(1 << 20))).is_empty());
+        assert!(said(|out| limits(out, Some(1024)))[0].2.contains("1024 files"));
+        assert!(said(|out| capabilities(out, u64::MAX)).is_empty());
+        let found = said(|out| capabilities(out, !(1 << 5)));
+        assert_eq!(found[0].0, Severity::Advice);
+        assert!(found[0].2.contains("CAP_KILL"), "{found:?}");
+    }
+
+    #[test]
+    fn little_room_is_advice_and_hardly_any_a_problem() {
+        let of = |free| said(move |out| space(out, &"/var", "inodes", (free, 1000)));
+        assert!(of(100).is_empty());
+        assert_eq!(of(99)[0].0, Severity::Advice);
+        assert_eq!(of(19)[0].0, Severity::Problem);
+        assert!(of(19)[0].2.contains("1 % of its inodes"));
+        assert!(said(|out| space(out, &"/var", "inodes", (0, 0))).is_empty(), "not counted");
+    }
+
+    #[test]
+    fn a_controller_that_is_not_there_is_told() {
+        let hierarchy = |names: &[&str]| model::CgroupHierarchy {
+            mountpoint: "/sys/fs/cgroup".into(),
+            controllers: names.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let all = CgroupLayout::V2(hierarchy(&CONTROLLERS));
+        assert!(said(|out| controllers(out, &all)).is_empty());
+        let few = CgroupLayout::V2(hierarchy(&["cpu", "cpuset", "io", "memory"]));
+        let found = said(|out| controllers(out, &few));
+        assert!(matches!(found.as_slice(), [(Severity::Advice, _, text)] if text.contains("pids")));
     }
 }

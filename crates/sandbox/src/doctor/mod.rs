@@ -9,6 +9,7 @@ mod host;
 mod kernel;
 mod mend;
 mod network;
+mod offline;
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -22,6 +23,8 @@ use crate::context::Context;
 use crate::manager::Sandboxes;
 use crate::networks::LivePods;
 use crate::record::ProcessRecord;
+
+pub use offline::examine_without_a_daemon;
 
 /// What a finding is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,23 +138,16 @@ struct Case {
 }
 
 /// Where findings are put together.
-struct Examination<'a> {
-    cx: &'a Arc<Context>,
-    live: LivePods,
-    cases: Vec<Case>,
-}
+#[derive(Debug, Default)]
+struct Cases(Vec<Case>);
 
-impl Examination<'_> {
+impl Cases {
     fn problem(&mut self, area: Area, object: &dyn Display, problem: String, remedy: &str) {
         self.add(area, Severity::Problem, object, (problem, remedy), None);
     }
 
     fn advice(&mut self, area: Area, object: &dyn Display, problem: String, remedy: &str) {
         self.add(area, Severity::Advice, object, (problem, remedy), None);
-    }
-
-    fn mendable(&mut self, area: Area, object: &dyn Display, told: (String, &str), mend: Mend) {
-        self.add(area, Severity::Problem, object, told, Some(mend));
     }
 
     fn add(
@@ -165,7 +161,45 @@ impl Examination<'_> {
         let (object, remedy) = (object.to_string(), remedy.to_owned());
         let outcome = Outcome::Found { mendable: mend.is_some() };
         let finding = Finding { area, severity, object, problem, remedy, outcome };
-        self.cases.push(Case { finding, mend });
+        self.0.push(Case { finding, mend });
+    }
+
+    /// Where it cannot even be looked.
+    fn unseen(&mut self, area: Area, object: &dyn Display, error: &dyn std::error::Error) {
+        let problem = format!("cannot be looked at: {}", crate::error::chain(error));
+        self.problem(area, object, problem, "see that knarr may read it");
+    }
+}
+
+/// The daemon's look at its node.
+struct Examination<'a> {
+    cx: &'a Arc<Context>,
+    live: LivePods,
+    cases: Cases,
+}
+
+impl Examination<'_> {
+    fn problem(&mut self, area: Area, object: &dyn Display, problem: String, remedy: &str) {
+        self.cases.problem(area, object, problem, remedy);
+    }
+
+    fn advice(&mut self, area: Area, object: &dyn Display, problem: String, remedy: &str) {
+        self.cases.advice(area, object, problem, remedy);
+    }
+
+    fn mendable(&mut self, area: Area, object: &dyn Display, told: (String, &str), mend: Mend) {
+        self.cases.add(area, Severity::Problem, object, told, Some(mend));
+    }
+
+    fn add(
+        &mut self,
+        area: Area,
+        severity: Severity,
+        object: &dyn Display,
+        told: (String, &str),
+        mend: Option<Mend>,
+    ) {
+        self.cases.add(area, severity, object, told, mend);
     }
 
     /// Whether a pod of that id exists, is being made or removed, or is in quarantine.
@@ -173,10 +207,8 @@ impl Examination<'_> {
         self.live.is_live(id)
     }
 
-    /// Where it cannot even be looked.
     fn unseen(&mut self, area: Area, object: &dyn Display, error: &dyn std::error::Error) {
-        let problem = format!("cannot be looked at: {}", crate::error::chain(error));
-        self.problem(area, object, problem, "see that knarr may read it");
+        self.cases.unseen(area, object, error);
     }
 }
 
@@ -222,7 +254,7 @@ impl Sandboxes {
         let status = self.network_status();
         blocking::run(move || {
             let live = LivePods(Arc::clone(&cx));
-            let mut examination = Examination { cx: &cx, live, cases: Vec::new() };
+            let mut examination = Examination { cx: &cx, live, cases: Cases::default() };
             files::records(&mut examination);
             kernel::processes(&mut examination);
             kernel::cgroups(&mut examination);
@@ -234,7 +266,7 @@ impl Sandboxes {
             files::layers(&mut examination);
             files::ingests(&mut examination);
             host::all(&mut examination, &status);
-            examination.cases
+            examination.cases.0
         })
         .await
     }
