@@ -279,6 +279,35 @@ fn pure_crates_touch_no_file_no_process_and_no_clock() -> Result<()> {
     verdict(&offences)
 }
 
+/// Deadlines and ages within a process go by a clock that does not jump; the wall clock is for times
+/// that people are shown, and for the age of what an earlier process left.
+const READ_THE_WALL_CLOCK: &[&str] =
+    &["crates/sandbox/src/context.rs", "crates/shim/src/clock.rs", "crates/image/src/partial.rs"];
+
+#[test]
+fn the_wall_clock_is_read_in_few_places() -> Result<()> {
+    let mut offences = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (name, text) in sources()? {
+        let shipped = name.contains("/src/") && !name.starts_with("crates/test-support");
+        if !shipped || name.starts_with("xtask") {
+            continue;
+        }
+        let text = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+        let words = ["SystemTime::now", "ClockId::Realtime", "UtcDateTime::now"];
+        for (number, line) in code(text) {
+            if words.iter().any(|word| line.contains(word)) {
+                match READ_THE_WALL_CLOCK.iter().find(|known| **known == name) {
+                    Some(known) => drop(seen.insert(*known)),
+                    None => offences.push(format!("{name}:{number} reads the wall clock")),
+                }
+            }
+        }
+    }
+    ensure!(seen.len() == READ_THE_WALL_CLOCK.len(), "only {seen:?} read it");
+    verdict(&offences)
+}
+
 #[test]
 fn files_stay_readable() -> Result<()> {
     let offences: Vec<_> = sources()?

@@ -130,7 +130,7 @@ impl Engine {
     fn stray_ports(&self, live: &impl Live) -> Result<Vec<Stray>, GcError> {
         let networks = self.own_subnets();
         let ours = |address: IpAddr| networks.iter().any(|network| network.contains(address));
-        let mut holders = builtin::port_holders().map_err(GcError::Held)?;
+        let mut holders = builtin::port_holders(&self.plugins).map_err(GcError::Held)?;
         holders.retain(|(container, address)| ours(*address) && !live.is_live(container));
         holders.sort();
         holders.dedup();

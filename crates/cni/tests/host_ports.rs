@@ -479,3 +479,46 @@ fn port_that_is_taken_names_its_holder_and_undoes_the_rest(node: &Node) {
     // The failed attempt left no link in the pod either.
     node.add(&second).unwrap();
 }
+
+/// Who asks knows no pod.
+struct Nobody;
+
+impl cni::Live for Nobody {
+    fn is_live(&self, _container: &str) -> bool {
+        false
+    }
+
+    fn all(&self) -> Vec<model::SandboxId> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn host_ports_of_pods_that_are_no_more_are_found_and_removed() {
+    if is_root() {
+        let nodes = Means::ALL.into_iter().filter_map(Node::by);
+        nodes.for_each(|node| stray_host_ports_are_found_and_removed(&node));
+    }
+}
+
+fn stray_host_ports_are_found_and_removed(node: &Node) {
+    let mut pod = Pod::new(1);
+    publish(&mut pod, PortProtocol::Tcp, "");
+    let ips = node.add(&pod).unwrap().ips;
+    let strays = || {
+        let all = node.on_host(|| node.engine().strays(&Nobody)).unwrap();
+        let ports = all.into_iter().filter(|it| matches!(it, cni::Stray::Ports { .. }));
+        ports.collect::<Vec<_>>()
+    };
+    let found = strays();
+    let container = pod.attachment.sandbox.to_string();
+    for ip in ips {
+        let wanted = cni::Stray::Ports { container: container.clone(), address: ip };
+        assert!(found.contains(&wanted), "{wanted:?} is not among {found:?}");
+    }
+    for stray in &found {
+        node.on_host(|| node.engine().remove_stray(stray)).unwrap();
+    }
+    assert!(strays().is_empty(), "{:?}", strays());
+    node.del(&pod).unwrap();
+}

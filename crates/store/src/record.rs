@@ -87,6 +87,16 @@ pub enum WriteError {
     },
 }
 
+impl WriteError {
+    /// Whether the file system takes no writes at all.
+    pub fn is_read_only(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::ReadOnlyFilesystem,
+            Self::Encode { .. } => false,
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Header {
     knarr: String,

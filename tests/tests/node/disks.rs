@@ -18,6 +18,16 @@ impl Mounted {
             .context("mount a file system")?;
         Ok(Self(dir.to_owned()))
     }
+
+    /// The directory as it is, over itself, and read-only: who has files of it open for writing
+    /// goes on.
+    fn read_only(dir: &Path) -> Result<Self> {
+        rustix::mount::mount_bind(dir, dir).context("bind")?;
+        let mounted = Self(dir.to_owned());
+        let flags = MountFlags::BIND | MountFlags::RDONLY;
+        rustix::mount::mount_remount(dir, flags, c"").context("make it read-only")?;
+        Ok(mounted)
+    }
 }
 
 impl Drop for Mounted {
@@ -73,6 +83,43 @@ fn a_log_that_cannot_be_written_costs_its_lines_and_the_container_goes_on() -> R
             log_lines(&path)?;
         }
         node.cri.stop(&id, 0).await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_root_that_becomes_read_only_stops_what_is_new_until_it_can_be_written() -> Result<()> {
+    on_a_node(async |node| {
+        let (pod, id) = node.sleeper("before").await?;
+        let read_only = Mounted::read_only(&node.scratch.root())?;
+        let error = node.cri.run_pod(&node.pod("refused")).await.expect_err("read-only");
+        let text = error.message();
+        ensure!(text.contains("Read-only file system"), "{text}");
+        ensure!(text.contains(&node.scratch.root().display().to_string()), "{text}");
+        let error = node.cri.pull(&node.image("volumes")?).await.expect_err("read-only");
+        ensure!(error.message().contains("Read-only file system"), "{error:?}");
+        ensure!(node.cri.shell(&id, "echo alive").await? == "alive");
+        node.cri.stop(&id, 10).await?;
+        let exited = node.cri.container(&id).await?;
+        ensure!(exited.exit_code == 0, "{exited:?}");
+        // It cannot go, and is not half gone.
+        ensure!(node.cri.remove(&id).await.is_err());
+        ensure!(node.cri.container(&id).await? == exited);
+        // One that starts now says what it lacks.
+        node.daemon.kill9()?;
+        let from = node.daemon.log_text().len();
+        let status = node.daemon.launch_to_its_end(&node.scratch)?;
+        ensure!(status.code() == Some(1), "{status}");
+        let log = node.daemon.log_text();
+        let said = log.get(from..).unwrap_or_default();
+        ensure!(said.contains("Read-only file system"), "{said}");
+        ensure!(said.contains(&node.scratch.root().display().to_string()), "{said}");
+
+        drop(read_only);
+        node.daemon.launch(&node.scratch)?;
+        ensure!(node.cri.container(&id).await?.exit_code == 0);
+        ensure!(node.cri.pod(&pod).await?.state() == v1::PodSandboxState::SandboxReady);
+        node.sleeper("refused").await?;
         Ok(())
     })
 }

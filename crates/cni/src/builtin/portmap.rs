@@ -342,11 +342,14 @@ fn forget_connections(conf: &Conf) {
     }
 }
 
-/// Every container that host ports lead to by nf_tables, with the address they lead to.
-pub(crate) fn holders() -> Result<Vec<(String, IpAddr)>, BuiltInError> {
+/// Every container that host ports lead to, by whatever means, with the address they lead to.
+pub(crate) fn holders(plugins: &Plugins) -> Result<Vec<(String, IpAddr)>, BuiltInError> {
     let mut found = Vec::new();
     for family in [Family::Ipv4, Family::Ipv6] {
         found.extend(nftables::holders(family)?);
+        if may_hold(family, iptables::PORTS)? {
+            found.extend(iptables::holders(&plugins.tool_dirs, family)?);
+        }
     }
     Ok(found)
 }

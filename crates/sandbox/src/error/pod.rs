@@ -152,6 +152,9 @@ pub enum StepError {
         /// Why.
         source: snapshot::RootError,
     },
+    /// A record that says how a container ended.
+    #[error(transparent)]
+    Record(store::WriteError),
     /// A file or directory.
     #[error(transparent)]
     Files(FileError),

@@ -91,6 +91,8 @@ struct StopInFlight {
 
 struct Container {
     record: Arc<ContainerRecord>,
+    /// What is on disk is older: it could not be written.
+    unwritten: bool,
     stop: Option<StopInFlight>,
     /// Removals that wait for the container to end.
     removals: Vec<Reply<(), ContainerError>>,
@@ -100,7 +102,8 @@ struct Container {
 
 impl Container {
     fn new(record: ContainerRecord, claim: Claim) -> Self {
-        Self { record: Arc::new(record), stop: None, removals: Vec::new(), claim }
+        let record = Arc::new(record);
+        Self { record, unwritten: false, stop: None, removals: Vec::new(), claim }
     }
 
     fn is_running(&self) -> bool {
@@ -308,7 +311,11 @@ impl Owner {
             ContainerState::Exited(_) => Point::StopRecord,
         };
         self.publish_container(&record);
-        if let Err(error) = self.store_container(record, point).await {
+        let written = self.store_container(record, point).await;
+        if let Some(container) = self.containers.get_mut(id) {
+            container.unwritten = written.is_err();
+        }
+        if let Err(error) = written {
             let error = crate::error::chain(&error);
             tracing::error!(sandbox = %self.id(), container = %id, error, "record not written");
         }

@@ -186,6 +186,7 @@ impl Owner {
             let seconds = ENDS_WITHIN.as_secs();
             return Err(StepError::StillRunning { container: id.clone(), seconds });
         }
+        self.write_what_the_shim_forgets(id).await?;
         let forgotten = match self.link() {
             Some(link) => {
                 let asked = link.call_done(Body::Forget { container: id.to_string() });
@@ -216,6 +217,19 @@ impl Owner {
         self.tell(EventKind::Deleted, id.as_str());
         failpoint::pass(Point::RemoveAnswer);
         Ok(())
+    }
+
+    /// Its end may be known to the shim alone. Where nothing can be removed either, it has to stay
+    /// so; a disk that is full must not keep a container from going.
+    async fn write_what_the_shim_forgets(&self, id: &ContainerId) -> Result<(), StepError> {
+        let Some(container) = self.containers.get(id).filter(|it| it.unwritten) else {
+            return Ok(());
+        };
+        let record = Arc::clone(&container.record);
+        match self.store_container(record, Point::StopRecord).await {
+            Err(error) if error.is_read_only() => Err(StepError::Record(error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// A place before the shim is asked for something.

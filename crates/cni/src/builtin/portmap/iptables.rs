@@ -13,6 +13,7 @@
 //! port. The ports of a pod with conditions of its own are in a chain of its own, to which
 //! KNARR-PORTS leads what fulfils them.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use sys::netlink::nftables::Family;
@@ -110,6 +111,30 @@ pub(super) fn remove(
     })
 }
 
+/// Every container that rules lead to, with the address they lead to.
+pub(super) fn holders(
+    dirs: &[PathBuf],
+    family: Family,
+) -> Result<Vec<(String, IpAddr)>, BuiltInError> {
+    let Some(tool) = Iptables::find(dirs, family) else { return Ok(Vec::new()) };
+    let present = tool.rules("nat")?;
+    let mut found = Vec::new();
+    for rule in present.of(PORTS) {
+        let container = owner(rule);
+        let chain = own_chain(container);
+        let led = std::iter::once(rule).chain(present.of(&chain)).filter_map(led_to);
+        found.extend(led.map(|address| (container.to_owned(), address)));
+    }
+    Ok(found)
+}
+
+/// Where a rule that rewrites sends its packets.
+fn led_to(rule: &str) -> Option<IpAddr> {
+    let (_, to) = rule.split_once("--to-destination ")?;
+    let to: SocketAddr = to.split(' ').next()?.parse().ok()?;
+    Some(to.ip())
+}
+
 /// `CONTAINER PORT/PROTOCOL ADDRESS`: the address is `*` where every one is meant.
 fn owner(rule: &str) -> &str {
     comment(rule).split(' ').next().unwrap_or_default()
@@ -129,7 +154,7 @@ fn own_chain(container: &str) -> String {
 }
 
 fn destination(request: &Request<'_>, port: &Published) -> String {
-    let to = std::net::SocketAddr::new(request.pod, port.pod_port);
+    let to = SocketAddr::new(request.pod, port.pod_port);
     format!("-j DNAT --to-destination {to}")
 }
 
