@@ -182,6 +182,12 @@ impl Images {
         self.inner.board.watch(reference)
     }
 
+    /// Those whose records could not be used at the start and have not been pulled since. Never
+    /// waits.
+    pub fn unusable(&self) -> Vec<crate::Unusable> {
+        self.inner.directory.unusable()
+    }
+
     /// All images, sorted by id. Never waits.
     pub fn list(&self) -> Arc<Vec<Arc<Image>>> {
         self.inner.catalog.load_full()

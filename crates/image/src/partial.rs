@@ -293,6 +293,21 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_was_set_back_expires_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let partials = Partials::open(dir.path(), Duration::ZERO).unwrap();
+        let day = Duration::from_secs(86_400);
+        let now = SystemTime::now();
+        for (name, at) in [("ahead", now + 400 * day), ("fresh", now), ("old", now - 2 * day)] {
+            let file = std::fs::File::create(dir.path().join("partial").join(name)).unwrap();
+            file.set_modified(at).unwrap();
+        }
+        partials.expire();
+        let left = |name: &str| dir.path().join("partial").join(name).exists();
+        assert!(left("ahead") && left("fresh") && !left("old"));
+    }
+
+    #[test]
     fn a_torn_or_altered_end_is_not_believed() {
         let (_root, partials) = kept(&[b"one", b"two"]);
         let path = partials.path(&blob());

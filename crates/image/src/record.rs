@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use failpoint::Point;
-use model::{Digest, Reference};
+use model::{Digest, Reference, chain};
 use registry::Descriptor;
 use serde::{Deserialize, Serialize};
 use store::{Disk, Durability, ReadError, RealDisk, Record, RecordFile, WriteError};
@@ -18,6 +18,7 @@ use store::{Disk, Durability, ReadError, RealDisk, Record, RecordFile, WriteErro
 use crate::config;
 use crate::error::OpenError;
 use crate::image::Image;
+use crate::unusable::{Shelf, Unusable};
 
 /// Version 1 of the stored image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,19 +66,27 @@ pub(crate) struct Documents {
 
 /// `<root>/images`.
 #[derive(Debug, Clone)]
-pub(crate) struct Directory(PathBuf);
+pub(crate) struct Directory {
+    path: PathBuf,
+    unusable: Shelf,
+}
 
 impl Directory {
     pub(crate) fn create(root: &Path) -> Result<Self, OpenError> {
         let path = root.join("images");
         match fs::create_dir_all(&path) {
-            Ok(()) => Ok(Self(path)),
+            Ok(()) => Ok(Self { path, unusable: Shelf::default() }),
             Err(source) => Err(OpenError::Directory { path, source }),
         }
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.path
+    }
+
+    /// What was found to be unusable and has not been replaced.
+    pub(crate) fn unusable(&self) -> Vec<Unusable> {
+        self.unusable.all()
     }
 
     pub(crate) fn config(&self, id: &Digest) -> PathBuf {
@@ -89,7 +98,7 @@ impl Directory {
     }
 
     fn file(&self, id: &Digest, extension: &str) -> PathBuf {
-        self.0.join(format!("{}.{extension}", id.hex()))
+        self.path.join(format!("{}.{extension}", id.hex()))
     }
 
     /// Writes the documents of an image that has no record yet.
@@ -117,7 +126,11 @@ impl Directory {
     pub(crate) fn write_record(&self, record: &ImageRecord) -> Result<(), WriteError> {
         let file = RecordFile::new(self.file(&record.id, "json"));
         file.reach(Point::ImageRecord)?;
-        file.write(&RealDisk, record, Durability::Power)
+        file.write(&RealDisk, record, Durability::Power)?;
+        if self.unusable.take(&record.id).is_some() {
+            discard(&self.file(&record.id, "bad"));
+        }
+        Ok(())
     }
 
     /// Removes an image: its record for good, then what it described.
@@ -126,8 +139,8 @@ impl Directory {
         record.reach(Point::ImageUnrecord)?;
         record.remove(&RealDisk)?;
         record.reach(Point::ImageUndocument)?;
-        RealDisk.sync_dir(&self.0).map_err(|source| WriteError::Io {
-            path: self.0.clone(),
+        RealDisk.sync_dir(&self.path).map_err(|source| WriteError::Io {
+            path: self.path.clone(),
             step: "sync",
             source,
         })?;
@@ -139,6 +152,7 @@ impl Directory {
                 source,
             })?;
         }
+        drop(self.unusable.take(id));
         Ok(())
     }
 
@@ -151,6 +165,7 @@ impl Directory {
         let mut images = Vec::new();
         let mut recorded = HashSet::new();
         let mut others = Vec::new();
+        let mut unusable = Vec::new();
         for path in self.files()? {
             let id = path.file_stem().and_then(OsStr::to_str).and_then(Digest::from_hex);
             match (id, path.extension().and_then(OsStr::to_str)) {
@@ -158,25 +173,38 @@ impl Directory {
                     recorded.insert(id);
                     match self.load_one(id, &has_layer) {
                         Ok(image) => images.push(image),
-                        Err(problem) => set_aside(&path, &problem),
+                        Err(problem) => {
+                            let reason = chain(&problem);
+                            let path = set_aside(&path, &problem);
+                            unusable.push(Unusable { id, path, reason });
+                        }
                     }
                 }
                 (Some(id), Some("manifest" | "index" | "config")) => others.push((id, path)),
                 (Some(_), Some("tmp")) => discard(&path),
+                (Some(id), Some("bad")) => {
+                    let reason = "an earlier start set its record aside".to_owned();
+                    unusable.push(Unusable { id, path, reason });
+                }
                 (Some(_) | None, _) => {}
             }
         }
         for (_, path) in others.iter().filter(|(id, _)| !recorded.contains(id)) {
             discard(path);
         }
+        // One that was pulled since, and one that was found twice: by its record and what that became.
+        unusable.retain(|it| images.iter().all(|image| image.id != it.id));
+        unusable.sort_by(|a, b| (a.id, &a.path).cmp(&(b.id, &b.path)));
+        unusable.dedup_by(|later, first| later.id == first.id);
+        self.unusable.put(unusable);
         settle_tags(&mut images);
         images.sort_by_key(|image| image.id);
         Ok(images)
     }
 
     fn files(&self) -> Result<Vec<PathBuf>, OpenError> {
-        let fail = |source| OpenError::Directory { path: self.0.clone(), source };
-        let entries = fs::read_dir(&self.0).map_err(fail)?;
+        let fail = |source| OpenError::Directory { path: self.path.clone(), source };
+        let entries = fs::read_dir(&self.path).map_err(fail)?;
         entries.map(|entry| entry.map(|entry| entry.path()).map_err(fail)).collect()
     }
 
@@ -228,16 +256,22 @@ enum LoadProblem {
     Layer(Digest),
 }
 
-fn set_aside(path: &Path, problem: &LoadProblem) {
+/// Returns where it lies then.
+fn set_aside(path: &Path, problem: &LoadProblem) -> PathBuf {
     let error: &dyn std::error::Error = problem;
     // A newer knarr wrote it and may come back to it.
     if matches!(problem, LoadProblem::Record(ReadError::Unknown { .. })) {
         tracing::warn!(path = %path.display(), error, "an image is ignored");
-        return;
+        return path.to_owned();
     }
     tracing::warn!(path = %path.display(), error, "an image is unusable; its record is set aside");
-    if let Err(error) = fs::rename(path, path.with_extension("bad")) {
-        tracing::warn!(path = %path.display(), %error, "cannot set the record aside");
+    let aside = path.with_extension("bad");
+    match fs::rename(path, &aside) {
+        Ok(()) => aside,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "cannot set the record aside");
+            path.to_owned()
+        }
     }
 }
 
@@ -309,9 +343,18 @@ mod tests {
             let whole = fs::read(&path).unwrap();
             fs::write(&path, &whole[..whole.len() / 2]).unwrap();
             assert!(load(&images).is_empty(), "{spoil}");
-            assert!(images.file(&record.id, "bad").exists(), "{spoil}");
+            let aside = images.file(&record.id, "bad");
+            assert!(aside.exists(), "{spoil}");
+            for _ in 0..2 {
+                let told = images.unusable();
+                assert_eq!(told.len(), 1, "{told:?}");
+                assert_eq!((told[0].id, &told[0].path), (record.id, &aside));
+                // A later start tells it too.
+                assert!(load(&images).is_empty(), "{spoil}");
+            }
             images.write_documents(&record.id, &documents()).unwrap();
             images.write_record(&record).unwrap();
+            assert!(images.unusable().is_empty() && !aside.exists(), "{spoil}");
             assert_eq!(load(&images).len(), 1);
         }
     }

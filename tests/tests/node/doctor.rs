@@ -294,3 +294,59 @@ fn without_a_daemon_records_and_kernel_are_looked_at_as_they_are() -> Result<()>
         Ok(())
     })
 }
+
+#[test]
+fn a_container_whose_record_is_torn_costs_its_pod_nothing() -> Result<()> {
+    on_a_node(async |node| {
+        let image = node.pulled("busybox").await?;
+        let pod = node.pod("partly");
+        let (pod_id, whole) = node.run(&pod, &pod.container("main", &image).sleeper()).await?;
+        let torn = node.cri.create(&pod_id, &pod, &pod.container("torn", &image).sleeper()).await?;
+        node.cri.start(&torn).await?;
+        node.daemon.kill9()?;
+        let containers = node.scratch.root().join("pods").join(&pod_id).join("containers");
+        let record = containers.join(&torn).join("container.json");
+        let bytes = std::fs::read(&record)?;
+        std::fs::write(&record, &bytes[..bytes.len() / 2])?;
+        node.daemon.launch(&node.scratch)?;
+
+        let (sound, message) = records(node).await?;
+        ensure!(!sound && message.contains(&torn), "{message}");
+        let (findings, code) = doctor(node, false)?;
+        let told = of(&findings, "record");
+        ensure!(told.len() == 1 && code == 1, "exit code {code}: {findings:#?}");
+        ensure!(node.cri.pod(&pod_id).await?.state() == v1::PodSandboxState::SandboxReady);
+        ensure!(node.cri.shell(&whole, "echo alive").await? == "alive");
+        // It goes with its pod.
+        node.cri.stop_pod(&pod_id).await?;
+        node.cri.remove_pod(&pod_id).await?;
+        let lives = |it: test_support::proc::Process| it.cgroups.contains(&torn) && !it.zombie;
+        ensure!(!test_support::proc::all().into_iter().any(lives), "its processes are left");
+        ensure!(records(node).await? == (true, String::new()));
+        Ok(())
+    })
+}
+
+#[test]
+fn an_image_whose_record_is_torn_is_told_until_it_is_pulled_again() -> Result<()> {
+    on_a_node(async |node| {
+        let reference = node.pulled("busybox").await?;
+        let image = node.cri.image(&reference).await?.context("no image")?;
+        node.daemon.kill9()?;
+        let name = image.id.trim_start_matches("sha256:");
+        let record = node.scratch.root().join("images").join(format!("{name}.json"));
+        let bytes = std::fs::read(&record)?;
+        std::fs::write(&record, &bytes[..bytes.len() / 2])?;
+        node.daemon.launch(&node.scratch)?;
+
+        let (sound, message) = records(node).await?;
+        ensure!(!sound && message.contains(&image.id), "{message}");
+        let (findings, code) = doctor(node, false)?;
+        ensure!(of(&findings, "record").len() == 1 && code == 0, "exit code {code}: {findings:#?}");
+        node.pulled("busybox").await?;
+        ensure!(records(node).await? == (true, String::new()));
+        let (findings, _) = doctor(node, false)?;
+        ensure!(findings.is_empty(), "{findings:#?}");
+        Ok(())
+    })
+}

@@ -37,6 +37,7 @@ mod older_clients;
 mod older_shims;
 mod oom;
 mod pods;
+mod pressure;
 mod privileges;
 mod random;
 mod repeated;

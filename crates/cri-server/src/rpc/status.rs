@@ -37,11 +37,13 @@ pub(crate) async fn status(server: &Server, request: &v1::StatusRequest) -> v1::
     }
 }
 
-/// Ours: a node works without the pods whose records cannot be used, but somebody should look.
+/// Ours: a node works without what cannot be used any more, but somebody should look.
 fn records(server: &Server) -> v1::RuntimeCondition {
     let quarantined = server.sandboxes.quarantined();
     let told = |it: &sandbox::Quarantined| format!("{} {}: {}", it.kind(), it.id(), it.reason);
-    let texts: Vec<_> = quarantined.iter().map(told).collect();
+    let images = server.images.unusable().into_iter();
+    let images = images.map(|image| format!("image {}: {}", image.id, image.reason));
+    let texts: Vec<_> = quarantined.iter().map(told).chain(images).collect();
     let problem = (!texts.is_empty())
         .then(|| ("RecordsUnusable", format!("{} (see `knarr doctor`)", texts.join("; "))));
     condition("KnarrHasUsableRecords", problem)

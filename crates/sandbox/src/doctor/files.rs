@@ -23,19 +23,9 @@ pub(super) fn records(out: &mut Examination<'_>) {
         };
         out.problem(Area::Record, &object.path.display(), problem, &remedy);
     }
-    let images = out.cx.paths().root().join("images");
-    for entry in std::fs::read_dir(&images).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.extension().is_some_and(|extension| extension == "bad") {
-            let problem =
-                "the record of an image that could not be used; it is out of the way".into();
-            out.advice(
-                Area::Record,
-                &path.display(),
-                problem,
-                "pull the image again and delete this",
-            );
-        }
+    for image in out.cx.parts.images.unusable() {
+        let problem = format!("the record of image {}: {}", image.id, image.reason);
+        out.advice(Area::Record, &image.path.display(), problem, "pull the image again");
     }
 }
 
