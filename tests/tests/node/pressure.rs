@@ -1,10 +1,11 @@
-//! Little memory for the daemon: if the kernel ends it, it comes back to the pods it had.
+//! Little memory for the daemon: what is huge is refused, and if the kernel ends it all the same,
+//! it comes back to the pods it had.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use cri_api::v1;
-use test_support::node::{Node, on_a_node_with};
+use test_support::node::{Node, on_a_node, on_a_node_with};
 use test_support::proc;
 use test_support::scratch::Scratch;
 
@@ -39,6 +40,24 @@ impl Drop for Tight {
 async fn alive(node: &Node, id: &str) -> Result<()> {
     ensure!(node.cri.shell(id, "echo alive").await? == "alive");
     Ok(())
+}
+
+#[test]
+fn requests_that_are_huge_are_refused_and_nobody_else_notices() -> Result<()> {
+    on_a_node(async |node| {
+        let (_, id) = node.sleeper("steady").await?;
+        let daemon = node.daemon.pid();
+        let huge = node.pod("huge").with(|config| {
+            config.annotations.insert("blob".to_owned(), "x".repeat(32 << 20));
+        });
+        let error = node.cri.run_pod(&huge).await.expect_err("it is 32 MiB");
+        // How far it came before it was cut off decides what the client is told.
+        ensure!(error.code() != tonic::Code::Unavailable, "{error:?}");
+        ensure!(node.daemon.pid() == daemon);
+        alive(node, &id).await?;
+        ensure!(node.cri.pods(None).await?.len() == 1);
+        Ok(())
+    })
 }
 
 #[test]
