@@ -34,7 +34,8 @@ enum Task {
     Test,
     /// Run a pod of two containers the way a user would, with nothing but the `knarr` command.
     Demo,
-    /// Run knarr on cgroup v2, with AppArmor, in a virtual machine.
+    /// Run knarr on cgroup v2, with AppArmor, without and with systemd, in virtual machines.
+    #[command(alias = "vm-test")]
     Vm(vm::Request),
     /// Measure, alone or against another runtime.
     Bench(bench::Options),

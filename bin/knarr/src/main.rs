@@ -1,6 +1,7 @@
 //! The knarr daemon and command line. Parses what was asked, builds the parts, runs them.
 #![forbid(unsafe_code)]
 
+mod cgroup_drivers;
 mod config;
 mod help;
 mod logging;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use cri_server::{CgroupDriver, PodSessions, Server};
+use cri_server::{PodSessions, Server};
 use failpoint::Point;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
@@ -18,7 +18,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 
-use crate::config::{CgroupDriverKey, Config};
+use crate::config::Config;
 
 /// What `Version` reports.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -127,7 +127,7 @@ async fn build(config: &Config, places: &Places, urls: Urls) -> Result<Server> {
     let paths = Paths::new(places.root.clone(), places.state.clone());
     let shim = find_shim()?;
     let host = sandbox::host_facts().context("cannot learn about this host")?;
-    let cgroup_driver = cgroup_driver(config)?;
+    let cgroup_drivers = crate::cgroup_drivers::choose(config.cgroup.driver, &host.cgroup)?;
     let (root, labelled) = (places.root.clone(), paths.clone());
     let (image, pinned) = (config.image(), config.image.pinned.clone());
     let (layers, images) = tokio::task::spawn_blocking(move || -> Result<_> {
@@ -157,6 +157,7 @@ async fn build(config: &Config, places: &Places, urls: Urls) -> Result<Server> {
         images: images.clone(),
         layers,
         host,
+        cgroup_drivers,
         cdi_dirs: config.cdi_dirs.clone(),
         block_io_classes: config.block_io_classes.clone(),
         boot_id: boot_id.trim().to_owned(),
@@ -165,6 +166,7 @@ async fn build(config: &Config, places: &Places, urls: Urls) -> Result<Server> {
     })
     .await
     .context("cannot take over the pods of an earlier daemon")?;
+    let cgroup_driver = cgroup_drivers.usual();
     Ok(Server { sandboxes, images, urls, version: VERSION, cgroup_driver })
 }
 
@@ -186,16 +188,6 @@ async fn collect_garbage(images: image::Images) {
                 tracing::warn!(error, "some unused layers stay until the next collection");
             }
         }
-    }
-}
-
-fn cgroup_driver(config: &Config) -> Result<CgroupDriver> {
-    match config.cgroup.driver {
-        CgroupDriverKey::Auto | CgroupDriverKey::Cgroupfs => Ok(CgroupDriver::Cgroupfs),
-        CgroupDriverKey::Systemd => bail!(
-            "cgroup.driver = \"systemd\" is not supported by this version: use \"cgroupfs\", \
-             and set kubelet's cgroupDriver to the same"
-        ),
     }
 }
 

@@ -25,6 +25,7 @@ use cri_api::knarr::progress_server::ProgressServer;
 use cri_api::v1::image_service_server::ImageServiceServer;
 use cri_api::v1::runtime_service_server::RuntimeServiceServer;
 use image::Images;
+use model::CgroupDriver;
 use sandbox::Sandboxes;
 
 /// CRI clients accept and send up to this; gRPC's own default of 4 MiB is too small for a full
@@ -44,15 +45,6 @@ pub struct Server {
     pub version: &'static str,
     /// What `RuntimeConfig` reports.
     pub cgroup_driver: CgroupDriver,
-}
-
-/// Who makes control groups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CgroupDriver {
-    /// knarr itself.
-    Cgroupfs,
-    /// systemd, on knarr's request.
-    Systemd,
 }
 
 impl Server {

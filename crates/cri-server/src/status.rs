@@ -78,6 +78,7 @@ pub(crate) fn from_run(error: RunError) -> Status {
         | RunError::Files { .. }
         | RunError::Label { .. }
         | RunError::Spawn { .. }
+        | RunError::Scope { .. }
         | RunError::Pause { .. }
         | RunError::Setup { .. }
         | RunError::Network { .. }

@@ -65,6 +65,8 @@ points! {
         PodSocket "socket" writing,
         /// The shim's process.
         PodSpawn "spawn" fallible,
+        /// The scope that systemd makes for it.
+        PodScope "scope" fallible,
         /// The connection to the shim.
         PodConnect "connect" fallible,
         /// Namespaces, made by the shim.

@@ -1,4 +1,15 @@
-//! How this host lays out its cgroup hierarchies.
+//! How this host lays out its cgroup hierarchies, and who makes groups in them.
+
+/// Who makes control groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum CgroupDriver {
+    /// knarr itself.
+    #[default]
+    Cgroupfs,
+    /// systemd, on knarr's request.
+    Systemd,
+}
 
 /// One mounted hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]

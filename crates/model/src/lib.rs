@@ -22,10 +22,11 @@ mod reference;
 mod resources;
 mod security;
 mod signal;
+mod slice;
 mod stats;
 mod time;
 
-pub use cgroup::{CgroupHierarchy, CgroupLayout};
+pub use cgroup::{CgroupDriver, CgroupHierarchy, CgroupLayout};
 pub use chain::chain;
 pub use container::{
     CdiDevice, ContainerConfig, ContainerName, DeviceRequest, EnvVar, ImageSpec, MountPropagation,
@@ -46,6 +47,7 @@ pub use security::{
     SelinuxOptions,
 };
 pub use signal::{Signal, SignalError};
+pub use slice::{ScopeName, Slice, SliceError};
 pub use stats::{
     ContainerStats, CpuStats, DiskUsage, InterfaceStats, IoStats, MemoryStats, PodStats, Pressure,
     PressureLine, SwapStats,

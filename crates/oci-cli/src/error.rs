@@ -78,6 +78,12 @@ pub(crate) enum OciError {
     /// An option that is not served.
     #[error("{option} is not supported by this runtime")]
     Unsupported { option: &'static str },
+    /// Nobody to ask for a scope.
+    #[error("--systemd-cgroup cannot be served: {why}")]
+    NoSystemd { why: &'static str },
+    /// systemd does not do what it was asked.
+    #[error(transparent)]
+    Systemd(#[from] systemd::SystemdError),
     /// A file that was to be handed on.
     #[error("--preserve-fds {count}: file {missing} is not open")]
     NotOpen { count: u32, missing: u32 },

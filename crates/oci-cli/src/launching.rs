@@ -26,6 +26,10 @@ impl Host {
         Ok(Self { cgroups: sys::cgroup::detect()? })
     }
 
+    pub(crate) fn cgroups(&self) -> &CgroupLayout {
+        &self.cgroups
+    }
+
     /// Runs `f` with what plans for this container depend on.
     pub(crate) fn with_context<T>(
         &self,
@@ -37,7 +41,7 @@ impl Host {
             id: &record.id,
             bundle: Some(&record.bundle),
             cgroup: &self.cgroups,
-            default_cgroup: &default_cgroup(&record.id),
+            default_cgroup: &default_cgroup(record),
             launcher_paths: &[],
             image_trees: &[],
             in_pod: false,
@@ -88,8 +92,12 @@ impl Host {
 }
 
 /// One directory, so that nothing is left when it goes.
-fn default_cgroup(id: &str) -> String {
-    format!("/knarr-oci-{id}")
+fn default_cgroup(record: &Record) -> String {
+    if record.systemd {
+        oci_runtime::cgroup::SystemdScope::default_form(&record.id)
+    } else {
+        format!("/knarr-oci-{}", record.id)
+    }
 }
 
 /// What of a specification this host does not apply.
@@ -142,7 +150,7 @@ impl Bundle {
     }
 
     /// The record of a container that is to be made from it.
-    pub(crate) fn record(&self, id: &str) -> Result<Record, OciError> {
+    pub(crate) fn record(&self, id: &str, systemd: bool) -> Result<Record, OciError> {
         Ok(Record {
             format: crate::container::FORMAT,
             id: id.to_owned(),
@@ -152,6 +160,7 @@ impl Bundle {
             owner: rustix::process::geteuid().as_raw(),
             init: None,
             started: false,
+            systemd,
             resources: None,
         })
     }

@@ -19,6 +19,7 @@ mod foreground;
 mod launching;
 mod log;
 mod own_program;
+mod scope;
 mod stats;
 mod verbs;
 

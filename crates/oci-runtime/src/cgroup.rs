@@ -8,6 +8,7 @@
 
 mod block_io;
 mod rdt;
+mod systemd;
 mod v1;
 mod v2;
 mod weight;
@@ -19,6 +20,7 @@ use oci_spec::runtime::{Linux, LinuxResources, Spec};
 use crate::{Note, PlanContext, PlanError, Planned, devices::DevicePolicy};
 
 pub use rdt::RESCTRL;
+pub use systemd::{SystemdScope, scope};
 pub use weight::weight_of_shares;
 
 /// The cgroup of a new container.
@@ -177,10 +179,8 @@ fn path(linux: &Linux, context: &PlanContext<'_>) -> Result<String, PlanError> {
 
 /// `/a/b`: absolute, clean, below the root.
 fn checked(path: &str) -> Result<String, PlanError> {
-    if !path.starts_with('/') && path.split(':').count() == 3 {
-        return Err(PlanError::unsupported(
-            "linux.cgroupsPath in systemd's form (slice:prefix:name)",
-        ));
+    if let Some(scope) = systemd::parse(path)? {
+        return Ok(scope.path());
     }
     let names: Vec<&str> = path.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
     if names.is_empty() || names.contains(&"..") || path.contains('\0') {

@@ -79,7 +79,7 @@ fn texts(list: &[&str]) -> Vec<String> {
 }
 
 fn linux() -> LinuxFeature {
-    let cgroup = CgroupBuilder::default().v1(true).v2(true).systemd(false).systemd_user(false);
+    let cgroup = CgroupBuilder::default().v1(true).v2(true).systemd(true).systemd_user(false);
     let id_map = IDMapBuilder::default().enabled(true).build().unwrap_or_default();
     let mounts = MountExtensionsBuilder::default().idmap(id_map).build();
     let rdt = IntelRdtBuilder::default().enabled(true).schemata(true).monitoring(false).build();

@@ -203,6 +203,14 @@ pub(crate) fn inhabited(layout: &CgroupLayout, path: &str) -> bool {
     })
 }
 
+/// Whether a process lives in the group or below it.
+pub(crate) fn any_inhabited(layout: &CgroupLayout, path: &str) -> bool {
+    let living = |(_, _, dir): &(Version, bool, String)| {
+        sys::cgroup::pids(dir).is_ok_and(|pids| !pids.is_empty())
+    };
+    directories(layout, path).iter().any(living)
+}
+
 /// The names of the groups directly below one, in all hierarchies.
 pub(crate) fn children(layout: &CgroupLayout, path: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();

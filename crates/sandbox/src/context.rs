@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use model::{ContainerId, PodName, SandboxId, UnixNanos};
+use model::{CgroupDriver, ContainerId, PodName, SandboxId, UnixNanos};
 use store::{Disk, Names};
 
 use crate::handles::Handles;
 use crate::paths::Paths;
+use crate::record::PodRecord;
+use crate::scopes::CgroupDrivers;
 use crate::view::Index;
 
 /// Where pods have their control groups if kubelet names no parent.
@@ -44,6 +46,8 @@ pub struct Parts {
     pub layers: Arc<snapshot::Layers>,
     /// This host.
     pub host: bundle::HostFacts,
+    /// Who makes control groups.
+    pub cgroup_drivers: CgroupDrivers,
     /// Directories of CDI specs; later ones have the higher priority.
     pub cdi_dirs: Vec<PathBuf>,
     /// The file that defines block IO classes.
@@ -104,24 +108,31 @@ impl Context {
     }
 
     /// Gives back what a pod that is no more had for itself alone.
-    pub(crate) fn release(&self, pod: &crate::record::PodRecord) {
+    pub(crate) fn release(&self, pod: &PodRecord) {
         self.names.release(&pod.config.name, &pod.id);
         if let Some(level) = &pod.selinux_level {
             self.levels.release(level);
         }
     }
+}
 
-    /// Absolute cgroup path below which a pod's containers live. Without a parent from kubelet a
-    /// pod gets a directory of its own, so that its total can be measured.
-    pub(crate) fn cgroup_parent(&self, id: &SandboxId, requested: &str) -> String {
-        let parent = requested.trim_end_matches('/');
-        if parent.is_empty() {
-            format!("{DEFAULT_PARENT}/{id}")
-        } else if parent.starts_with('/') {
-            parent.to_owned()
-        } else {
-            format!("/{parent}")
-        }
+/// Absolute cgroup path below which a pod's containers live. Without a parent from kubelet a pod
+/// gets a directory of its own, so that its total can be measured; with systemd it has a scope of
+/// its own in any case.
+pub(crate) fn cgroup_parent(pod: &PodRecord) -> String {
+    let parent = pod.config.cgroup_parent.trim_end_matches('/');
+    match pod.cgroup_driver {
+        CgroupDriver::Systemd => crate::scopes::path(&pod.id, parent),
+        CgroupDriver::Cgroupfs if parent.is_empty() => format!("{DEFAULT_PARENT}/{}", pod.id),
+        CgroupDriver::Cgroupfs => format!("/{}", parent.trim_start_matches('/')),
+    }
+}
+
+/// Whether the group below which a pod's containers live is the pod's alone, and not kubelet's.
+pub(crate) fn owns_cgroup_parent(pod: &PodRecord) -> bool {
+    match pod.cgroup_driver {
+        CgroupDriver::Systemd => true,
+        CgroupDriver::Cgroupfs => pod.config.cgroup_parent.is_empty(),
     }
 }
 

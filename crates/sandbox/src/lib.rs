@@ -35,6 +35,7 @@ mod pod;
 mod quarantine;
 mod record;
 mod sampler;
+mod scopes;
 mod session;
 mod shims;
 mod spawn;
@@ -70,6 +71,7 @@ pub use record::{
     ContainerRecord, ContainerState, ExitReason, ExitRecord, ImageVolumeRecord, NetworkRecord,
     PodPhase, PodRecord, ProcessRecord,
 };
+pub use scopes::{CgroupDrivers, ParentError, ScopeError};
 pub use session::{AttachEnding, AttachHold, ConnectError, ExecHold, Session, Streams};
 pub use spawn::SpawnError;
 pub use stats::metrics::{

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use model::{ContainerConfig, ContainerId, Digest, PodConfig, Resources, SandboxId};
+use model::{CgroupDriver, ContainerConfig, ContainerId, Digest, PodConfig, Resources, SandboxId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,7 +17,7 @@ use crate::error::{
 use crate::handles::Handles;
 use crate::pod::{OpenError, Owner, PodResources, Reply, Request, UpdatePodError, recover_all};
 use crate::record::{PodPhase, PodRecord};
-use crate::validate;
+use crate::validate::{self, InvalidPod};
 use crate::view::{Index, LookupError};
 
 /// Requests that may wait for one pod's owner before callers are held back.
@@ -154,12 +154,15 @@ impl Sandboxes {
         {
             return Err(RunError::UserNamespaces { reason: reason.clone() });
         }
+        let driver = self.cx.parts.cgroup_drivers.of(&config.cgroup_parent);
+        let driver = driver.map_err(InvalidPod::CgroupParent)?;
         let config = Arc::new(config);
         loop {
             let id = SandboxId::from_random(random_id().map_err(RunError::Random)?);
             let queue = match self.cx.names.reserve(config.name.clone(), id.clone()) {
                 Ok(()) => {
-                    let record = self.new_record(id, Arc::clone(&config), handler.clone());
+                    let (config, handler) = (Arc::clone(&config), handler.clone());
+                    let record = self.new_record(id, config, handler, driver);
                     self.adopt(Owner::new(Arc::clone(&self.cx), record))
                 }
                 Err(taken) => match self.cx.handles.get(&taken.holder) {
@@ -186,7 +189,13 @@ impl Sandboxes {
         }
     }
 
-    fn new_record(&self, id: SandboxId, config: Arc<PodConfig>, handler: String) -> PodRecord {
+    fn new_record(
+        &self,
+        id: SandboxId,
+        config: Arc<PodConfig>,
+        handler: String,
+        cgroup_driver: CgroupDriver,
+    ) -> PodRecord {
         PodRecord {
             id,
             selinux_level: self.cx.level_of(&config),
@@ -200,6 +209,7 @@ impl Sandboxes {
             network: None,
             overhead: None,
             resources: None,
+            cgroup_driver,
         }
     }
 

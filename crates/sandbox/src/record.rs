@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use model::{
-    ContainerConfig, ContainerId, Digest, PodConfig, ResolvedUser, Resources, SandboxId, Signal,
-    UnixNanos,
+    CgroupDriver, ContainerConfig, ContainerId, Digest, PodConfig, ResolvedUser, Resources,
+    SandboxId, Signal, UnixNanos,
 };
 use serde::{Deserialize, Serialize};
 use store::Record;
@@ -70,6 +70,9 @@ pub struct PodRecord {
     /// Its own SELinux level, on hosts with SELinux.
     #[serde(default)]
     pub selinux_level: Option<String>,
+    /// Who made its control group: the daemon may have come to use another driver since.
+    #[serde(default)]
+    pub cgroup_driver: CgroupDriver,
 }
 
 impl PodRecord {

@@ -52,6 +52,9 @@ pub enum InvalidPod {
     /// A part of its SELinux label.
     #[error("the pod cannot be labelled")]
     Selinux(#[source] Box<bundle::SpecError>),
+    /// A cgroup of the other driver, or one that systemd would not have there.
+    #[error(transparent)]
+    CgroupParent(crate::scopes::ParentError),
     /// Paths must be absolute.
     #[error("{field} `{path}` is not an absolute path without `..`")]
     Path {

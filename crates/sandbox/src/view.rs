@@ -211,6 +211,7 @@ pub(crate) fn test_pod() -> PodView {
         attached: false,
         network: None,
         selinux_level: None,
+        cgroup_driver: model::CgroupDriver::Cgroupfs,
         overhead: None,
         resources: None,
     };

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_long};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::process::Pid;
 
@@ -170,6 +170,34 @@ pub(crate) fn clone_holder(namespaces: NewNamespaces) -> io::Result<Child> {
     };
     // SAFETY: the body does nothing but two system calls: no lock of another thread matters to it.
     unsafe { clone(args, None, hold) }
+}
+
+/// A process that does nothing but be somewhere: in a cgroup that would go without it. It ends with
+/// this, and with the thread that made it.
+#[derive(Debug)]
+pub struct Holder(Child);
+
+impl Holder {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// What `clone3(2)` refuses with.
+    pub fn start() -> io::Result<Self> {
+        clone_holder(NewNamespaces::default()).map(Self)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        self.0.pid
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // Neither fails for a child that is not reaped yet.
+        crate::pidfd::kill(self.0.pidfd.as_fd()).ok();
+        crate::pidfd::wait(self.0.pidfd.as_fd()).ok();
+    }
 }
 
 fn hold() -> i32 {

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::account::born_in;
-use crate::scratch::Scratch;
+use crate::scratch::{Scratch, systemd_driver};
 
 /// How long a daemon may take to say that it is ready, or to end when told to.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -262,10 +262,11 @@ fn configuration(scratch: &Scratch, settings: &Settings) -> String {
     let own_bin = scratch.dir().join("cni.bin");
     let bin = settings.cni_bin_dir.as_deref().unwrap_or(&own_bin);
     format!(
-        "[log]\nlevel = \"{level}\"\n\n[cgroup]\ndriver = \"cgroupfs\"\n\n\
+        "[log]\nlevel = \"{level}\"\n\n[cgroup]\ndriver = \"{driver}\"\n\n\
          [cni]\nconf_dir = \"{cni}\"\nbin_dirs = [\"{bin}\"]\nbridge_name = \"{bridge}\"\ncache_dir = \"{cache}\"\nsubnets = [\"{subnet}\"]\n{more}\n\
          [registry]\nconfig_path = \"{certs}\"\n{registry}\n{extra}",
         level = settings.log_level,
+        driver = if systemd_driver() { "systemd" } else { "cgroupfs" },
         bin = bin.display(),
         cni = scratch.dir().join("cni.d").display(),
         bridge = scratch.mark(),

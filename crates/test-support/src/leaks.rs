@@ -16,7 +16,7 @@ use rustix::process::Signal;
 
 use crate::files;
 use crate::proc;
-use crate::scratch::Scratch;
+use crate::scratch::{Scratch, systemd_driver};
 
 /// How long things that go by themselves are given to go.
 const A_MOMENT: Duration = Duration::from_secs(5);
@@ -252,6 +252,9 @@ pub(crate) fn sweep(scratch: &Scratch) {
         quietly(Command::new("ip").args(["link", "delete", &bridge]));
     }
     drop_packet_filter(scratch);
+    if systemd_driver() {
+        quietly(Command::new("systemctl").args(["stop", &format!("{bridge}.slice")]));
+    }
     for root in cgroup_roots() {
         fs::remove_dir(root.join(&bridge)).ok();
         // Of `account::Account`, whose owner was killed.

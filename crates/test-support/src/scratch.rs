@@ -132,7 +132,20 @@ impl Scratch {
 
     /// The pods' parent cgroup.
     pub fn cgroup_parent(&self) -> String {
-        format!("/{}", self.mark())
+        let end = if systemd_driver() { ".slice" } else { "" };
+        format!("/{}{end}", self.mark())
+    }
+
+    /// Where a container's cgroup is below a hierarchy's mount point, without a slash before it:
+    /// directly in the pods' parent, or in the scope that systemd has made for its pod.
+    pub fn container_cgroup(&self, container: &str) -> String {
+        let parent = self.cgroup_parent().trim_start_matches('/').to_owned();
+        let scopes = fs::read_dir(Path::new("/sys/fs/cgroup").join(&parent)).into_iter().flatten();
+        let scope = scopes.flatten().find(|scope| scope.path().join(container).is_dir());
+        match scope.filter(|_| systemd_driver()) {
+            Some(scope) => format!("{parent}/{}/{container}", scope.file_name().display()),
+            None => format!("{parent}/{container}"),
+        }
     }
 
     /// The pods' log directories lie here.
@@ -152,6 +165,11 @@ fn begin_of(pid: u32) -> Option<String> {
 
 fn dir(number: u16) -> PathBuf {
     PathBuf::from(format!("/var/tmp/knarr-test-{number:03x}"))
+}
+
+/// Whether daemons have systemd make control groups: `KNARR_TEST_CGROUP_DRIVER=systemd`.
+pub fn systemd_driver() -> bool {
+    std::env::var_os("KNARR_TEST_CGROUP_DRIVER").is_some_and(|driver| driver == "systemd")
 }
 
 /// Short, because a unix socket's path has 108 bytes and an id takes 64 of them.

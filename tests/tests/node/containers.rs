@@ -285,7 +285,7 @@ fn resource_limits_reach_the_kernel() -> Result<()> {
             ("{}/memory.max", "67108864"),
             ("{}/cpu.max", "50000 100000"),
         ] {
-            let below = format!("{}/{id}", node.scratch.mark());
+            let below = node.scratch.container_cgroup(&id);
             let path = Path::new("/sys/fs/cgroup").join(file.replace("{}", &below));
             if let Ok(text) = fs::read_to_string(&path) {
                 ensure!(text.trim() == want, "{}: {text}", path.display());
@@ -312,7 +312,7 @@ async fn set_memory_limit(node: &Node, id: &str, bytes: i64) -> Result<()> {
 
 /// As the kernel holds it.
 fn memory_limit(node: &Node, id: &str) -> Result<i64> {
-    let below = format!("{}/{id}", node.scratch.mark());
+    let below = node.scratch.container_cgroup(id);
     let v1 = format!("/sys/fs/cgroup/memory/{below}/memory.limit_in_bytes");
     let v2 = format!("/sys/fs/cgroup/{below}/memory.max");
     let text = fs::read_to_string(v1).or_else(|_| fs::read_to_string(v2))?;

@@ -374,7 +374,7 @@ fn classes_that_do_not_exist_are_named_with_those_that_do() -> Result<()> {
 
 /// The controller's file of a container, wherever this host has it.
 fn kernel_file(node: &Node, id: &str, controller: &str, file: &str) -> Option<String> {
-    let below = format!("{}/{id}/{file}", node.scratch.mark());
+    let below = format!("{}/{file}", node.scratch.container_cgroup(id));
     let v1 = Path::new("/sys/fs/cgroup").join(controller).join(&below);
     fs::read_to_string(v1).or_else(|_| fs::read_to_string(format!("/sys/fs/cgroup/{below}"))).ok()
 }

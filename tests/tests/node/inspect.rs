@@ -234,7 +234,7 @@ fn what_cannot_be_recorded_is_not_changed() -> Result<()> {
 
 /// What the kernel holds a container to.
 fn memory_limit(node: &Node, id: &str) -> Result<String> {
-    let below = format!("{}/{id}", node.scratch.mark());
+    let below = node.scratch.container_cgroup(id);
     let v1 = format!("/sys/fs/cgroup/memory/{below}/memory.limit_in_bytes");
     let v2 = format!("/sys/fs/cgroup/{below}/memory.max");
     let text = std::fs::read_to_string(v1).or_else(|_| std::fs::read_to_string(v2))?;

@@ -52,4 +52,5 @@ mod sessions_tls;
 mod stats;
 mod streamed;
 mod survival;
+mod systemd;
 mod users;

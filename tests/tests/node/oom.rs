@@ -94,9 +94,9 @@ fn a_limit_of_the_whole_pod_ends_in_oomkilled_too() -> Result<()> {
             pod.container("main", &image).script(&script).mount(&signals, "/signals", false);
         let (_, id) = node.run(&pod, &container).await?;
         node.wait_log(&id, "up").await?;
-        let below = node.scratch.mark();
-        let v1 = format!("/sys/fs/cgroup/memory/{below}/memory.limit_in_bytes");
-        let v2 = format!("/sys/fs/cgroup/{below}/memory.max");
+        let below = node.scratch.cgroup_parent();
+        let v1 = format!("/sys/fs/cgroup/memory{below}/memory.limit_in_bytes");
+        let v2 = format!("/sys/fs/cgroup{below}/memory.max");
         let limit = (20 << 20).to_string();
         std::fs::write(v1, &limit).or_else(|_| std::fs::write(v2, &limit))?;
         std::fs::write(signals.join("go"), "")?;

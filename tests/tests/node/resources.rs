@@ -11,7 +11,7 @@ use tonic::Code;
 
 /// A file of the container's cgroup: by controller on v1, in the one directory on v2.
 fn kernel_file(node: &Node, id: &str, controller: &str, v1: &str, v2: &str) -> Option<String> {
-    let below = format!("{}/{id}", node.scratch.mark());
+    let below = node.scratch.container_cgroup(id);
     let old = Path::new("/sys/fs/cgroup").join(controller).join(&below).join(v1);
     let new = Path::new("/sys/fs/cgroup").join(&below).join(v2);
     let text = fs::read_to_string(old).or_else(|_| fs::read_to_string(new)).ok()?;

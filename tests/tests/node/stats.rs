@@ -87,7 +87,7 @@ fn some_total(text: &str) -> Option<u64> {
 fn pressure_is_told_where_the_kernel_has_it() -> Result<()> {
     on_a_node(async |node| {
         let (pod, id) = node.sleeper("pressed").await?;
-        let dir = format!("/sys/fs/cgroup/{}/{id}", node.scratch.mark());
+        let dir = format!("/sys/fs/cgroup/{}", node.scratch.container_cgroup(&id));
         let kernel = |what: &str| {
             let text = std::fs::read_to_string(format!("{dir}/{what}.pressure")).ok()?;
             some_total(&text).map(|usec| usec * 1000)

@@ -34,13 +34,23 @@ pub(super) struct Board<'a> {
     pub(super) initrd: &'a Path,
     pub(super) kernel_args: &'a str,
     pub(super) memory_mib: u32,
-    /// A network block device's socket: the machine's disk.
-    pub(super) disk: Option<&'a Path>,
+    pub(super) disk: Option<Disk<'a>>,
+    /// A reboot begins it again instead of ending it.
+    pub(super) reboots: bool,
     /// Goes on from what [`Machine::save`] wrote, instead of booting.
     pub(super) saved: Option<&'a Path>,
     /// Where it can be told to be saved.
     pub(super) monitor: Option<&'a Path>,
     pub(super) time_limit: Duration,
+}
+
+/// A machine's disk.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Disk<'a> {
+    /// A network block device, by its socket.
+    Socket(&'a Path),
+    /// A file.
+    File(&'a Path),
 }
 
 /// A machine that is switched on. Killed when dropped.
@@ -59,7 +69,7 @@ impl Machine {
         let mut command = Command::new("qemu-system-x86_64");
         command
             .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
-            .args(["-m", &board.memory_mib.to_string(), "-nic", "none", "-no-reboot"])
+            .args(["-m", &board.memory_mib.to_string(), "-nic", "none"])
             .args(["-display", "none", "-serial", "stdio"])
             .arg("-kernel")
             .arg(board.kernel)
@@ -68,9 +78,19 @@ impl Machine {
             // The check counts ticks of the timer within some of its periods, and on a busy host an
             // emulated machine misses them; then it panics.
             .args(["-append", &format!("{KERNEL_ARGS} {}", board.kernel_args)]);
-        if let Some(socket) = board.disk {
-            let disk = format!("file=nbd+unix:///?socket={}", socket.display());
-            command.args(["-drive", &format!("{disk},format=raw,if=virtio,cache=none")]);
+        match board.disk {
+            Some(Disk::Socket(socket)) => {
+                let disk = format!("file=nbd+unix:///?socket={}", socket.display());
+                command.args(["-drive", &format!("{disk},format=raw,if=virtio,cache=none")]);
+            }
+            Some(Disk::File(path)) => {
+                let disk = format!("file={},format=raw,if=virtio,cache=unsafe", path.display());
+                command.args(["-drive", &disk]);
+            }
+            None => {}
+        }
+        if !board.reboots {
+            command.arg("-no-reboot");
         }
         if let Some(saved) = board.saved {
             command.args(["-incoming", &format!("exec:cat '{}'", saved.display())]);

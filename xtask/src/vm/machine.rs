@@ -10,7 +10,9 @@ use test_support::power::storm;
 use test_support::registry::DebianRegistry;
 
 use super::tree::Tree;
-use super::{POWERCUT, Request, SELINUX, SELINUX_TESTS, selinux};
+use super::{
+    POWERCUT, Request, SCOPES, SCOPES_TESTS, SELINUX, SELINUX_TESTS, SYSTEMD, selinux, systemd,
+};
 use crate::dist::dist_dir;
 use crate::steps::{cargo, execute, output};
 
@@ -109,6 +111,12 @@ pub(super) fn initrd(
             // Networks on a kernel whose bridges know VLANs.
             "network" => network_tests(&tree, root)?,
             "node" => node_tests(&tree, root, "node", &request.node_tests())?,
+            SYSTEMD => {
+                systemd::install(&tree, root)?;
+                walk(&tree, work)?;
+                tree.text("vm/systemd", 0o755, include_str!("guest/systemd.sh"))?;
+            }
+            SCOPES => node_tests(&tree, root, SCOPES, SCOPES_TESTS)?,
             SELINUX => node_tests(&tree, root, SELINUX, SELINUX_TESTS)?,
             POWERCUT => {
                 tree.text("vm/powercut", 0o755, include_str!("guest/powercut.sh"))?;
@@ -150,6 +158,8 @@ fn system(tree: &Tree) -> Result<()> {
     tree.text("etc/group", 0o644, "root:x:0:\n")?;
     tree.text("etc/hosts", 0o644, "127.0.0.1 localhost\n")?;
     tree.text("etc/resolv.conf", 0o644, "")?;
+    tree.text("vm/checks", 0o644, include_str!("guest/checks.sh"))?;
+    tree.text("vm/parts", 0o755, include_str!("guest/parts.sh"))?;
     tree.text("init", 0o755, include_str!("guest/init.sh"))
 }
 
@@ -200,8 +210,10 @@ fn registry(tree: &Tree, work: &Path, images: &[OciImage]) -> Result<()> {
 /// Tests of the real daemon, as this part; its programs are the machine's own.
 fn node_tests(tree: &Tree, root: &Path, part: &str, names: &[&str]) -> Result<()> {
     test_program(tree, root, "tests", "node", "vm/node-tests")?;
+    let driver = if part == SCOPES { "systemd" } else { "cgroupfs" };
     let script = format!(
-        "#!/bin/sh\nKNARR_DIST=/usr/bin exec /vm/node-tests --test-threads 2 {}\n",
+        "#!/bin/sh\nKNARR_TEST_CGROUP_DRIVER={driver} KNARR_DIST=/usr/bin exec /vm/node-tests \
+         --test-threads 2 {}\n",
         names.join(" ")
     );
     tree.text(&format!("vm/{part}"), 0o755, &script)

@@ -8,6 +8,8 @@ mod boot;
 mod machine;
 mod powercut;
 mod selinux;
+mod summary;
+mod systemd;
 mod tree;
 
 use std::path::{Path, PathBuf};
@@ -16,7 +18,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use test_support::packages;
 
-use self::boot::{Board, Event, Machine};
+use self::boot::{Board, Disk, Event, Machine};
+use self::summary::Summary;
 use crate::dist;
 use crate::steps::step;
 
@@ -33,12 +36,18 @@ const PACKAGES: &[&str] = &[
     "nftables",
     "qemu-system-x86",
     "secilc",
+    "systemd",
     "xfsprogs",
 ];
 
-/// What the machine can run by itself, in this order; `selinux` and `powercut` are machines of
-/// their own.
-pub(crate) const PARTS: &[&str] = &["walk", "launch", "network", "node", SELINUX, POWERCUT];
+/// What the machine can run by itself, in this order; `systemd`, `selinux` and `powercut` are
+/// machines of their own.
+pub(crate) const PARTS: &[&str] =
+    &["walk", "launch", "network", "node", SYSTEMD, SELINUX, POWERCUT];
+/// systemd is the first process, and what it does to a service with pods is looked at.
+const SYSTEMD: &str = "systemd";
+/// Tests of the real daemon there, with its cgroup driver.
+const SCOPES: &str = "scopes";
 const SELINUX: &str = "selinux";
 const POWERCUT: &str = "powercut";
 
@@ -56,8 +65,12 @@ const NODE_TESTS: &[&str] = &[
     "resources::",
     "security::",
     "stats::",
+    "systemd::",
     "users::",
 ];
+
+/// Those that another cgroup driver changes.
+const SCOPES_TESTS: &[&str] = &["oom::", "resources::", "restart::", "stats::", "systemd::"];
 
 /// Those that only SELinux lets show something.
 const SELINUX_TESTS: &[&str] = &["selinux::"];
@@ -65,7 +78,7 @@ const SELINUX_TESTS: &[&str] = &["selinux::"];
 /// What a machine is to run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Request {
-    /// Only these parts: `walk`, `launch`, `network`, `node`, `selinux`, `powercut`.
+    /// Only these parts: `walk`, `launch`, `network`, `node`, `systemd`, `selinux`, `powercut`.
     #[arg(value_parser = PARTS.to_vec())]
     parts: Vec<String>,
     /// Run just the tests of `tests/tests/node` whose names contain this; can be given again.
@@ -124,54 +137,79 @@ pub(crate) fn run(root: &Path, request: &Request) -> Result<()> {
     }
     let work = work_dir(root);
     let kernel = step("kernel", || machine::kernel(&work))?;
+    let mut summary = Summary::default();
     let (alone, parts): (Vec<_>, Vec<_>) =
-        request.parts().into_iter().partition(|part| [SELINUX, POWERCUT].contains(part));
-    let machine = |name: &str, parts: &[&str], args: &str, run: &Run<'_>| {
+        request.parts().into_iter().partition(|part| [SYSTEMD, SELINUX, POWERCUT].contains(part));
+    let machine = |name: &str, parts: &[&str], change: Change<'_>, run: &mut Run<'_>| {
         let initrd = step(&format!("memory disk, {name}"), || {
             machine::initrd(root, &work, &kernel, request, parts)
         })?;
         let board = Board {
             kernel: &kernel.image,
             initrd: &initrd,
-            kernel_args: &format!("{args} {}", request.kernel_args),
+            kernel_args: &format!("{} {}", change.kernel_args, request.kernel_args),
             memory_mib: request.memory,
-            disk: None,
+            disk: change.disk.map(Disk::File),
+            reboots: change.disk.is_some(),
             saved: None,
             monitor: None,
             time_limit: Duration::from_secs(request.time_limit),
         };
         step(name, || run(board))
     };
+    let plain = Change { kernel_args: "", disk: None };
     if !parts.is_empty() {
-        machine("virtual machine", &parts, "", &|board| boot(&board))?;
+        machine("virtual machine", &parts, plain, &mut |board| boot(&board, &mut summary))?;
+    }
+    if alone.contains(&SYSTEMD) {
+        let disk = systemd::disk(&work)?;
+        let change = Change { kernel_args: systemd::KERNEL_ARGS, disk: Some(&disk) };
+        let parts = [SYSTEMD, SCOPES];
+        machine("with systemd", &parts, change, &mut |board| boot(&board, &mut summary))?;
     }
     if alone.contains(&SELINUX) {
-        machine("with SELinux", &[SELINUX], selinux::KERNEL_ARGS, &|board| boot(&board))?;
+        let change = Change { kernel_args: selinux::KERNEL_ARGS, disk: None };
+        machine("with SELinux", &[SELINUX], change, &mut |board| boot(&board, &mut summary))?;
     }
+    summary.print();
     if alone.contains(&POWERCUT) {
-        let cuts = |board: Board<'_>| powercut::run(&request.cuts, board, &work);
-        machine("power cuts", &[POWERCUT], "", &cuts)?;
+        let mut cuts = |board: Board<'_>| powercut::run(&request.cuts, board, &work);
+        machine("power cuts", &[POWERCUT], plain, &mut cuts)?;
     }
     Ok(())
 }
 
+/// What one machine has that others have not.
+#[derive(Debug, Clone, Copy)]
+struct Change<'a> {
+    kernel_args: &'a str,
+    /// A disk that a reboot does not empty.
+    disk: Option<&'a Path>,
+}
+
 /// Runs one machine to its end.
-type Run<'r> = dyn Fn(Board<'_>) -> Result<()> + 'r;
+type Run<'r> = dyn FnMut(Board<'_>) -> Result<()> + 'r;
 
 fn work_dir(root: &Path) -> PathBuf {
     root.join("target/vm")
 }
 
 /// Boots and shows the console until the machine switches itself off.
-fn boot(board: &Board<'_>) -> Result<()> {
+fn boot(board: &Board<'_>, summary: &mut Summary) -> Result<()> {
     let machine = Machine::start(board)?;
     let mut passed = false;
     loop {
         match machine.next()? {
-            Event::Line(line) => passed |= line == "VM PASS",
+            Event::Line(line) => {
+                summary.take(&line);
+                passed |= line == "VM PASS";
+            }
             Event::Off => break,
             Event::Cut => {}
         }
+    }
+    if !passed {
+        summary.print();
     }
     ensure!(passed, "the machine did not say `VM PASS`");
     Ok(())

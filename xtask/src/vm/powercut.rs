@@ -16,7 +16,7 @@ use test_support::power::{
 };
 
 use self::life::{Life, Stop};
-use super::boot::{Board, Event, Machine};
+use super::boot::{Board, Disk, Event, Machine};
 
 const DISK_BYTES: u64 = 1 << 30;
 /// Each so often everything is removed, to see that nothing stays.
@@ -61,8 +61,8 @@ pub(super) fn run(cuts: &Cuts, board: Board<'_>, work: &Path) -> Result<()> {
     fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
     let socket = dir.join("disk.sock");
     let (saved, monitor) = (dir.join("saved"), dir.join("monitor"));
-    let board = Board { disk: Some(&socket), ..board };
-    boot_once(&Board { monitor: Some(&monitor), ..board }, &dir, (&monitor, &saved))?;
+    let board = Board { disk: Some(Disk::Socket(&socket)), ..board };
+    boot_once(&Board { monitor: Some(&monitor), ..board }, &socket, &dir, (&monitor, &saved))?;
     let board = Board { saved: Some(&saved), ..board };
     let systems = match &cuts.fs {
         Some(one) => vec![one.as_str()],
@@ -90,10 +90,15 @@ pub(super) fn run(cuts: &Cuts, board: Board<'_>, work: &Path) -> Result<()> {
 
 /// Boots a machine and saves it before it has looked at its disk. Each life goes on from there:
 /// emulated, booting takes longer than all the rest.
-fn boot_once(board: &Board<'_>, dir: &Path, (monitor, saved): (&Path, &Path)) -> Result<()> {
+fn boot_once(
+    board: &Board<'_>,
+    socket: &Path,
+    dir: &Path,
+    (monitor, saved): (&Path, &Path),
+) -> Result<()> {
     let mut trial = Trial {
         board,
-        socket: board.disk.context("the machine has a disk")?,
+        socket,
         disk: make_disk(&dir.join("disk"), DISK_BYTES, "ext4")?,
         random: Random::new(0),
         fates: Fates::new(NAMES),

@@ -1,8 +1,9 @@
 //! CRI `RuntimeConfig`.
 
 use cri_api::v1;
+use model::CgroupDriver;
 
-use crate::{CgroupDriver, Server};
+use crate::Server;
 
 /// Which cgroup driver kubelet must use too.
 pub(crate) fn runtime_config(server: &Server) -> v1::RuntimeConfigResponse {

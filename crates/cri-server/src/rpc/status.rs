@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use cni::NetworkStatus;
 use cri_api::v1;
+use model::CgroupDriver;
 
-use crate::{CgroupDriver, Server};
+use crate::Server;
 
 /// What lies below containers' writable layers, as containerd names it.
 pub(super) const SNAPSHOTTER: &str = "overlayfs";

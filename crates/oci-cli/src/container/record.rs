@@ -26,6 +26,9 @@ pub(crate) struct Record {
     pub(crate) init: Option<Init>,
     /// Its program has been executed.
     pub(crate) started: bool,
+    /// Its cgroup is a scope that systemd has made.
+    #[serde(default)]
+    pub(crate) systemd: bool,
     /// Limits last applied by `update`, as in a specification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) resources: Option<serde_json::Value>,

@@ -309,6 +309,7 @@ mod tests {
             owner: 0,
             init: None,
             started: false,
+            systemd: false,
             resources: None,
         }
     }

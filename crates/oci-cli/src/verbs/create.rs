@@ -15,6 +15,7 @@ use crate::console;
 use crate::container::{Container, Init, Lock, Record};
 use crate::error::{At as _, OciError};
 use crate::launching::{self, Bundle, Host};
+use crate::scope;
 
 pub(crate) fn run(cx: &Context<'_>, args: &CreateArgs) -> Result<(), OciError> {
     let new = New::begin(cx, &args.id, &args.new, false)?;
@@ -65,7 +66,8 @@ impl<'a> New<'a> {
         let bundle = Bundle::read(&args.bundle)?;
         launching::check_console(&args.io, bundle.has_terminal(), stays)?;
         let host = Host::look()?;
-        let record = bundle.record(id)?;
+        let record = bundle.record(id, cx.systemd_cgroup)?;
+        scope::check(&bundle.spec, &record, host.cgroups())?;
         let (container, lock) = cx.store.create(id)?;
         let new = Self {
             container,
@@ -109,6 +111,9 @@ impl<'a> New<'a> {
             {
                 return Err(OciError::CgroupTaken { path: group.path.clone() });
             }
+            let scope = scope::of(&self.spec, &self.record)?;
+            let held = scope.map(|scope| scope::begin(&scope, &self.record.id, &plan.cgroup));
+            let _until_the_container_is_in_it = held.transpose()?;
             // Programs of the host that the bundle names expect to start there.
             rustix::process::chdir(self.record.bundle.as_str()).at("enter", &self.record.bundle)?;
             f(&launcher, &plan)

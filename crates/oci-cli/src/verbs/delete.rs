@@ -10,6 +10,7 @@ use crate::args::DeleteArgs;
 use crate::container::{Container, Lock, Record, Status};
 use crate::error::{At as _, OciError};
 use crate::launching::{self, Host};
+use crate::scope;
 
 /// How long a killed process may take to end: one that waits for a disk takes its time.
 const DIES_WITHIN: Duration = Duration::from_secs(10);
@@ -71,6 +72,11 @@ fn with_record(
     failed.extend(end(record).err());
     failed.extend(launcher.kill_all(&cgroup).err().map(OciError::from));
     failed.extend(launcher.remove_cgroups(&cgroup).err().map(OciError::from));
+    match scope::of(spec, record) {
+        Ok(Some(scope)) => failed.extend(scope::end(&scope).err()),
+        Ok(None) => {}
+        Err(error) => failed.push(error),
+    }
     failed.extend(after(cx, &host, container, spec, record, &launcher).err());
     // What is left could not be found again without its record.
     if failed.is_empty() {

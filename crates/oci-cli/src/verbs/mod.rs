@@ -27,15 +27,15 @@ use crate::log::Log;
 pub(crate) struct Context<'a> {
     pub(crate) store: Store,
     pub(crate) log: &'a Log,
+    /// New containers have their cgroups from systemd.
+    pub(crate) systemd_cgroup: bool,
 }
 
 /// Does what was asked; the exit code.
 pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<u8, OciError> {
-    if arguments.systemd_cgroup {
-        return Err(OciError::Unsupported { option: "--systemd-cgroup" });
-    }
     log.debug(&format!("{:?}", arguments.verb));
-    let cx = Context { store: Store::new(&arguments.root)?, log };
+    let store = Store::new(&arguments.root)?;
+    let cx = Context { store, log, systemd_cgroup: arguments.systemd_cgroup };
     match &arguments.verb {
         Verb::Create(args) => create::run(&cx, args).map(|()| 0),
         Verb::Start(args) => start::run(&cx, &args.id).map(|()| 0),

@@ -13,6 +13,7 @@ use crate::args::UpdateArgs;
 use crate::container::{Record, Status};
 use crate::error::{At as _, OciError};
 use crate::launching::{self, Host};
+use crate::scope;
 
 pub(crate) fn run(cx: &Context<'_>, args: &UpdateArgs) -> Result<(), OciError> {
     let container = cx.store.open(&args.id)?;
@@ -44,6 +45,9 @@ pub(crate) fn run(cx: &Context<'_>, args: &UpdateArgs) -> Result<(), OciError> {
     launching::log_notes(&notes, cx.log);
     let launcher = launching::launcher(&container, Options::default())?;
     launching::log_warnings(&launcher.apply_settings(&plan)?, cx.log);
+    if let Some(scope) = scope::of(&spec, &record)? {
+        scope::update(&scope, &plan)?;
+    }
     container.write_record(&Record { resources: Some(wanted), ..record })
 }
 

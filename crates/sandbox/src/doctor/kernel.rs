@@ -2,14 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use model::{NamespaceMode, SandboxId};
+use model::{CgroupDriver, NamespaceMode, SandboxId, Slice};
 
 use super::{Area, Examination, Mend};
 use crate::cgroups;
 use crate::host::start_ticks;
 use crate::record::ContainerState;
+use crate::scopes::{DEFAULT_SLICE, in_slice};
 use crate::shims;
+use crate::view::PodView;
 
 /// Shims without a pod, pods without a shim, containers without a process and the reverse.
 pub(super) fn processes(out: &mut Examination<'_>) {
@@ -69,24 +72,35 @@ pub(super) fn cgroups(out: &mut Examination<'_>) {
         known.extend(object.cgroup_names());
     }
     let layout = out.cx.parts.host.cgroup.clone();
-    for parent in parents {
-        for name in cgroups::children(&layout, &parent) {
-            let is_id = SandboxId::parse(&name).is_ok();
-            let path = format!("{parent}/{name}");
-            if !is_id || known.contains(&name) {
-                continue;
-            }
-            if cgroups::inhabited(&layout, &path) {
-                let problem = "processes of a pod or container that is not known".to_owned();
-                let remedy = "end them, unless another knarr serves this host";
-                out.problem(Area::Cgroup, &path, problem, remedy);
-            } else {
-                let problem =
-                    "the control group of a pod or container that is not known".to_owned();
-                let mend = Mend::RemoveCgroup(path.clone());
-                out.mendable(Area::Cgroup, &path, (problem, "remove it"), mend);
-            }
+    let groups = parents.iter().flat_map(|parent| {
+        let names = cgroups::children(&layout, parent).into_iter();
+        let ids = names.filter(|name| SandboxId::parse(name).is_ok());
+        ids.map(move |name| (format!("{parent}/{name}"), name))
+    });
+    let slices: BTreeSet<String> = out.cx.index.pods().iter().filter_map(slice_of).collect();
+    let default = Slice::parse(DEFAULT_SLICE).map(|slice| slice.path());
+    let scopes = slices.into_iter().chain(default).flat_map(|slice| in_slice(&layout, &slice));
+    let scopes = scopes.map(|(path, pod)| (path, pod.to_string()));
+    let unknown: Vec<String> =
+        groups.chain(scopes).filter(|(_, id)| !known.contains(id)).map(|(path, _)| path).collect();
+    for path in unknown {
+        if cgroups::any_inhabited(&layout, &path) {
+            let problem = "processes of a pod or container that is not known".to_owned();
+            let remedy = "end them, unless another knarr serves this host";
+            out.problem(Area::Cgroup, &path, problem, remedy);
+        } else {
+            let problem = "the control group of a pod or container that is not known".to_owned();
+            let mend = Mend::RemoveCgroup(path.clone());
+            out.mendable(Area::Cgroup, &path, (problem, "remove it"), mend);
         }
+    }
+}
+
+/// Where a pod's scope is, if it has one.
+fn slice_of(pod: &Arc<PodView>) -> Option<String> {
+    match pod.record.cgroup_driver {
+        CgroupDriver::Systemd => pod.cgroup_parent.rsplit_once('/').map(|(slice, _)| slice.into()),
+        CgroupDriver::Cgroupfs => None,
     }
 }
 

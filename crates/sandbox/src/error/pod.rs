@@ -5,6 +5,7 @@ use model::{ContainerId, SandboxId};
 use super::chain;
 use crate::files::FileError;
 use crate::link::LinkError;
+use crate::scopes::ScopeError;
 use crate::spawn::SpawnError;
 use crate::validate::InvalidPod;
 use crate::view::LookupError;
@@ -76,6 +77,14 @@ pub enum RunError {
         /// Why.
         source: SpawnError,
     },
+    /// systemd has made no scope for it.
+    #[error("cannot make the scope of sandbox {sandbox}")]
+    Scope {
+        /// The pod.
+        sandbox: SandboxId,
+        /// Why.
+        source: ScopeError,
+    },
     /// The pause process could not be planned.
     #[error("cannot plan the pause process of sandbox {sandbox}")]
     Pause {
@@ -144,6 +153,9 @@ pub enum StepError {
     /// A control group.
     #[error(transparent)]
     Cgroup(sys::cgroup::CgroupError),
+    /// A scope of systemd's.
+    #[error("cannot end the pod's scope")]
+    Scope(#[source] ScopeError),
     /// A container's writable layer.
     #[error("cannot remove the writable layer of container {container}")]
     Layer {

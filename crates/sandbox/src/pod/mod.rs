@@ -33,7 +33,7 @@ use tokio::time::Instant;
 
 use crate::blocking;
 use crate::claim::{Claim, Fresh};
-use crate::context::{Context, cgroup_of};
+use crate::context::{Context, cgroup_of, cgroup_parent};
 use crate::error::{ContainerError, CreateError, RunError, StartError, TeardownError, UpdateError};
 use crate::events::EventKind;
 use crate::link::{LinkEvent, ShimLink};
@@ -139,7 +139,7 @@ pub(crate) struct Owner {
 
 impl Owner {
     pub(crate) fn new(cx: Arc<Context>, record: PodRecord) -> Self {
-        let cgroup_parent = cx.cgroup_parent(&record.id, &record.config.cgroup_parent).into();
+        let cgroup_parent = cgroup_parent(&record).into();
         Self {
             cx,
             record: Arc::new(record),

@@ -18,6 +18,7 @@ use crate::events::EventKind;
 use crate::files;
 use crate::link::{LinkError, ShimLink};
 use crate::record::{NetworkRecord, PodPhase, ProcessRecord};
+use crate::scopes::{self, ScopeError};
 use crate::validate::InvalidPod;
 
 /// CRI: `/dev/shm` of a pod holds 64 MiB.
@@ -140,7 +141,12 @@ impl Owner {
         let child = blocking::run(move || crate::spawn::spawn(&cx.parts.shim, &dir))
             .await
             .map_err(|source| RunError::Spawn { sandbox: sandbox.clone(), source })?;
+        let number = child.id();
         let process = ShimProcess::Child(child);
+        if let Err(source) = self.begin_scope(number).await {
+            process.end(&sandbox).await;
+            return Err(RunError::Scope { sandbox, source });
+        }
         let greeting = span("daemon: greet the shim");
         let connected = match failpoint::reach(Point::PodConnect) {
             Ok(()) => ShimLink::connect(&sandbox, &state).await,
@@ -157,6 +163,13 @@ impl Owner {
         Arc::make_mut(&mut self.record).shim = process_record(hello.pid);
         self.shim = Some(Shim { link: Arc::new(link), events, process, pause_pid: None });
         Ok(())
+    }
+
+    /// While systemd works the shim starts by itself.
+    async fn begin_scope(&self, shim: u32) -> Result<(), ScopeError> {
+        let _span = span("daemon: have systemd make the scope");
+        let (cx, record) = (Arc::clone(&self.cx), Arc::clone(&self.record));
+        blocking::run(move || scopes::begin(&cx.parts.host.cgroup, &record, shim)).await
     }
 
     async fn set_up(&self) -> Result<PodReady, RunError> {

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{DIES_WITHIN, Owner};
 use crate::blocking;
+use crate::context::owns_cgroup_parent;
 use crate::error::{StepError, TeardownError, chain};
 use crate::events::EventKind;
 use crate::files::{self, FileError, remove_tree};
@@ -155,14 +156,16 @@ impl Owner {
         let mut names: Vec<String> = self.containers.keys().map(ToString::to_string).collect();
         names.push(self.id().to_string());
         failed.extend(self.sweep_cgroups_of(names).await.err());
+        let record = Arc::clone(&self.record);
+        let ended = blocking::run(move || crate::scopes::end(&record)).await;
+        failed.extend(ended.map_err(StepError::Scope).err());
     }
 
     /// The cgroups of these names; with the pod itself also the one that was made for it.
     pub(super) async fn sweep_cgroups_of(&self, names: Vec<String>) -> Result<(), StepError> {
         let layout = self.cx.parts.host.cgroup.clone();
         let parent = self.cgroup_parent.to_string();
-        let own_parent =
-            self.record.config.cgroup_parent.is_empty() && names.contains(&self.id().to_string());
+        let own_parent = owns_cgroup_parent(&self.record) && names.contains(&self.id().to_string());
         let sweep = move || crate::cgroups::sweep(&layout, &parent, &names, own_parent);
         blocking::run(sweep).await.map_err(StepError::Cgroup)
     }

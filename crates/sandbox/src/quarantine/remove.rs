@@ -13,6 +13,7 @@ use crate::files::remove_tree;
 use crate::link::ShimLink;
 use crate::manager::Sandboxes;
 use crate::pod::{end_shim_process, unpin_netns};
+use crate::scopes::scope_name;
 use crate::{cgroups, shims};
 
 /// A silent shim is killed.
@@ -93,6 +94,9 @@ impl Quarantined {
         let containers = std::fs::read_dir(self.path.join("containers")).into_iter().flatten();
         let names = containers.flatten().filter_map(|entry| entry.file_name().into_string().ok());
         let ids = names.map(|name| name.trim_end_matches(".bad").to_owned());
-        ids.chain([self.id().to_owned()]).filter(|name| name.len() == 64).collect()
+        let names: HashSet<String> =
+            ids.chain([self.id().to_owned()]).filter(|name| name.len() == 64).collect();
+        let scope = SandboxId::parse(self.id()).ok().map(|id| scope_name(&id));
+        names.into_iter().chain(scope).collect()
     }
 }

@@ -88,11 +88,17 @@ fn what_features_do_not_list_is_refused_by_name() -> Result<()> {
             let said = runtime.leave_with(&["create", "-b", &bundle, &id])?;
             ensure!(said.code == 1 && said.err.contains(word), "{word}: {said:?}");
         }
-        let said = runtime.leave_with(&["--systemd-cgroup", "state", &id])?;
-        ensure!(
-            said.code == 1 && said.err.contains("--systemd-cgroup is not supported"),
-            "{said:?}"
-        );
+        if !std::path::Path::new("/run/systemd/system").exists() {
+            let bundle = runtime.bundle("scope", "true", |_| {})?;
+            let said = runtime.leave_with(&["--systemd-cgroup", "create", "-b", &bundle, &id])?;
+            let wanted = "systemd does not run this host";
+            ensure!(said.code == 1 && said.err.contains(wanted), "{said:?}");
+        }
+        let bundle = runtime.bundle("form", "true", |spec| {
+            spec["linux"]["cgroupsPath"] = "a.slice:knarr:x".into();
+        })?;
+        let said = runtime.leave_with(&["create", "-b", &bundle, &id])?;
+        ensure!(said.code == 1 && said.err.contains("without --systemd-cgroup"), "{said:?}");
         Ok(())
     })
 }

@@ -1,29 +1,6 @@
 #!/bin/sh
 # A node's life on cgroup v2, driven by the knarr command alone. Every line of `check` says ok or FAIL.
-failures=0
-
-fail() {
-    failures=$((failures + 1))
-    echo "FAIL $1"
-    shift
-    [ $# -eq 0 ] || printf '%s\n' "$@" | sed 's/^/     /'
-}
-
-# check NAME WANTED COMMAND...: the command's output holds the wanted text.
-check() {
-    name=$1 wanted=$2
-    shift 2
-    said=$("$@" 2>&1)
-    case $said in
-        *"$wanted"*) echo "ok   $name" ;;
-        *) fail "$name" "wanted: $wanted" "said: $said" ;;
-    esac
-}
-
-# no NAME TEXT: nothing is left of it.
-no() {
-    if [ -z "$2" ]; then echo "ok   $1"; else fail "$1" "$2"; fi
-}
+. /vm/checks
 
 start_daemon() {
     knarr serve >>/var/log/knarr.log 2>&1 &
@@ -39,17 +16,6 @@ start_daemon() {
 
 # cgroup FILE: of the container `limited`, read from inside.
 cgroup() { knarr exec limited cat "/sys/fs/cgroup/$1"; }
-
-# await SECONDS WANTED COMMAND...: until the output holds the text.
-await() {
-    left=$(($1 * 5)) wanted=$2
-    shift 2
-    until "$@" 2>&1 | grep -q "$wanted"; do
-        left=$((left - 1))
-        [ $left -gt 0 ] || return 1
-        usleep 200000
-    done
-}
 
 mounts() { cut -d' ' -f2 /proc/mounts | sort; }
 
