@@ -91,6 +91,7 @@ impl Launcher {
                 | Message::Ready
                 | Message::Hooks
                 | Message::Warning(_)
+                | Message::Listener(_)
                 | Message::Console(_),
             ) => Err(LaunchError::child_died(Some(process.pidfd))),
             Err(error) => {

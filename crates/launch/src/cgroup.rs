@@ -9,7 +9,7 @@ use rustix::process::Pid;
 use sys::cgroup::{Cgroup, CgroupError, OomWatch, Version};
 
 use crate::error::{At, LaunchError, Step, Warning};
-use crate::plan::{CgroupDir, CgroupPlan, Hierarchy, ResctrlPlan};
+use crate::plan::{CgroupDir, CgroupPlan, CgroupSetting, Hierarchy, ResctrlPlan};
 use crate::resctrl;
 
 /// The cgroups of one launch.
@@ -181,24 +181,45 @@ fn write_settings(
     dir: BorrowedFd<'_>,
     warnings: &mut Vec<Warning>,
 ) -> Result<(), LaunchError> {
+    let mut again = Vec::new();
     for setting in &group.settings {
-        // What cannot be looked at is not there as far as writing goes.
-        let exists = |file: &str| sys::fs::exists(dir, file).unwrap_or_default();
-        let (file, value) = setting.choose(exists);
-        if file.contains('/') {
-            return Err(LaunchError::bad_plan(format!("cgroup file {file}")));
+        // Values that bound each other (a period and a quota, say) go in either order, depending on
+        // those in force.
+        if !write_setting(group, setting, dir, warnings, false)? {
+            again.push(setting);
         }
-        let Err(error) = sys::fs::write_value(dir, file, value.as_bytes()) else {
-            continue;
-        };
-        if setting.required {
-            let subject = format!("{}/{file} to {value}", group.path);
-            return Err(LaunchError::new(Step::CgroupSet, subject, error));
-        }
-        let what = format!("{file} {value}");
-        warnings.push(Warning { what, why: format!("{} refused it: {error}", group.path) });
     }
-    Ok(())
+    again.into_iter().try_for_each(|s| write_setting(group, s, dir, warnings, true).map(drop))
+}
+
+/// Says whether it is done: not where it was refused and may not be when all others hold. `last`:
+/// they do.
+fn write_setting(
+    group: &CgroupDir,
+    setting: &CgroupSetting,
+    dir: BorrowedFd<'_>,
+    warnings: &mut Vec<Warning>,
+    last: bool,
+) -> Result<bool, LaunchError> {
+    // What cannot be looked at is not there as far as writing goes.
+    let exists = |file: &str| sys::fs::exists(dir, file).unwrap_or_default();
+    let (file, value) = setting.choose(exists);
+    if file.contains('/') {
+        return Err(LaunchError::bad_plan(format!("cgroup file {file}")));
+    }
+    let Err(error) = sys::fs::write_value(dir, file, value.as_bytes()) else {
+        return Ok(true);
+    };
+    if !last && error.raw_os_error() == Some(libc::EINVAL) {
+        return Ok(false);
+    }
+    if setting.required {
+        let subject = format!("{}/{file} to {value}", group.path);
+        return Err(LaunchError::new(Step::CgroupSet, subject, error));
+    }
+    let what = format!("{file} {value}");
+    warnings.push(Warning { what, why: format!("{} refused it: {error}", group.path) });
+    Ok(true)
 }
 
 fn version(group: &CgroupDir) -> Version {

@@ -5,11 +5,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::process::Pid;
 use sys::process::NewNamespaces;
 
+use crate::agent::Agent;
 use crate::birth::{hidden, spawn};
 use crate::cgroup::{Groups, Made};
 use crate::child::{Inside, Job, Place, Program, Start};
 use crate::error::{At, LaunchError, Step, Warning};
-use crate::hooks::Deadline;
+use crate::hooks::{Deadline, Status};
 use crate::launcher::{Io, Launcher};
 use crate::plan::ExecPlan;
 use crate::prepared::{Attempt, Heard, Running, Words, no_hooks};
@@ -114,6 +115,7 @@ impl Launcher {
         groups: &Groups,
     ) -> Result<Entering, LaunchError> {
         let words = Words::of(&plan.process)?;
+        let agent = self.agent(plan, target)?;
         let (channel, childs) = sys::fdpass::packet_pair().at(Step::Channel, "")?;
         let job = Job {
             launcher: self,
@@ -140,7 +142,16 @@ impl Launcher {
             made: Made::default(),
             channel,
             hooks_until: Deadline::of_launch(),
+            agent,
         };
         Ok(Entering { console: None, warnings: Vec::new(), attempt })
+    }
+
+    fn agent(&self, plan: &ExecPlan, target: BorrowedFd<'_>) -> Result<Option<Agent>, LaunchError> {
+        if plan.process.seccomp.as_ref().is_none_or(|filter| filter.listener.is_none()) {
+            return Ok(None);
+        }
+        let first = sys::pidfd::pid_of(target).at(Step::Namespace, "the container's")?;
+        self.on_host(|| Agent::of(&plan.process, Status::Running, Some(first)))
     }
 }

@@ -148,7 +148,7 @@ steps! {
     /// Moving into it.
     ResctrlJoin = 41, Cgroup, "join resctrl group {}";
     /// A program of the plan's.
-    Hook = 42, Internal, "run hook {}";
+    Hook = 42, Internal, "error running {}";
     /// Making or entering a user namespace.
     UserNamespace = 43, Internal, "set up the user namespace{}";
     /// An id-mapped mount.
@@ -157,6 +157,10 @@ steps! {
     Priority = 45, Internal, "set {}";
     /// Execution domain.
     Personality = 46, Internal, "set the personality {}";
+    /// Giving a network device of the host to the container.
+    NetDevice = 47, Internal, "move network device {}";
+    /// Telling a seccomp agent.
+    SeccompAgent = 48, Internal, "hand the seccomp listener to the agent at {}";
 }
 
 /// Why a launch failed. Nothing of it is left.

@@ -57,51 +57,87 @@ pub(crate) enum Status {
     Stopped,
 }
 
+impl Status {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 /// The container's state as JSON.
 fn state(hooks: &HooksPlan, status: Status, pid: i32) -> String {
-    let status = match status {
-        Status::Creating => "creating",
-        Status::Created => "created",
-        Status::Running => "running",
-        Status::Stopped => "stopped",
-    };
+    let status = status.as_str();
     // A stopped container has no process.
     let pid = if pid > 0 { format!(",\"pid\":{pid}") } else { String::new() };
     format!("{},\"status\":\"{status}\"{pid}}}", hooks.state)
 }
 
-/// Runs programs one after another, in the caller's namespaces; the first failure ends it.
+/// Runs programs of a kind one after another, in the caller's namespaces; the first failure ends it.
 pub(crate) fn run(
     hooks: &HooksPlan,
-    list: &[HookPlan],
+    (kind, list): (&str, &[HookPlan]),
     status: Status,
     pid: i32,
     until: Deadline,
 ) -> Result<(), LaunchError> {
     let state = state(hooks, status, pid);
-    list.iter().try_for_each(|hook| one(hook, &state, until))
+    numbered(list).try_for_each(|(number, hook)| one((kind, number), hook, &state, &[], until))
+}
+
+/// As [`run`], in a container that is about to execute its program: who is given no environment has
+/// that of the program.
+pub(crate) fn run_within(
+    hooks: &HooksPlan,
+    list: &[HookPlan],
+    pid: i32,
+    env: &[CString],
+    until: Deadline,
+) -> Result<(), LaunchError> {
+    let state = state(hooks, Status::Created, pid);
+    let kind = "startContainer";
+    numbered(list).try_for_each(|(number, hook)| one((kind, number), hook, &state, env, until))
 }
 
 /// As [`run`], but each is run and the failures are returned.
 pub(crate) fn run_all(
     hooks: &HooksPlan,
-    list: &[HookPlan],
+    (kind, list): (&str, &[HookPlan]),
     status: Status,
     pid: i32,
     until: Deadline,
 ) -> Vec<LaunchError> {
     let state = state(hooks, status, pid);
-    list.iter().filter_map(|hook| one(hook, &state, until).err()).collect()
+    let run = |(number, hook)| one((kind, number), hook, &state, &[], until).err();
+    numbered(list).filter_map(run).collect()
 }
 
-fn one(hook: &HookPlan, state: &str, until: Deadline) -> Result<(), LaunchError> {
+/// From 0 on, as runc numbers them.
+fn numbered(list: &[HookPlan]) -> impl Iterator<Item = (usize, &HookPlan)> {
+    list.iter().enumerate()
+}
+
+fn one(
+    (kind, number): (&str, usize),
+    hook: &HookPlan,
+    state: &str,
+    default_env: &[CString],
+    until: Deadline,
+) -> Result<(), LaunchError> {
     let failed = |what: &str| LaunchError {
         step: Step::Hook,
-        subject: format!("{}: {what}", hook.path),
+        subject: format!("{kind} hook #{number}: {}: {what}", hook.path),
         cause: None,
     };
-    let cannot = |error: io::Error| LaunchError::new(Step::Hook, &hook.path, error);
-    let words = Words::of(hook).map_err(cannot)?;
+    let subject = format!("{kind} hook #{number}: {}", hook.path);
+    let cannot = |error: io::Error| LaunchError::new(Step::Hook, &subject, error);
+    let mut words = Words::of(hook).map_err(cannot)?;
+    if words.env.is_empty() {
+        words.env = default_env.to_vec();
+    }
     let stdin = memory("hook-state").map_err(cannot)?;
     // A file, not a pipe: nobody has to read while it runs.
     let mut output = memory("hook-output").map_err(cannot)?;

@@ -124,6 +124,13 @@ fn cgroup_view(
     cgroupns: bool,
 ) -> Result<Detached, LaunchError> {
     match cgroup.groups.as_slice() {
+        // A launcher that may not make any shows what there is.
+        [] if mount.attr_set & sys::mount::ATTR_RDONLY != 0 => {
+            const HOSTS: &str = "/sys/fs/cgroup";
+            let copy = sys::mount::clone_path(HOSTS, true).at(Step::BindSource, HOSTS)?;
+            apply(&copy, mount).at(Step::MountAttributes, &mount.target)?;
+            Ok(Detached::Ready(copy))
+        }
         [] => Err(LaunchError::bad_plan("a cgroup mount without cgroups")),
         [only] if only.hierarchy == Hierarchy::V2 => {
             if cgroupns {

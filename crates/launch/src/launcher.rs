@@ -14,7 +14,7 @@ use sys::namespace::{self, Kind};
 
 use crate::cgroup;
 use crate::error::{At, LaunchError, Step, Warning};
-use crate::plan::CgroupPlan;
+use crate::plan::{CgroupPlan, ResctrlPlan};
 
 /// Where new roots are put together in a private namespace.
 const STAGING: &str = "/root";
@@ -53,6 +53,21 @@ pub struct Options {
     /// The container's root is moved on top of the host's instead of in its place, for hosts that run
     /// from a ramdisk. Whoever may unmount in the container gets out.
     pub no_pivot: bool,
+    /// The launcher is root of a user namespace only, where groups cannot be set and which is the
+    /// container's own: a process that is exec'd enters what is not its launcher's already.
+    pub users_own: Option<Groups>,
+    /// A new terminal leaves line ends as the program writes them: who shows them elsewhere than on a
+    /// terminal wants no others.
+    pub own_line_ends: bool,
+}
+
+/// What may be done to supplementary groups in a user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Groups {
+    /// Anything.
+    Free,
+    /// Nothing: an ordinary user could otherwise leave a group that keeps it from something.
+    Kept,
 }
 
 /// Executes plans. The process that holds one has a single thread.
@@ -139,7 +154,18 @@ impl Launcher {
         pidns: BorrowedFd<'_>,
         f: impl FnOnce() -> T,
     ) -> io::Result<T> {
-        within(pidns, self.own_pidns.as_fd(), Kind::Pid, f)
+        namespace::enter(pidns, Kind::Pid)?;
+        let result = f();
+        self.children_here_again();
+        Ok(result)
+    }
+
+    /// A launcher that is root of a user namespace only may not return to the host's PID namespace. It
+    /// makes one process and no more.
+    fn children_here_again(&self) {
+        if self.options.users_own.is_none() {
+            return_to(self.own_pidns.as_fd(), Kind::Pid);
+        }
     }
 
     /// As [`Self::with_children_in`], for the PID namespace of a process.
@@ -150,7 +176,7 @@ impl Launcher {
     ) -> io::Result<T> {
         namespace::enter_of(process, &[Kind::Pid])?;
         let result = f();
-        return_to(self.own_pidns.as_fd(), Kind::Pid);
+        self.children_here_again();
         Ok(result)
     }
 
@@ -241,6 +267,14 @@ impl Launcher {
     /// Of kind [`crate::FailureKind::Cgroup`]; what was written before stays.
     pub fn apply_settings(&self, plan: &CgroupPlan) -> Result<Vec<Warning>, LaunchError> {
         self.on_host(|| cgroup::apply(plan))
+    }
+
+    /// Writes a plan's lines into its class of service, which is there.
+    ///
+    /// # Errors
+    /// Of kind [`crate::FailureKind::Cgroup`]; what was written before stays.
+    pub fn apply_schemata(&self, plan: &ResctrlPlan) -> Result<(), LaunchError> {
+        self.on_host(|| crate::resctrl::set(plan))
     }
 
     /// How many of its processes the OOM killer ended; none without a memory controller.

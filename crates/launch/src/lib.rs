@@ -18,6 +18,7 @@
 //! mounts together, pivots, takes on its identity and executes. They talk over a socket pair whose
 //! child end closes at exec (`report`).
 
+mod agent;
 mod birth;
 mod cgroup;
 mod child;
@@ -27,6 +28,7 @@ mod hooks;
 mod host;
 mod ids;
 mod launcher;
+mod net_devices;
 mod nodes;
 mod pause;
 pub mod plan;
@@ -39,6 +41,7 @@ mod user;
 
 pub use entering::{Entering, Progress};
 pub use error::{FailureKind, LaunchError, Step, Warning};
-pub use launcher::{Io, Launcher, Options, make_template};
+pub use launcher::{Groups, Io, Launcher, Options, make_template};
 pub use prepared::{Prepared, Running, start_waiting};
 pub use probe::probe_user_namespaces;
+pub use user::maps_of_namespace;

@@ -8,7 +8,9 @@ mod user;
 
 use minicbor::{Decode, Encode};
 
-pub use process::{Scheduling, TerminalSize};
+pub use process::{
+    Affinity, ListenerPlan, MemoryPolicy, NetDevice, NumberRange, Scheduling, TerminalSize,
+};
 pub use user::{MountIds, UserNamespace};
 
 /// Everything needed to start one container's first process.
@@ -47,6 +49,10 @@ pub struct LaunchPlan {
     /// Programs of the host to run at points of the container's life.
     #[n(10)]
     pub hooks: Option<HooksPlan>,
+    /// Network devices of the host that move into the container's network namespace.
+    #[n(11)]
+    #[cbor(default)]
+    pub net_devices: Vec<NetDevice>,
 }
 
 /// One process: the container's first, or one exec'd into it.
@@ -117,6 +123,16 @@ pub struct ProcessPlan {
     #[n(20)]
     #[cbor(default)]
     pub own_time: bool,
+    /// Where its memory comes from; the launcher's own policy when absent.
+    #[n(21)]
+    pub memory_policy: Option<MemoryPolicy>,
+    /// Processors of one exec'd into a container.
+    #[n(22)]
+    pub affinity: Option<Affinity>,
+    /// Without a `HOME` in its environment it gets the one the container's `/etc/passwd` names.
+    #[n(23)]
+    #[cbor(default)]
+    pub find_home: bool,
 }
 
 /// One environment entry as bytes (`KEY=value`).
@@ -167,6 +183,9 @@ pub struct SeccompPlan {
     /// `SECCOMP_FILTER_FLAG_*`.
     #[n(1)]
     pub flags: u32,
+    /// Who is asked where the filter says so.
+    #[n(2)]
+    pub listener: Option<ListenerPlan>,
 }
 
 /// Which namespaces the process gets.

@@ -7,6 +7,7 @@ use rustix::process::Pid;
 use sys::process::Child;
 use sys::trace::span;
 
+use crate::agent::Agent;
 use crate::birth::Joins;
 use crate::cgroup::{Groups, Made};
 use crate::child::{Job, New, Place, Program, Start};
@@ -14,7 +15,7 @@ use crate::error::{At, LaunchError, Step, Warning};
 use crate::hooks::{self, Deadline};
 use crate::host::Tree;
 use crate::launcher::{Io, Launcher};
-use crate::plan::{HooksPlan, LaunchPlan, ProcessPlan};
+use crate::plan::{HooksPlan, LaunchPlan, ListenerPlan, ProcessPlan};
 use crate::report::{self, Message, Reporter};
 
 /// A process whose program runs.
@@ -74,23 +75,38 @@ impl Prepared {
 }
 
 /// Starts a process that was left waiting, over a connection to its socket; waits until it executes
-/// its program. Says what was narrowed.
+/// its program. Says what was narrowed. `listener` is that of its seccomp filter, if it has one.
 ///
 /// # Errors
-/// [`LaunchError`]: the process has ended then, and what was made for it is still there.
-pub fn start_waiting(connection: impl AsFd) -> Result<Vec<Warning>, LaunchError> {
+/// [`LaunchError`]: the process has ended then, or should be ended, and what was made for it is still
+/// there.
+pub fn start_waiting(
+    connection: impl AsFd,
+    pid: Pid,
+    listener: Option<&ListenerPlan>,
+) -> Result<Vec<Warning>, LaunchError> {
     let mut warnings = Vec::new();
+    let agent = listener.map(|plan| Agent::find(plan, hooks::Status::Created, None)).transpose()?;
     report::go(&connection).at(Step::Channel, "")?;
     loop {
         match report::receive(&connection).at(Step::Channel, "")? {
             Message::Warning(warning) => warnings.push(warning),
             Message::Failed(error) => return Err(error),
             Message::End => return Ok(warnings),
+            Message::Listener(listener) => {
+                tell(agent.as_ref(), pid, listener)?;
+                report::go(&connection).at(Step::Channel, "")?;
+            }
             Message::Ready | Message::Hooks | Message::Console(_) | Message::Born(_) => {
                 return Err(LaunchError::bad_plan("a process is set up twice"));
             }
         }
     }
+}
+
+fn tell(agent: Option<&Agent>, pid: Pid, listener: OwnedFd) -> Result<(), LaunchError> {
+    let agent = agent.ok_or_else(|| LaunchError::bad_plan("a listener without an agent"))?;
+    agent.tell(pid, listener)
 }
 
 /// A child on its way; undone unless it succeeds.
@@ -100,6 +116,7 @@ pub(crate) struct Attempt {
     pub(crate) made: Made,
     pub(crate) channel: OwnedFd,
     pub(crate) hooks_until: Deadline,
+    pub(crate) agent: Option<Agent>,
 }
 
 pub(crate) enum Heard {
@@ -134,6 +151,13 @@ impl Attempt {
         match report::receive(&self.channel).at(Step::Channel, "")? {
             Message::Warning(warning) => warnings.push(warning),
             Message::Console(master) => *console = Some(master),
+            Message::Listener(listener) => match &self.child {
+                Some(child) => {
+                    tell(self.agent.as_ref(), child.pid, listener)?;
+                    report::go(&self.channel).at(Step::Channel, "")?;
+                }
+                None => return Err(LaunchError::bad_plan("a listener of nobody")),
+            },
             Message::Failed(error) => return Err(error),
             Message::Hooks => {
                 let (Some(run), Some(child)) = (run_hooks.take(), &self.child) else {
@@ -258,7 +282,9 @@ impl Launcher {
     ) -> Result<(), LaunchError> {
         let Some(hooks) = &plan.hooks else { return Ok(()) };
         let (pid, status) = (child.pid.as_raw_nonzero().get(), hooks::Status::Creating);
-        self.on_host(|| hooks::run(hooks, &hooks.create_runtime, status, pid, until))
+        self.on_host(|| {
+            hooks::run(hooks, ("createRuntime", &hooks.create_runtime), status, pid, until)
+        })
     }
 
     /// Runs what a plan wants to be run once its program runs, unless it was started by
@@ -272,15 +298,22 @@ impl Launcher {
             return Vec::new();
         }
         let pid = pid.as_raw_nonzero().get();
-        let run =
-            || Ok(hooks::run_all(hooks, &hooks.poststart, hooks::Status::Running, pid, until));
+        let run = || {
+            Ok(hooks::run_all(
+                hooks,
+                ("poststart", &hooks.poststart),
+                hooks::Status::Running,
+                pid,
+                until,
+            ))
+        };
         hook_warnings(self.on_host(run))
     }
 
     /// Runs what a plan wants to be run once its container is gone; says what failed.
     pub fn poststop_hooks(&self, hooks: &HooksPlan) -> Vec<Warning> {
         let (until, status) = (Deadline::afterwards(), hooks::Status::Stopped);
-        let run = || Ok(hooks::run_all(hooks, &hooks.poststop, status, 0, until));
+        let run = || Ok(hooks::run_all(hooks, ("poststop", &hooks.poststop), status, 0, until));
         hook_warnings(self.on_host(run))
     }
 
@@ -294,6 +327,13 @@ impl Launcher {
         let words = Words::of(&plan.process)?;
         let (channel, childs) = sys::fdpass::packet_pair().at(Step::Channel, "")?;
         let mut warnings = Vec::new();
+        // One that is left waiting is told of by who starts it.
+        let agent = match start {
+            Start::AtOnce | Start::WhenTold => {
+                self.on_host(|| Agent::of(&plan.process, hooks::Status::Creating, None))?
+            }
+            Start::WhenCalled(_) => None,
+        };
         let mut groups = Groups::default();
         let user = self.user_namespace(plan)?;
         let user = user.as_ref().map(AsFd::as_fd);
@@ -309,7 +349,7 @@ impl Launcher {
         let (joins, tree) = prepared?;
         let made = groups.take_made();
         let hooks_until = Deadline::of_launch();
-        let mut attempt = Attempt { child: None, made, channel, hooks_until };
+        let mut attempt = Attempt { child: None, made, channel, hooks_until, agent };
         let mut tree = tree?;
         {
             let _span = span("shim: mounts of its own");
@@ -328,7 +368,10 @@ impl Launcher {
             place: Place::New(New { plan, tree: &tree, joins: &joins.ours, hooks_until }),
         };
         let _span = span("shim: clone");
-        attempt.child = Some(self.clone_new(plan, &joins, &groups, &job, user)?);
+        let child = self.clone_new(plan, &joins, &groups, &job, user)?;
+        let pid = child.pid;
+        attempt.child = Some(child);
+        self.move_devices(plan, pid)?;
         Ok((attempt, warnings))
     }
 }

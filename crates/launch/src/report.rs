@@ -21,6 +21,7 @@ const CONSOLE: u8 = 3;
 const GO: u8 = 4;
 const HOOKS: u8 = 5;
 const BORN: u8 = 6;
+const LISTENER: u8 = 7;
 
 /// Subjects are paths: a longer one is cut.
 const MAX_TEXT: usize = 8192;
@@ -39,6 +40,8 @@ pub(crate) enum Message {
     Hooks,
     /// The master of the new terminal.
     Console(OwnedFd),
+    /// Who answers for the seccomp filter of the child is to be given this.
+    Listener(OwnedFd),
     /// A process that makes another one in its place has made it.
     Born(Child),
     /// The stream has ended.
@@ -74,6 +77,18 @@ impl Reporter<'_> {
 
     pub(crate) fn console(self, master: BorrowedFd<'_>) -> io::Result<()> {
         sys::fdpass::send(self.0, &[CONSOLE], Some(master))
+    }
+
+    /// For a thread of the child's that outlives this borrow.
+    pub(crate) fn to_owned(self) -> io::Result<OwnedFd> {
+        self.0.try_clone_to_owned()
+    }
+
+    /// Hands over the listener; waits until the agent has it, and says whether it has.
+    pub(crate) fn listener(self, listener: BorrowedFd<'_>) -> bool {
+        let sent = sys::fdpass::send(self.0, &[LISTENER], Some(listener));
+        let answer = sent.and_then(|()| sys::fdpass::receive(self.0, 1));
+        answer.is_ok_and(|packet| packet.bytes == [GO])
     }
 
     /// Hands over a process that was made for the parent.
@@ -145,6 +160,7 @@ pub(crate) fn receive(channel: impl AsFd) -> io::Result<Message> {
         ([READY], _) => Ok(Message::Ready),
         ([HOOKS], _) => Ok(Message::Hooks),
         ([CONSOLE], Some(master)) => Ok(Message::Console(master)),
+        ([LISTENER], Some(listener)) => Ok(Message::Listener(listener)),
         ([BORN, a, b, c, d], Some(pidfd)) => {
             let pid = Pid::from_raw(i32::from_ne_bytes([*a, *b, *c, *d])).ok_or_else(malformed)?;
             Ok(Message::Born(Child { pid, pidfd }))

@@ -36,15 +36,19 @@ fn make_group(plan: &ResctrlPlan) -> Result<bool, LaunchError> {
         Err(Errno::EXIST) => return compare(plan).map(|()| false),
         Err(errno) => return Err(LaunchError::new(Step::ResctrlMake, &plan.path, errno.into())),
     }
+    // An empty group harms nobody: the failure to set it is the one to report.
+    set(plan).inspect_err(|_| drop(remove(plan)))?;
+    Ok(true)
+}
+
+/// Writes the lines of a plan into its group, which is there.
+pub(crate) fn set(plan: &ResctrlPlan) -> Result<(), LaunchError> {
     for line in &plan.schemata {
         let file = format!("{}/schemata", plan.path);
         let written = sys::fs::write_value(CWD, file.as_str(), format!("{line}\n").as_bytes());
-        if let Err(error) = written {
-            remove(plan).ok();
-            return Err(LaunchError::new(Step::ResctrlSet, format!("{file} to {line}"), error));
-        }
+        written.at(Step::ResctrlSet, &format!("{file} to {line}"))?;
     }
-    Ok(true)
+    Ok(())
 }
 
 /// OCI: a class that exists already must be the one that is asked for.

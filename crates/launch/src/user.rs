@@ -5,8 +5,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use model::IdMaps;
+use model::{IdMapping, IdMaps};
 use rustix::fs::{Mode, OFlags};
 use sys::credentials;
 use sys::namespace::{self, Kind};
@@ -104,6 +105,56 @@ impl Launcher {
             }
         }
     }
+}
+
+/// How the user namespace that a file of the host's names maps ids, as the launcher's numbers them.
+///
+/// # Errors
+/// [`LaunchError`]: there is none, it may not be entered, or it has no maps.
+pub fn maps_of_namespace(path: &Path) -> Result<IdMaps, LaunchError> {
+    let shown = path.to_string_lossy();
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).at(Step::NamespaceOpen, &shown)?;
+    let (here, there) = sys::fdpass::packet_pair().at(Step::Channel, "")?;
+    let tell = || {
+        namespace::enter(file.as_fd(), Kind::User)?;
+        // Read from within, they say what the ids are in the namespace above.
+        let (uids, gids) =
+            (std::fs::read("/proc/self/uid_map")?, std::fs::read("/proc/self/gid_map")?);
+        sys::fdpass::send(there.as_fd(), &[&uids[..], b"\0", &gids].concat(), None)
+    };
+    let body = || tell().map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0);
+    let child = birth::spawn(NewNamespaces::default(), None, body).at(Step::Clone, "")?;
+    let ended = sys::pidfd::wait(child.pidfd.as_fd()).at(Step::Clone, "")?;
+    drop(there);
+    if let Ended::Exited(errno @ 1..) = ended {
+        let cause = io::Error::from_raw_os_error(errno);
+        return Err(LaunchError::new(Step::Namespace, format!("user ({shown})"), cause));
+    }
+    let told = sys::fdpass::receive(&here, MOST_MAPS).at(Step::Channel, "")?;
+    let text = String::from_utf8_lossy(&told.bytes);
+    let (uids, gids) = text.split_once('\0').unwrap_or_default();
+    let (uids, gids) = (ranges(uids), ranges(gids));
+    match (uids, gids) {
+        (Some(uids), Some(gids)) if !uids.is_empty() && !gids.is_empty() => {
+            Ok(IdMaps { uids, gids })
+        }
+        (Some(_) | None, Some(_) | None) => {
+            Err(LaunchError::bad_plan(format!("the user namespace {shown} has no maps")))
+        }
+    }
+}
+
+/// 340 lines of three numbers, twice.
+const MOST_MAPS: usize = 64 << 10;
+
+fn ranges(text: &str) -> Option<Vec<IdMapping>> {
+    let range = |line: &str| {
+        let mut numbers = line.split_ascii_whitespace().map(|number| number.parse().ok());
+        let (container_id, host_id) = (numbers.next()??, numbers.next()??);
+        Some(IdMapping { container_id, host_id, length: numbers.next()?? })
+    };
+    text.lines().map(range).collect()
 }
 
 /// Runs `f` in a child that is root of a user namespace, and nobody elsewhere.

@@ -3,16 +3,20 @@
 use std::path::PathBuf;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 /// Run containers from OCI bundles, in runc's place
 #[derive(Debug, Parser)]
 #[command(name = "knarr-oci", version = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.2.1"),
-          arg_required_else_help = true, max_term_width = 100)]
+          arg_required_else_help = true, disable_version_flag = true, max_term_width = 100)]
 pub(crate) struct Arguments {
-    /// Directory of containers' state; empty after a reboot
-    #[arg(long, value_name = "DIR", default_value = "/run/knarr-oci")]
-    pub(crate) root: PathBuf,
+    /// Print the version
+    #[arg(short = 'v', short_alias = 'V', long, action = ArgAction::Version)]
+    version: (),
+    /// Directory of containers' state; empty after a reboot [default: /run/knarr-oci, of an
+    /// ordinary user $XDG_RUNTIME_DIR/knarr-oci]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
     /// File that messages are appended to [default: standard error]
     #[arg(long, value_name = "FILE")]
     pub(crate) log: Option<PathBuf>,
@@ -25,6 +29,9 @@ pub(crate) struct Arguments {
     /// Have systemd make the cgroups
     #[arg(long)]
     pub(crate) systemd_cgroup: bool,
+    /// This program has entered the container's user namespace
+    #[arg(long, hide = true)]
+    pub(crate) in_user_namespace: bool,
     /// Accepted as runc's; what a user may do is found out
     #[arg(long, value_name = "BOOL", hide = true)]
     pub(crate) rootless: Option<String>,
@@ -41,8 +48,10 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     Create(CreateArgs),
+    /// Start a container that was created
     Start(IdArgs),
     Run(RunArgs),
+    /// Show a container's state
     State(IdArgs),
     Kill(KillArgs),
     Delete(DeleteArgs),
@@ -53,6 +62,7 @@ pub(crate) enum Verb {
     Resume(ResumeArgs),
     Update(Box<UpdateArgs>),
     Events(EventsArgs),
+    /// Show what of the specification is known
     Features,
     Spec(SpecArgs),
 }
@@ -141,6 +151,9 @@ pub(crate) struct IoArgs {
     /// File that gets the number of the process
     #[arg(long, value_name = "FILE", value_parser = absolute())]
     pub(crate) pid_file: Option<PathBuf>,
+    /// Socket that a handle on the process is sent to
+    #[arg(long, value_name = "SOCKET", value_parser = absolute())]
+    pub(crate) pidfd_socket: Option<PathBuf>,
     /// How many files from number 3 on the program inherits
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) preserve_fds: u32,
@@ -151,7 +164,7 @@ fn absolute() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(std::path::absolute)
 }
 
-/// Start a container that was created; show a container's state
+/// A container
 #[derive(Debug, Args)]
 pub(crate) struct IdArgs {
     /// Name of the container
@@ -223,6 +236,9 @@ pub(crate) struct ExecArgs {
     /// Also in a container that is paused
     #[arg(long)]
     pub(crate) ignore_paused: bool,
+    /// Cgroup below the container's, of all controllers or of some
+    #[arg(long, value_name = "[CONTROLLER,…:]PATH")]
+    pub(crate) cgroup: Vec<String>,
     /// Accepted as runc's; orphans are never reaped by this program
     #[arg(long, hide = true)]
     no_subreaper: bool,
@@ -322,6 +338,12 @@ pub(crate) struct UpdateArgs {
     /// Bytes of memory and swap together; -1: any
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
     pub(crate) memory_swap: Option<String>,
+    /// Cache ways of its class of service: a line of schemata
+    #[arg(long, value_name = "L3:DOMAIN=MASK…")]
+    pub(crate) l3_cache_schema: Option<String>,
+    /// Memory bandwidth of its class of service: a line of schemata
+    #[arg(long, value_name = "MB:DOMAIN=SHARE…")]
+    pub(crate) mem_bw_schema: Option<String>,
     /// How many processes; -1: any
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) pids_limit: Option<i64>,

@@ -8,7 +8,7 @@ use launch::plan::{ProcessPlan, TerminalSize};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::termios::{OptionalActions, Termios};
+use rustix::termios::{OptionalActions, OutputModes, Termios};
 
 use crate::error::{At as _, OciError, text};
 
@@ -33,6 +33,8 @@ impl Raw {
         let before = rustix::termios::tcgetattr(stdin).ok()?;
         let mut raw = before.clone();
         raw.make_raw();
+        // What is shown has the line ends of the program, which are ours to complete.
+        raw.output_modes |= before.output_modes & OutputModes::OPOST;
         rustix::termios::tcsetattr(stdin, OptionalActions::Now, &raw).ok()?;
         Some(Self { before })
     }

@@ -46,8 +46,8 @@ pub(crate) enum OciError {
     #[error("{} is of format {found}, this version reads {known}", path.display())]
     Format { path: PathBuf, found: u32, known: u32 },
     /// A specification of another time.
-    #[error("ociVersion `{version}` is not supported: want 1.x")]
-    SpecVersion { version: String },
+    #[error("ociVersion `{version}` of {} is not supported: want 1.x", path.display())]
+    SpecVersion { path: PathBuf, version: String },
     /// No root file system.
     #[error("root file system {} is not a directory", path.display())]
     NoRootfs { path: PathBuf },
@@ -64,8 +64,17 @@ pub(crate) enum OciError {
     #[error(transparent)]
     Cgroups(#[from] sys::cgroup::DetectError),
     /// Somebody else's processes.
-    #[error("cgroup {path} has processes already: a container needs one of its own")]
+    #[error("container's cgroup is not empty: {path} has processes already, want one without")]
     CgroupTaken { path: String },
+    /// Nothing would ever run there.
+    #[error("container's cgroup unexpectedly frozen: {path}")]
+    CgroupFrozen { path: String },
+    /// A place below a container's cgroup that is none.
+    #[error("bad sub cgroup path `{path}`: want one below the container's, without `..`")]
+    BadSubCgroup { path: String },
+    /// No hierarchy has it.
+    #[error("unknown controller {name} in --cgroup: this host has none of that name")]
+    UnknownController { name: String },
     /// A terminal that would be nobody's.
     #[error("a terminal needs --console-socket when the runtime does not stay")]
     NoConsoleSocket,
@@ -87,6 +96,16 @@ pub(crate) enum OciError {
     /// A file that was to be handed on.
     #[error("--preserve-fds {count}: file {missing} is not open")]
     NotOpen { count: u32, missing: u32 },
+    /// An ordinary user cannot do without.
+    #[error(
+        "an ordinary user needs a user namespace: linux.namespaces names none (see spec --rootless)"
+    )]
+    NoUserNamespace,
+    /// The kernel, or newuidmap, says no.
+    #[error(
+        "cannot enter the container's user namespace: are the ids in /etc/subuid and /etc/subgid?"
+    )]
+    UserNamespace { source: io::Error },
     /// This program can be written to by containers.
     #[error("cannot run from a read-only mount, as containers might write to this program")]
     OwnProgram { source: io::Error },

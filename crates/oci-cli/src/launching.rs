@@ -1,14 +1,14 @@
 //! What the verbs share that make or look at a container: the host, plans, a launcher.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use launch::plan::{CgroupPlan, LaunchPlan, RootSource};
 use launch::{Launcher, Options, Warning};
-use model::CgroupLayout;
+use model::{CgroupLayout, IdMapping};
 use oci_runtime::{Note, PlanContext, Planned};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespaceType, Spec};
 
 use crate::args::IoArgs;
 use crate::container::{Container, Record, Status};
@@ -23,7 +23,8 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn look() -> Result<Self, OciError> {
-        Ok(Self { cgroups: sys::cgroup::detect()? })
+        let cgroups = sys::cgroup::detect()?;
+        Ok(Self { cgroups: if may_change(&cgroups) { cgroups } else { nothing() } })
     }
 
     pub(crate) fn cgroups(&self) -> &CgroupLayout {
@@ -91,6 +92,21 @@ impl Host {
     }
 }
 
+/// Whether the caller makes cgroups. One who is root only of a user namespace has those it is in.
+fn may_change(cgroups: &CgroupLayout) -> bool {
+    let first = match cgroups {
+        CgroupLayout::V2(unified) => Some(unified),
+        CgroupLayout::V1 { hierarchies, unified } => hierarchies.first().or(unified.as_ref()),
+    };
+    first.is_none_or(|first| {
+        rustix::fs::access(first.mountpoint.as_str(), rustix::fs::Access::WRITE_OK).is_ok()
+    })
+}
+
+fn nothing() -> CgroupLayout {
+    CgroupLayout::V1 { hierarchies: Vec::new(), unified: None }
+}
+
 /// One directory, so that nothing is left when it goes.
 fn default_cgroup(record: &Record) -> String {
     if record.systemd {
@@ -125,8 +141,10 @@ pub(crate) struct Bundle {
     pub(crate) dir: PathBuf,
     pub(crate) rootfs: PathBuf,
     pub(crate) spec: Spec,
-    /// The specification as it was written.
+    /// The specification as it was written, or with what had to be found out.
     pub(crate) text: Vec<u8>,
+    /// What of it is passed over.
+    pub(crate) passed: Vec<String>,
 }
 
 impl Bundle {
@@ -134,14 +152,15 @@ impl Bundle {
         let dir = fs::canonicalize(dir).at("find bundle", dir)?;
         let path = dir.join("config.json");
         let text = fs::read(&path).at("read", &path)?;
-        let spec = crate::container::parse_spec(&path, &text)?;
+        let (mut spec, passed) = crate::container::parse_spec(&path, &text)?;
+        let text = if adopt_maps(&mut spec)? { rewritten(&path, &spec)? } else { text };
         let root = spec.root().as_ref().map(|root| dir.join(root.path()));
         let root = root.ok_or(oci_runtime::PlanError::Missing { field: "root" })?;
         let rootfs = fs::canonicalize(&root).at("find the root file system", &root)?;
         if !rootfs.is_dir() {
             return Err(OciError::NoRootfs { path: rootfs });
         }
-        Ok(Self { dir, rootfs, spec, text })
+        Ok(Self { dir, rootfs, spec, text, passed })
     }
 
     pub(crate) fn has_terminal(&self) -> bool {
@@ -150,20 +169,65 @@ impl Bundle {
     }
 
     /// The record of a container that is to be made from it.
-    pub(crate) fn record(&self, id: &str, systemd: bool) -> Result<Record, OciError> {
+    pub(crate) fn record(&self, id: &str, cx: &Context<'_>) -> Result<Record, OciError> {
+        let own = rustix::process::geteuid().as_raw();
+        let mapped = self.spec.linux().as_ref().and_then(|linux| linux.uid_mappings().as_ref());
+        let root = mapped.into_iter().flatten().find(|map| map.container_id() == 0);
+        let host = root.filter(|_| cx.in_user_namespace).map(LinuxIdMapping::host_id);
         Ok(Record {
             format: crate::container::FORMAT,
             id: id.to_owned(),
             bundle: text(&self.dir)?.to_owned(),
             rootfs: text(&self.rootfs)?.to_owned(),
             created: jiff::Timestamp::now().to_string(),
-            owner: rustix::process::geteuid().as_raw(),
+            owner: host.unwrap_or(own),
             init: None,
             started: false,
-            systemd,
+            systemd: cx.systemd_cgroup,
             resources: None,
         })
     }
+}
+
+/// Who joins a user namespace need not know how it maps ids: that is the namespace's own. Says whether
+/// anything was added.
+fn adopt_maps(spec: &mut Spec) -> Result<bool, OciError> {
+    let Some(linux) = spec.linux_mut() else { return Ok(false) };
+    let unset = |maps: &Option<Vec<LinuxIdMapping>>| maps.as_ref().is_none_or(Vec::is_empty);
+    let joined = linux
+        .namespaces()
+        .iter()
+        .flatten()
+        .find(|one| one.typ() == LinuxNamespaceType::User && one.path().is_some());
+    let path = joined.and_then(|joined| joined.path().clone());
+    let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else { return Ok(false) };
+    if !unset(linux.uid_mappings()) || !unset(linux.gid_mappings()) {
+        return Ok(false);
+    }
+    let maps = launch::maps_of_namespace(&path)?;
+    linux.set_uid_mappings(Some(mappings(&maps.uids)?));
+    linux.set_gid_mappings(Some(mappings(&maps.gids)?));
+    Ok(true)
+}
+
+fn mappings(ranges: &[IdMapping]) -> Result<Vec<LinuxIdMapping>, OciError> {
+    let one = |range: &IdMapping| {
+        let mapping = LinuxIdMappingBuilder::default().container_id(range.container_id);
+        mapping.host_id(range.host_id).size(range.length).build()
+    };
+    let all: Result<Vec<_>, _> = ranges.iter().map(one).collect();
+    all.map_err(|error| OciError::System {
+        action: "put the namespace's mappings into the specification",
+        source: std::io::Error::other(error),
+    })
+}
+
+fn rewritten(path: &Path, spec: &Spec) -> Result<Vec<u8>, OciError> {
+    serde_json::to_vec(spec).map_err(|source| OciError::NotJson {
+        path: path.to_owned(),
+        what: "an OCI spec that can be written",
+        source,
+    })
 }
 
 /// How many sockets a service manager has opened for the container's program (`sd_listen_fds(3)`):
@@ -203,6 +267,20 @@ pub(crate) fn write_pid_file(io: &IoArgs, pid: rustix::process::Pid) -> Result<(
     let Some(path) = &io.pid_file else { return Ok(()) };
     let number = pid.as_raw_nonzero().to_string();
     crate::container::write_atomically(path, &number).at("write", path)
+}
+
+/// Gives a handle on a process to who asked for one.
+pub(crate) fn hand_over_process(
+    io: &IoArgs,
+    process: Option<BorrowedFd<'_>>,
+) -> Result<(), OciError> {
+    match (&io.pidfd_socket, process) {
+        (Some(socket), Some(process)) => {
+            let path = text(socket)?;
+            sys::fdpass::send_to_path(path, b"pidfd", process).at("send the process to", socket)
+        }
+        (Some(_) | None, _) => Ok(()),
+    }
 }
 
 /// Gives a terminal to who asked for it; one that stays with us comes back.

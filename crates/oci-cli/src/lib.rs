@@ -19,8 +19,11 @@ mod foreground;
 mod launching;
 mod log;
 mod own_program;
+mod rootless;
 mod scope;
 mod stats;
+mod sub_cgroup;
+mod tolerant;
 mod verbs;
 
 use std::ffi::OsString;
@@ -81,7 +84,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// A process that will be in a container must not give it this program to write to.
 fn prepare(parsed: &Arguments, arguments: &[OsString]) -> Result<(), OciError> {
-    if parsed.verb.enters_containers() { own_program::protect(arguments) } else { Ok(()) }
+    if !parsed.verb.enters_containers() {
+        return Ok(());
+    }
+    rootless::enter(parsed, arguments, &verbs::root(parsed))?;
+    own_program::protect(arguments)
 }
 
 fn complain(text: &str) -> ExitCode {

@@ -7,7 +7,8 @@
 //! in no mount table: it cannot be written through that, nor be made writable.
 
 use std::ffi::{CString, OsString};
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use rustix::fs::{Access, StatVfsMountFlags};
@@ -33,16 +34,29 @@ pub(crate) fn protect(arguments: &[OsString]) -> Result<(), OciError> {
         Err(_) if rustix::fs::access(OWN, Access::WRITE_OK).is_err() => return Ok(()),
         Err(source) => return Err(failed(source)),
     };
-    let word = |word: OsString| CString::new(word.into_vec());
-    let words: Result<Vec<CString>, _> = arguments.iter().cloned().map(word).collect();
+    execute(program.as_fd(), arguments).map_err(failed)
+}
+
+/// Goes on with other arguments, from a read-only mount where that can be had.
+///
+/// # Errors
+/// [`OciError::OwnProgram`]: it does not return otherwise.
+pub(crate) fn execute_again(arguments: &[OsString]) -> Result<(), OciError> {
+    let failed = |source| OciError::OwnProgram { source };
+    let program = match sys::mount::read_only_file(OWN) {
+        Ok(program) => program,
+        Err(_) => std::fs::File::open(OWN).map_err(failed)?.into(),
+    };
+    execute(program.as_fd(), arguments).map_err(failed)
+}
+
+/// Returns only on failure.
+fn execute(program: BorrowedFd<'_>, arguments: &[OsString]) -> io::Result<()> {
+    let words: Result<Vec<CString>, _> =
+        arguments.iter().map(|word| CString::new(word.clone().into_vec())).collect();
     let environment: Result<Vec<CString>, _> = std::env::vars_os()
         .map(|(key, value)| CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()))
         .collect();
-    match (words, environment) {
-        (Ok(words), Ok(environment)) => {
-            Err(failed(sys::process::execve_file(program.as_fd(), &words, &environment)))
-        }
-        // The kernel hands over no such words.
-        (Err(nul), _) | (_, Err(nul)) => Err(failed(nul.into())),
-    }
+    // The kernel hands over no words with a NUL.
+    Err(sys::process::execve_file(program, &words?, &environment?))
 }

@@ -13,7 +13,7 @@ pub(crate) fn read(plan: &CgroupPlan) -> Value {
         "memory": memory(group("memory")),
         "pids": pids(group("pids")),
         "blkio": blkio(group("blkio")),
-        "hugetlb": {},
+        "hugetlb": huge_pages(group("hugetlb")),
         "intel_rdt": {},
         "network_interfaces": null,
     })
@@ -41,6 +41,16 @@ impl Files<'_> {
     fn text(self, file: &str) -> String {
         let path = self.0.map(|group| format!("{}/{file}", group.path));
         path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default()
+    }
+
+    /// The files there are, sorted.
+    fn names(self) -> Vec<String> {
+        let entries = self.0.and_then(|group| std::fs::read_dir(&group.path).ok());
+        let entries = entries.into_iter().flatten().flatten();
+        let mut names: Vec<String> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort();
+        names
     }
 
     /// A file of one number; `max` is the largest there is.
@@ -146,6 +156,36 @@ fn pids(files: Files<'_>) -> Value {
     value
 }
 
+/// By page size, as the names of the files have it.
+fn huge_pages(files: Files<'_>) -> Value {
+    let (usage, most, failures) = if files.is_v2() {
+        ("current", "max", "events")
+    } else {
+        ("usage_in_bytes", "max_usage_in_bytes", "failcnt")
+    };
+    let mut sizes = serde_json::Map::new();
+    for name in files.names() {
+        let size = name.strip_prefix("hugetlb.").and_then(|rest| rest.strip_suffix(usage));
+        let Some(size) = size.and_then(|size| size.strip_suffix('.')) else { continue };
+        // `rsvd` files count what is promised.
+        if size.contains('.') {
+            continue;
+        }
+        let file = |what: &str| format!("hugetlb.{size}.{what}");
+        let failed = if files.is_v2() {
+            files.table(&file(failures)).get("max").copied().unwrap_or_default()
+        } else {
+            files.number(&file(failures))
+        };
+        let mut entry = json!({"usage": files.number(&file(usage)), "failcnt": failed});
+        if !files.is_v2() {
+            entry["max"] = json!(files.number(&file(most)));
+        }
+        sizes.insert(size.to_owned(), entry);
+    }
+    Value::Object(sizes)
+}
+
 fn blkio(files: Files<'_>) -> Value {
     let (mut bytes, mut operations) = (Vec::new(), Vec::new());
     if files.is_v2() {
@@ -208,6 +248,8 @@ mod tests {
         write("memory.stat", "file 7\nanon 8\n");
         write("pids.current", "3\n");
         write("pids.max", "9\n");
+        write("hugetlb.1GB.current", "7\n");
+        write("hugetlb.1GB.events", "max 3\n");
         write("io.stat", "8:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n");
         let stats = read(&group(dir.path(), Hierarchy::V2));
         assert_eq!(stats["cpu"]["usage"]["total"], 5000);
@@ -218,6 +260,7 @@ mod tests {
             (&json!(7), &json!(8))
         );
         assert_eq!(stats["pids"], json!({"current": 3, "limit": 9}));
+        assert_eq!(stats["hugetlb"], json!({"1GB": {"usage": 7, "failcnt": 3}}));
         let want = json!({"major": 8, "minor": 0, "op": "Write", "value": 20});
         assert_eq!(stats["blkio"]["ioServiceBytesRecursive"][1], want);
     }
@@ -231,13 +274,19 @@ mod tests {
         write("memory.usage_in_bytes", "5\n");
         write("memory.failcnt", "2\n");
         write("pids.max", "max\n");
+        write("hugetlb.2MB.usage_in_bytes", "2097152\n");
+        write("hugetlb.2MB.rsvd.usage_in_bytes", "1\n");
+        write("hugetlb.2MB.max_usage_in_bytes", "4194304\n");
+        write("hugetlb.2MB.failcnt", "1\n");
         write("blkio.throttle.io_service_bytes", "8:16 Read 5\nTotal 5\n");
-        let names = ["cpu", "cpuacct", "memory", "pids", "blkio"].map(str::to_owned);
+        let names = ["cpu", "cpuacct", "memory", "pids", "blkio", "hugetlb"].map(str::to_owned);
         let stats = read(&group(dir.path(), Hierarchy::V1(names.to_vec())));
         assert_eq!(stats["cpu"]["usage"]["total"], 77);
         assert_eq!(stats["cpu"]["usage"]["percpu"], json!([70, 7]));
         assert_eq!(stats["memory"]["usage"]["failcnt"], 2);
         assert_eq!(stats["pids"], json!({"current": 0}));
+        let want = json!({"2MB": {"usage": 2_097_152, "max": 4_194_304, "failcnt": 1}});
+        assert_eq!(stats["hugetlb"], want);
         let want = json!([{"major": 8, "minor": 16, "op": "Read", "value": 5}]);
         assert_eq!(stats["blkio"]["ioServiceBytesRecursive"], want);
     }

@@ -13,7 +13,7 @@ mod v1;
 mod v2;
 mod weight;
 
-use launch::plan::{CgroupDir, CgroupPlan, CgroupSetting, Hierarchy};
+use launch::plan::{CgroupDir, CgroupPlan, CgroupSetting, Hierarchy, ResctrlPlan};
 use model::{CgroupHierarchy, CgroupLayout};
 use oci_spec::runtime::{Linux, LinuxResources, Spec};
 
@@ -62,8 +62,8 @@ fn restrict_devices(plan: &mut CgroupPlan, policy: &DevicePolicy) -> Result<(), 
 pub(crate) fn join_plan(linux: &Linux, context: &PlanContext<'_>) -> Result<CgroupPlan, PlanError> {
     let path = path(linux, context)?;
     // The group is there by now: nothing of it is to be set.
-    let resctrl = rdt::group(linux, &path)?
-        .map(|group| launch::plan::ResctrlPlan { schemata: Vec::new(), ..group });
+    let resctrl =
+        rdt::group(linux, &path)?.map(|group| ResctrlPlan { schemata: Vec::new(), ..group });
     Ok(CgroupPlan { groups: directories(context.cgroup, &path), resctrl, ..CgroupPlan::default() })
 }
 
@@ -91,6 +91,21 @@ pub fn update_of(
     let resources = resources.unwrap_or(&none);
     let (plan, notes) = update_plan(resources, current, &path(linux, context)?, context.cgroup)?;
     Ok(Planned { plan, notes })
+}
+
+/// Other lines of `schemata` for the class of service of a container with this spec.
+///
+/// # Errors
+/// As [`crate::plan()`]; also where the container has none.
+pub fn schemata_of(
+    spec: &Spec,
+    lines: &[String],
+    context: &PlanContext<'_>,
+) -> Result<ResctrlPlan, PlanError> {
+    let linux = spec.linux().as_ref().ok_or(PlanError::Missing { field: "linux" })?;
+    let group = rdt::group(linux, &path(linux, context)?)?;
+    let group = group.ok_or(PlanError::Missing { field: "linux.intelRdt" })?;
+    Ok(ResctrlPlan { schemata: rdt::checked_lines(lines.iter())?, ..group })
 }
 
 /// New limits for a running container: the same directories, with the files to write.

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 
 use oci_spec::runtime::{
     ApparmorBuilder, Arch, CgroupBuilder, Features, FeaturesBuilder, IDMapBuilder, IntelRdtBuilder,
-    LinuxFeature, LinuxFeatureBuilder, LinuxNamespaceType, LinuxSeccompAction,
-    MountExtensionsBuilder, NetDevicesBuilder, Seccomp, SeccompBuilder, SelinuxBuilder,
+    LinuxFeature, LinuxFeatureBuilder, LinuxNamespaceType, LinuxSeccompAction, MemoryPolicy,
+    MemoryPolicyBuilder, MountExtensionsBuilder, NetDevicesBuilder, Seccomp, SeccompBuilder,
+    SelinuxBuilder,
 };
 
-use crate::{capability, mounts};
+use crate::{capability, mounts, placement};
 
 /// The oldest specifications that are read.
 const OLDEST: &str = "1.0.0";
@@ -36,6 +37,7 @@ const ACTIONS: &[LinuxSeccompAction] = &[
     LinuxSeccompAction::ScmpActKillProcess,
     LinuxSeccompAction::ScmpActKillThread,
     LinuxSeccompAction::ScmpActLog,
+    LinuxSeccompAction::ScmpActNotify,
     LinuxSeccompAction::ScmpActTrace,
     LinuxSeccompAction::ScmpActTrap,
 ];
@@ -58,8 +60,12 @@ const ARCHITECTURES: &[Arch] = &[
     Arch::ScmpArchX86_64,
 ];
 
-const FLAGS: &[&str] =
-    &["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"];
+const FLAGS: &[&str] = &[
+    "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_TSYNC",
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+];
 
 /// What is known, for specifications up to `newest`.
 pub fn features(newest: &str) -> Features {
@@ -90,10 +96,18 @@ fn linux() -> LinuxFeature {
         .seccomp(seccomp())
         .apparmor(ApparmorBuilder::default().enabled(true).build().unwrap_or_default())
         .selinux(SelinuxBuilder::default().enabled(true).build().unwrap_or_default())
+        .memory_policy(memory_policy())
         .intel_rdt(rdt.unwrap_or_default())
         .mount_extensions(mounts.unwrap_or_default())
-        .net_devices(NetDevicesBuilder::default().enabled(false).build().unwrap_or_default())
+        .net_devices(NetDevicesBuilder::default().enabled(true).build().unwrap_or_default())
         .build();
+    built.unwrap_or_default()
+}
+
+fn memory_policy() -> MemoryPolicy {
+    let names = |modes: &[_]| modes.iter().map(ToString::to_string).collect::<Vec<String>>();
+    let flags = placement::FLAGS.iter().map(ToString::to_string).collect::<Vec<String>>();
+    let built = MemoryPolicyBuilder::default().modes(names(placement::MODES)).flags(flags).build();
     built.unwrap_or_default()
 }
 
@@ -125,7 +139,9 @@ mod tests {
         assert_eq!(linux["seccomp"]["archs"][0], "SCMP_ARCH_AARCH64");
         assert_eq!(linux["mountExtensions"]["idmap"]["enabled"], true);
         assert_eq!(linux["intelRdt"]["enabled"], true);
-        assert_eq!(linux["netDevices"]["enabled"], false);
+        assert_eq!(linux["netDevices"]["enabled"], true);
+        assert_eq!(linux["memoryPolicy"]["modes"].as_array().unwrap().len(), 7);
+        assert_eq!(linux["memoryPolicy"]["flags"][2], "MPOL_F_STATIC_NODES");
         let capabilities = linux["capabilities"].as_array().unwrap();
         assert!(capabilities.iter().any(|name| name == "CAP_CHECKPOINT_RESTORE"));
         assert_eq!(capabilities.len(), 41);
@@ -142,7 +158,9 @@ mod tests {
     #[test]
     fn listed_actions_compile() {
         for action in ACTIONS {
-            let profile = serde_json::json!({"defaultAction": action});
+            let rule = serde_json::json!({"names": ["mkdir"], "action": action});
+            let profile =
+                serde_json::json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]});
             let profile = serde_json::from_value(profile).unwrap();
             crate::seccomp::compile(&profile, crate::seccomp::Architecture::X86_64).unwrap();
         }

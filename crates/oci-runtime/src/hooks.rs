@@ -58,14 +58,19 @@ fn one(name: &str, hook: &Hook) -> Result<HookPlan, PlanError> {
 }
 
 /// OCI: `State`, without what only the launcher knows.
-fn state(spec: &Spec, id: &str, bundle: &str) -> Result<String, PlanError> {
+pub(crate) fn state(spec: &Spec, id: &str, bundle: &str) -> Result<String, PlanError> {
     let state = serde_json::json!({
         "ociVersion": spec.version(),
         "id": id,
         "bundle": bundle,
         "annotations": spec.annotations().clone().unwrap_or_default(),
     });
-    let mut text = state.to_string();
+    open_object(&state)
+}
+
+/// An object without its closing brace, for more to be added.
+pub(crate) fn open_object(object: &serde_json::Value) -> Result<String, PlanError> {
+    let mut text = object.to_string();
     match text.pop() {
         Some('}') => Ok(text),
         Some(_) | None => Err(PlanError::invalid("annotations", text, "what JSON can hold")),

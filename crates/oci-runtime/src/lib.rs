@@ -16,8 +16,11 @@ pub mod devices;
 mod error;
 mod features;
 mod hooks;
+mod listener;
 mod mounts;
 mod namespaces;
+mod net_devices;
+mod placement;
 mod process;
 mod scheduling;
 pub mod seccomp;
@@ -25,7 +28,8 @@ mod unsupported;
 mod users;
 
 use launch::plan::{
-    ExecPlan, HooksPlan, LaunchPlan, PidNamespace, Propagation, RootPlan, RootSource,
+    ExecPlan, HooksPlan, LaunchPlan, ListenerPlan, PidNamespace, ProcessPlan, Propagation,
+    RootPlan, RootSource,
 };
 use model::CgroupLayout;
 use oci_spec::runtime::{Linux, Process, Spec};
@@ -106,8 +110,12 @@ pub fn plan(spec: &Spec, context: &PlanContext<'_>) -> Result<Planned<LaunchPlan
     }
     let (namespaces, access) = namespaces::namespaces(linux, user, context)?;
     let (cgroup, notes) = cgroup::create_plan(linux, context)?;
+    let net_devices = net_devices::net_devices(linux, &namespaces, context)?;
+    let mut first = process::process(process, linux, ids)?;
+    first.find_home = !context.in_pod;
+    listen(spec, context, &mut first)?;
     let plan = LaunchPlan {
-        process: process::process(process, linux, ids)?,
+        process: first,
         namespaces,
         root: RootPlan {
             source: context.root.clone(),
@@ -117,12 +125,13 @@ pub fn plan(spec: &Spec, context: &PlanContext<'_>) -> Result<Planned<LaunchPlan
         },
         mounts: mounts::mounts(spec, own_users, context)?,
         devices: devices::nodes(linux)?,
-        masked_paths: absolute("linux.maskedPaths", linux.masked_paths())?,
-        readonly_paths: absolute("linux.readonlyPaths", linux.readonly_paths())?,
+        masked_paths: protected("linux.maskedPaths", linux.masked_paths())?,
+        readonly_paths: protected("linux.readonlyPaths", linux.readonly_paths())?,
         sysctls: namespaces::sysctls(spec, linux, access)?,
         hostname: namespaces::hostname(spec, access)?,
         cgroup,
         hooks,
+        net_devices,
     };
     Ok(Planned { plan, notes })
 }
@@ -160,10 +169,36 @@ pub fn exec_plan(
     unsupported::check(spec)?;
     let (process, linux) = parts(spec)?;
     let (_, ids) = users::user_namespace(linux, context)?;
-    Ok(ExecPlan {
-        process: process::exec_process(process, linux, ids, request)?,
-        cgroup: cgroup::join_plan(linux, context)?,
-    })
+    let mut further = process::exec_process(process, linux, ids, request)?;
+    further.find_home = !context.in_pod;
+    listen(spec, context, &mut further)?;
+    Ok(ExecPlan { process: further, cgroup: cgroup::join_plan(linux, context)? })
+}
+
+/// Who answers for the seccomp filter of a container with this spec, if that asks somebody.
+///
+/// # Errors
+/// As [`plan()`].
+pub fn listener_plan(
+    spec: &Spec,
+    context: &PlanContext<'_>,
+) -> Result<Option<ListenerPlan>, PlanError> {
+    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    match profile.filter(|profile| seccomp::asks(profile)) {
+        Some(profile) => listener::listener(spec, profile, context).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn listen(
+    spec: &Spec,
+    context: &PlanContext<'_>,
+    process: &mut ProcessPlan,
+) -> Result<(), PlanError> {
+    if let Some(filter) = &mut process.seccomp {
+        filter.listener = listener_plan(spec, context)?;
+    }
+    Ok(())
 }
 
 fn parts(spec: &Spec) -> Result<(&Process, &Linux), PlanError> {
@@ -191,7 +226,8 @@ fn rootfs_propagation(linux: &Linux) -> Result<Propagation, PlanError> {
     }
 }
 
-fn absolute(field: &str, paths: &Option<Vec<String>>) -> Result<Vec<String>, PlanError> {
+/// Paths to protect, each once.
+fn protected(field: &str, paths: &Option<Vec<String>>) -> Result<Vec<String>, PlanError> {
     let mut checked = Vec::new();
     for path in paths.iter().flatten() {
         if !path.starts_with('/') {
@@ -201,7 +237,9 @@ fn absolute(field: &str, paths: &Option<Vec<String>>) -> Result<Vec<String>, Pla
                 want: "an absolute path",
             });
         }
-        checked.push(path.clone());
+        if !checked.contains(path) {
+            checked.push(path.clone());
+        }
     }
     Ok(checked)
 }

@@ -46,6 +46,15 @@ const ATTRIBUTES: &[(&str, u64, u64)] = &[
 const NOTHING: &[&str] =
     &["defaults", "async", "nomand", "nolazytime", "norelatime", "nostrictatime", "loud"];
 
+/// Whether an option says what is so anyway, for the mount or with a leading `r` for all below it.
+fn is_nothing(text: &str) -> bool {
+    let recursive = text.strip_prefix('r').is_some_and(|rest| RECURSIVE_NOTHING.contains(&rest));
+    NOTHING.contains(&text) || recursive
+}
+
+/// Of these there are recursive forms.
+const RECURSIVE_NOTHING: &[&str] = &["norelatime", "nostrictatime"];
+
 const PROPAGATIONS: &[(&str, Propagation)] = &[
     ("private", Propagation::Private),
     ("rprivate", Propagation::Private),
@@ -148,7 +157,7 @@ fn parse<'a>(texts: impl Iterator<Item = &'a String>, field: &str) -> Result<Opt
             options.recursive_clear = options.recursive_clear & !set | clear;
         } else if let Some((_, propagation)) = PROPAGATIONS.iter().find(|(name, _)| *name == text) {
             options.propagation = *propagation;
-        } else if NOTHING.contains(&text) {
+        } else if is_nothing(text) {
         } else {
             match text {
                 "bind" => options.bind = Some(options.bind.unwrap_or(false)),
@@ -173,6 +182,7 @@ pub(crate) fn known_options() -> Vec<String> {
     let others = ["bind", "rbind", "tmpcopyup", "idmap", "ridmap"];
     let mut all: Vec<String> = attributes
         .chain(NOTHING.iter().map(|name| (*name).to_owned()))
+        .chain(RECURSIVE_NOTHING.iter().map(|name| format!("r{name}")))
         .chain(PROPAGATIONS.iter().map(|(name, _)| (*name).to_owned()))
         .chain(others.map(str::to_owned))
         .collect();

@@ -1,11 +1,14 @@
 //! `process`: identity, environment, limits, capabilities, seccomp.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use launch::plan::{CapabilitySets, EnvEntry, ProcessPlan, Rlimit, SeccompPlan, TerminalSize};
 use model::IdMaps;
 use oci_spec::runtime::{Linux, PosixRlimitType, Process};
 
 use crate::{
-    ExecRequest, PlanError, capability, namespaces, scheduling,
+    ExecRequest, PlanError, capability, namespaces, placement, scheduling,
     seccomp::{self, Architecture, SeccompError},
     users,
 };
@@ -17,8 +20,7 @@ pub(crate) fn process(
     ids: Option<IdMaps>,
 ) -> Result<ProcessPlan, PlanError> {
     let args = process.args().clone().unwrap_or_default();
-    let env = process.env().clone().unwrap_or_default();
-    build(process, linux, ids, args, &env)
+    build(process, linux, ids, args, &each_once(process.env().iter().flatten()))
 }
 
 /// A further process with the identity of the first.
@@ -28,22 +30,37 @@ pub(crate) fn exec_process(
     ids: Option<IdMaps>,
     request: &ExecRequest,
 ) -> Result<ProcessPlan, PlanError> {
-    let mut env = process.env().clone().unwrap_or_default();
-    for entry in &request.env {
-        match env.iter_mut().find(|known| key(known) == key(entry)) {
-            Some(known) => known.clone_from(entry),
-            None => env.push(entry.clone()),
-        }
-    }
+    let mut env = each_once(process.env().iter().flatten().chain(&request.env));
     if request.terminal && !env.iter().any(|entry| key(entry) == "TERM") {
         env.push("TERM=xterm".into());
     }
     let mut plan = build(process, linux, ids, request.args.clone(), &env)?;
+    plan.affinity = placement::affinity(process)?;
     plan.terminal = request.terminal;
     if let Some(cwd) = &request.cwd {
         plan.cwd = checked_cwd(cwd)?;
     }
     Ok(plan)
+}
+
+/// Of entries with the same name the last holds, in the place of the first.
+fn each_once<'a>(entries: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let mut env: Vec<String> = Vec::new();
+    let mut known: HashMap<&str, usize> = HashMap::new();
+    for entry in entries {
+        match known.entry(key(entry)) {
+            Entry::Occupied(place) => {
+                if let Some(earlier) = env.get_mut(*place.get()) {
+                    earlier.clone_from(entry);
+                }
+            }
+            Entry::Vacant(place) => {
+                place.insert(env.len());
+                env.push(entry.clone());
+            }
+        }
+    }
+    env
 }
 
 fn key(entry: &str) -> &str {
@@ -87,6 +104,9 @@ fn build(
         personality: scheduling::personality(linux)?,
         scheduling: scheduling::scheduling(process)?,
         io_priority: scheduling::io_priority(process)?,
+        memory_policy: placement::memory_policy(linux)?,
+        affinity: None,
+        find_home: false,
     })
 }
 

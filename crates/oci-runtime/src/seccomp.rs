@@ -10,7 +10,9 @@
 //! - otherwise the first entry whose conditions all hold decides, else the default action;
 //! - an entry that tests one argument twice holds if *any* of its conditions holds;
 //! - names the kernel's tables lack are skipped;
-//! - the native architecture is always covered, also when not listed.
+//! - the native architecture is always covered, also when not listed;
+//! - where the default action is an error, calls newer than every call the profile names get
+//!   `ENOSYS`.
 //!
 //! Differences, all towards refusing: x32 calls without `SCMP_ARCH_X32` get the default action,
 //! or end the process where the default action would let them pass; conditions compare all 64
@@ -36,14 +38,14 @@ pub(crate) use known::program;
 /// Why a profile cannot be compiled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SeccompError {
-    /// Needs a listener in user space.
-    #[error("action SCMP_ACT_NOTIFY needs a seccomp agent, which this runtime does not offer")]
-    Notify,
+    /// Every call would wait, those by which the container is set up too.
+    #[error("SCMP_ACT_NOTIFY as the default action: nothing could be done without the agent")]
+    NotifyByDefault,
     /// A flag that only makes sense with a listener.
-    #[error("filter flag {flag} is not supported")]
+    #[error("filter flag {flag} without SCMP_ACT_NOTIFY")]
     Flag {
         /// Its name.
-        flag: String,
+        flag: &'static str,
     },
     /// System calls have six arguments.
     #[error("a rule for `{syscall}` tests argument {index}: there are arguments 0 to 5")]
@@ -76,6 +78,7 @@ pub(crate) mod ret {
     pub(crate) const KILL_THREAD: u32 = 0;
     pub(crate) const TRAP: u32 = 0x0003_0000;
     pub(crate) const ERRNO: u32 = 0x0005_0000;
+    pub(crate) const NOTIFY: u32 = 0x7fc0_0000;
     pub(crate) const TRACE: u32 = 0x7ff0_0000;
     pub(crate) const LOG: u32 = 0x7ffc_0000;
     pub(crate) const ALLOW: u32 = 0x7fff_0000;
@@ -95,6 +98,9 @@ const MAX_INSTRUCTIONS: usize = 4096;
 /// [`SeccompError`] when the profile asks for what a filter cannot do.
 pub fn compile(profile: &LinuxSeccomp, native: Architecture) -> Result<SeccompPlan, SeccompError> {
     let default = action(profile.default_action(), profile.default_errno_ret())?;
+    if default == ret::NOTIFY {
+        return Err(SeccompError::NotifyByDefault);
+    }
     let entries = rules::entries(profile, default)?;
     let program = assemble::program(&sections(profile, native, &entries, default));
     if program.len() > MAX_INSTRUCTIONS {
@@ -103,7 +109,14 @@ pub fn compile(profile: &LinuxSeccomp, native: Architecture) -> Result<SeccompPl
     Ok(SeccompPlan {
         program: program.iter().flat_map(|insn| insn.to_bytes()).collect(),
         flags: flags(profile)?,
+        listener: None,
     })
+}
+
+/// Whether a filter made of this profile asks a listener about some calls.
+pub fn asks(profile: &LinuxSeccomp) -> bool {
+    let rules = profile.syscalls().iter().flatten();
+    rules.into_iter().any(|rule| rule.action() == LinuxSeccompAction::ScmpActNotify)
 }
 
 /// One section per audit value, the native one first.
@@ -125,6 +138,7 @@ fn sections(
         .map(|audit| {
             let mut leaves = rules::Leaves::new(default);
             for arch in covered.iter().filter(|arch| arch.audit() == audit) {
+                leaves.unknown_above(profile, *arch);
                 rules::add(&mut leaves, entries, *arch);
             }
             let x32_is_unfiltered = audit == Architecture::X32.audit()
@@ -154,7 +168,7 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, Seccomp
         LinuxSeccompAction::ScmpActTrace => with_data(ret::TRACE),
         LinuxSeccompAction::ScmpActLog => Ok(ret::LOG),
         LinuxSeccompAction::ScmpActAllow => Ok(ret::ALLOW),
-        LinuxSeccompAction::ScmpActNotify => Err(SeccompError::Notify),
+        LinuxSeccompAction::ScmpActNotify => Ok(ret::NOTIFY),
     }
 }
 
@@ -164,13 +178,17 @@ fn flags(profile: &LinuxSeccomp) -> Result<u32, SeccompError> {
     const TSYNC: u32 = 1;
     const LOG: u32 = 2;
     const SPEC_ALLOW: u32 = 4;
+    const WAIT_KILLABLE: u32 = 32;
     let Some(listed) = profile.flags() else { return Ok(SPEC_ALLOW) };
     listed.iter().try_fold(0, |flags, flag| match flag {
         LinuxSeccompFilterFlag::SeccompFilterFlagTsync => Ok(flags | TSYNC),
         LinuxSeccompFilterFlag::SeccompFilterFlagLog => Ok(flags | LOG),
         LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => Ok(flags | SPEC_ALLOW),
+        LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if asks(profile) => {
+            Ok(flags | WAIT_KILLABLE)
+        }
         LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
-            Err(SeccompError::Flag { flag: flag.to_string() })
+            Err(SeccompError::Flag { flag: "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" })
         }
     })
 }

@@ -111,7 +111,7 @@ fn pid_namespaces_come_from_the_pod_another_container_or_the_host() {
 fn what_is_not_executed_is_refused_by_name() {
     for (pointer, value, field) in [
         ("/linux/intelRdt", json!({"enableMonitoring": true}), "linux.intelRdt.enableMonitoring"),
-        ("/linux/memoryPolicy", json!({"mode": "MPOL_DEFAULT"}), "linux.memoryPolicy"),
+        ("/vm", json!({"kernel": {"path": "/vmlinuz"}}), "vm"),
         ("/linux/sysctl", json!({"kernel.panic": "1"}), "linux.sysctl[kernel.panic]"),
     ] {
         let refused = planned(&changed(pointer, value), true);

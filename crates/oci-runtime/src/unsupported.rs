@@ -1,6 +1,6 @@
 //! What a spec may say and the launcher cannot do.
 
-use oci_spec::runtime::{Linux, Process, Spec};
+use oci_spec::runtime::{Process, Spec};
 
 use crate::PlanError;
 
@@ -13,22 +13,13 @@ pub(crate) fn check(spec: &Spec) -> Result<(), PlanError> {
         ("vm", spec.vm().is_some()),
         ("zos", spec.zos().is_some()),
     ])?;
-    spec.process().as_ref().map_or(Ok(()), process)?;
-    spec.linux().as_ref().map_or(Ok(()), linux)
+    spec.process().as_ref().map_or(Ok(()), process)
 }
 
 fn process(process: &Process) -> Result<(), PlanError> {
     refuse(&[
         ("process.commandLine", process.command_line().is_some()),
-        ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
         ("process.user.username", process.user().username().is_some()),
-    ])
-}
-
-fn linux(linux: &Linux) -> Result<(), PlanError> {
-    refuse(&[
-        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
-        ("linux.memoryPolicy", linux.memory_policy().is_some()),
     ])
 }
 

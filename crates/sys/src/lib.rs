@@ -22,6 +22,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod pidfd;
+pub mod placement;
 pub mod priority;
 pub mod process;
 pub mod program;

@@ -92,6 +92,15 @@ pub fn of_process(pid: rustix::process::Pid, kind: Kind) -> io::Result<OwnedFd> 
     open_link(&format!("/proc/{}/ns/{}", pid.as_raw_nonzero(), kind.name()))
 }
 
+/// Whether the caller is in the same namespace as a process; not where that cannot be seen.
+pub fn is_own(pid: rustix::process::Pid, kind: Kind) -> bool {
+    let link = |process: &str| {
+        rustix::fs::readlink(format!("/proc/{process}/ns/{}", kind.name()), Vec::new()).ok()
+    };
+    let own = link("thread-self");
+    own.is_some() && own == link(&pid.as_raw_nonzero().to_string())
+}
+
 fn open_link(path: &str) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }

@@ -264,6 +264,31 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     checked(returned)
 }
 
+/// Closes every file from number `first` on but those of `keep`.
+///
+/// # Errors
+/// What `close_range(2)` refuses with.
+///
+/// # Safety
+/// Nothing may use the others any more, whoever owns them: the caller never returns to frames that do.
+pub unsafe fn close_all_but(first: u32, keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut kept: Vec<u32> =
+        keep.iter().filter_map(|file| u32::try_from(file.as_raw_fd()).ok()).collect();
+    kept.sort_unstable();
+    let mut from = first;
+    for number in kept.into_iter().filter(|number| *number >= first).chain([u32::MAX]) {
+        if number > from {
+            // SAFETY: the caller's promise.
+            let closed = unsafe { libc::syscall(libc::SYS_close_range, from, number - 1, 0) };
+            if closed < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        from = number.saturating_add(1);
+    }
+    Ok(())
+}
+
 /// Gives the process a new anonymous session keyring. A kernel without keys has none to leak.
 ///
 /// # Errors

@@ -32,6 +32,68 @@ pub fn make(maps: &IdMaps, owned: &[Kind]) -> io::Result<Made> {
     made
 }
 
+/// Who writes the maps of a namespace that an ordinary user makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mapper {
+    /// The process itself: one id, its own. Its groups cannot be changed any more.
+    Own,
+    /// `newuidmap` and `newgidmap`, which know what ids a user was given (`subuid(5)`).
+    Helpers,
+}
+
+/// Moves the calling process, which has one thread, into a new user namespace with these maps and a
+/// copy of its mount namespace that belongs to it, and makes it root there.
+///
+/// # Errors
+/// What the calls refuse with; the process may be in a namespace without maps then, and should end.
+pub fn enter_new(maps: &IdMaps, mapper: Mapper) -> io::Result<()> {
+    match mapper {
+        Mapper::Own => {
+            namespace::unshare(&[Kind::User, Kind::Mount])?;
+            std::fs::write("/proc/self/setgroups", "deny")?;
+            std::fs::write("/proc/self/uid_map", lines(&maps.uids))?;
+            std::fs::write("/proc/self/gid_map", lines(&maps.gids))?;
+        }
+        Mapper::Helpers => {
+            let (here, there) = crate::fdpass::packet_pair()?;
+            let own = rustix::process::getpid().as_raw_nonzero().to_string();
+            let body = || {
+                let go = crate::fdpass::receive(&there, 1);
+                let mapped = go.and_then(|_| by_helpers(&own, maps));
+                mapped.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EPERM), |()| 0)
+            };
+            // SAFETY: the caller's process has one thread.
+            let child =
+                unsafe { crate::process::clone_child(NewNamespaces::default(), None, body) }?;
+            let entered = namespace::unshare(&[Kind::User, Kind::Mount]);
+            if entered.is_ok() {
+                crate::fdpass::send(here.as_fd(), b"go", None)?;
+            } else {
+                crate::pidfd::kill(child.pidfd.as_fd())?;
+            }
+            let ended = crate::pidfd::wait(child.pidfd.as_fd())?;
+            entered?;
+            if ended != crate::pidfd::Ended::Exited(0) {
+                return Err(io::Error::from_raw_os_error(ended.code()));
+            }
+        }
+    }
+    crate::credentials::set_gid(0)?;
+    crate::credentials::set_uid(0)
+}
+
+fn by_helpers(process: &str, maps: &IdMaps) -> io::Result<()> {
+    for (program, map) in [("newuidmap", &maps.uids), ("newgidmap", &maps.gids)] {
+        let numbers = map.iter().flat_map(|m| [m.container_id, m.host_id, m.length]);
+        let mut command = std::process::Command::new(program);
+        command.arg(process).args(numbers.map(|number| number.to_string()));
+        if !command.status()?.success() {
+            return Err(io::Error::from_raw_os_error(libc::EPERM));
+        }
+    }
+    Ok(())
+}
+
 fn flag(kind: Kind) -> NewNamespaces {
     match kind {
         Kind::Mount => NewNamespaces::MOUNT,

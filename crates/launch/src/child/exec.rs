@@ -1,8 +1,9 @@
 //! Working directory, finding the program, executing it. Everything here runs with the container's
 //! root as root.
 
+use std::borrow::Cow;
 use std::ffi::{CStr, CString};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
@@ -84,8 +85,8 @@ impl<'a> Found<'a> {
     }
 
     /// Replaces this process; returns why that failed.
-    pub(super) fn execute(&self, job: &Job<'_>) -> LaunchError {
-        let (args, env) = (&job.words.args, &job.words.env);
+    pub(super) fn execute(&self, job: &Job<'_>, env: &[CString]) -> LaunchError {
+        let args = &job.words.args;
         match self {
             Self::Path(path) => {
                 let error = sys::process::execve(path, args, env);
@@ -97,6 +98,42 @@ impl<'a> Found<'a> {
             }
         }
     }
+}
+
+/// What the program finds in its environment. Who is to have a `HOME` and is given none gets that of
+/// its user in the container (as every shell that is logged in to has).
+pub(super) fn environment<'a>(job: &Job<'a>, root: BorrowedFd<'_>) -> Cow<'a, [CString]> {
+    const HOME: &[u8] = b"HOME=";
+    let env = job.words.env.as_slice();
+    let given =
+        |entry: &CString| entry.as_bytes().strip_prefix(HOME).is_some_and(|h| !h.is_empty());
+    if !job.process.find_home || env.iter().any(given) {
+        return Cow::Borrowed(env);
+    }
+    let mut env: Vec<CString> =
+        env.iter().filter(|entry| !entry.as_bytes().starts_with(HOME)).cloned().collect();
+    let home = home_of(job.process.uid, root).unwrap_or_else(|| b"/".to_vec());
+    env.extend(CString::new([HOME, &home].concat()));
+    Cow::Owned(env)
+}
+
+/// By the container's table of users, if it has one that can be read and is no device or the like.
+fn home_of(uid: u32, root: BorrowedFd<'_>) -> Option<Vec<u8>> {
+    const MOST: u64 = 1 << 20;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = sys::fs::open_in_root(root, c"/etc/passwd", flags, Symlinks::Follow).ok()?;
+    let stat = rustix::fs::fstat(&file).ok()?;
+    if !FileType::from_raw_mode(stat.st_mode).is_file() {
+        return None;
+    }
+    let mut table = Vec::new();
+    std::fs::File::from(file).take(MOST).read_to_end(&mut table).ok()?;
+    let uid = uid.to_string();
+    let fields = |line: &[u8]| -> Option<Vec<u8>> {
+        let mut fields = line.split(|byte| *byte == b':');
+        (fields.nth(2) == Some(uid.as_bytes())).then(|| fields.nth(2).map(<[u8]>::to_vec))?
+    };
+    table.split(|byte| *byte == b'\n').find_map(fields).filter(|home| !home.is_empty())
 }
 
 fn look_up(name: &CStr, path: &[u8]) -> Result<CString, LaunchError> {

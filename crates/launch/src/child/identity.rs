@@ -1,11 +1,12 @@
 //! Who the program is: labels, user, groups, capabilities, `no_new_privs`, seccomp.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use sys::credentials;
 
 use crate::error::{At, LaunchError, Step};
+use crate::launcher::Groups;
 use crate::plan::{CapabilitySets, ProcessPlan, SeccompPlan};
 use crate::report::Reporter;
 
@@ -37,6 +38,11 @@ impl Label {
         Ok(label)
     }
 
+    /// What has to stay open for it.
+    pub(super) fn files(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().map(|(file, ..)| file.as_fd())
+    }
+
     fn set(self) -> Result<(), LaunchError> {
         for (file, value, name) in self.0 {
             sys::fs::write_once(file.as_fd(), value.as_bytes()).at(Step::Label, &name)?;
@@ -51,6 +57,7 @@ pub(super) fn assume(
     process: &ProcessPlan,
     label: Label,
     reporter: Reporter<'_>,
+    groups: Option<Groups>,
     settle: impl FnOnce() -> Result<(), LaunchError>,
 ) -> Result<(), LaunchError> {
     let sets = available(&process.capabilities, reporter)?;
@@ -60,11 +67,13 @@ pub(super) fn assume(
     // Without no_new_privs only CAP_SYS_ADMIN may load a filter, so it comes before that goes. The
     // filter then has to let the calls below through, as it has for every runtime.
     if !process.no_new_privs {
-        load_seccomp(process.seccomp.as_ref())?;
+        load_seccomp(process.seccomp.as_ref(), reporter)?;
     }
     let user = format!("user {}:{}", process.uid, process.gid);
     credentials::keep_capabilities().at(Step::Capabilities, "keep over the change of user")?;
-    credentials::set_groups(&process.groups).at(Step::User, &user)?;
+    if groups != Some(Groups::Kept) || !process.groups.is_empty() {
+        credentials::set_groups(&process.groups).at(Step::User, &user)?;
+    }
     credentials::set_gid(process.gid).at(Step::User, &user)?;
     credentials::set_uid(process.uid).at(Step::User, &user)?;
     settle()?;
@@ -73,7 +82,7 @@ pub(super) fn assume(
     credentials::set_ambient(sets.ambient).at(Step::Capabilities, "ambient")?;
     if process.no_new_privs {
         credentials::no_new_privs().at(Step::NoNewPrivs, "")?;
-        load_seccomp(process.seccomp.as_ref())?;
+        load_seccomp(process.seccomp.as_ref(), reporter)?;
     }
     Ok(())
 }
@@ -89,13 +98,16 @@ fn available(
     let all = wanted.permitted | wanted.effective | wanted.inheritable | wanted.bounding;
     let missing = all & credentials::known() & !held;
     if missing != 0 {
-        let numbers: Vec<String> =
-            (0..64).filter(|n| missing & (1 << n) != 0).map(|n| n.to_string()).collect();
-        let what = format!("capabilities {}", numbers.join(", "));
+        let what = format!("capabilities {}", numbers(missing));
         reporter.warn(&what, "knarr itself does not have them");
     }
     let permitted = wanted.permitted & held;
     let inheritable = wanted.inheritable & held & wanted.bounding;
+    let lost = wanted.ambient & held & !(permitted & inheritable);
+    if lost != 0 {
+        let what = format!("ambient capabilities {}", numbers(lost));
+        reporter.warn(&what, "they are not permitted and inheritable as well");
+    }
     Ok(CapabilitySets {
         bounding: wanted.bounding,
         effective: wanted.effective & permitted,
@@ -105,9 +117,17 @@ fn available(
     })
 }
 
-fn load_seccomp(filter: Option<&SeccompPlan>) -> Result<(), LaunchError> {
-    match filter {
-        Some(filter) => sys::seccomp::load(&filter.program, filter.flags).at(Step::Seccomp, ""),
-        None => Ok(()),
+fn numbers(set: u64) -> String {
+    let numbers = (0..64).filter(|n| set & (1 << n) != 0).map(|n: u32| n.to_string());
+    numbers.collect::<Vec<_>>().join(", ")
+}
+
+fn load_seccomp(filter: Option<&SeccompPlan>, reporter: Reporter<'_>) -> Result<(), LaunchError> {
+    let Some(SeccompPlan { program, flags, listener }) = filter else { return Ok(()) };
+    if listener.is_none() {
+        return sys::seccomp::load(program, *flags).at(Step::Seccomp, "");
     }
+    let channel = reporter.to_owned().at(Step::Channel, "")?;
+    let send = move |listener: BorrowedFd<'_>| Reporter(channel.as_fd()).listener(listener);
+    sys::seccomp::load_listening(program, *flags, send).at(Step::Seccomp, " with a listener")
 }

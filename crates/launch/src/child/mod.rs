@@ -25,6 +25,7 @@ mod target;
 mod terminal;
 
 use std::cell::OnceCell;
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{Mode, OFlags};
@@ -123,6 +124,7 @@ impl Job<'_> {
     }
 
     fn steps(&self, caller: &OnceCell<OwnedFd>) -> Result<std::convert::Infallible, LaunchError> {
+        session::apply_initial_affinity(self.process)?;
         {
             let _span = span("child: join cgroups");
             join(&self.groups.early)?;
@@ -144,26 +146,29 @@ impl Job<'_> {
         session::clean_slate(self.launcher.options.keep_keyring)?;
         let cwd = exec::enter_cwd(root.as_fd(), &self.process.cwd)?;
         let program = exec::Found::find(self)?;
+        let env = exec::environment(self, root.as_fd());
         drop(finding);
-        self.wait(caller)?;
+        self.wait(caller, &root, &label)?;
         let reporter = self.listener(caller);
         let late = span("child: limits");
         // Late, because a tight limit on files or memory would hit the steps above.
         session::apply_limits(self.process, reporter)?;
+        session::apply_affinity(self.process)?;
         session::apply_priorities(self.process)?;
         let first = 3_u32.saturating_add(self.launcher.options.keep_files);
         sys::process::close_on_exec_from(first).at(Step::CloseFiles, "")?;
         rustix::process::umask(self.process.umask.map_or(inherited_mask, Mode::from_raw_mode));
         drop(late);
         let identity = span("child: identity and filter");
-        identity::assume(self.process, label, reporter, || cwd.settle(root.as_fd()))?;
+        let groups = self.launcher.options.users_own;
+        identity::assume(self.process, label, reporter, groups, || cwd.settle(root.as_fd()))?;
         drop(identity);
-        self.run_hooks()?;
-        Err(program.execute(self))
+        self.run_hooks(&env)?;
+        Err(program.execute(self, &env))
     }
 
     /// Programs of the container come last: they have the rights of its process, and no more.
-    fn run_hooks(&self) -> Result<(), LaunchError> {
+    fn run_hooks(&self, env: &[CString]) -> Result<(), LaunchError> {
         let Place::New(New { plan: LaunchPlan { hooks: Some(hooks), .. }, .. }) = &self.place
         else {
             return Ok(());
@@ -172,14 +177,25 @@ impl Job<'_> {
             return Ok(());
         }
         let own = rustix::process::getpid().as_raw_nonzero().get();
+        if self.process.seccomp.as_ref().is_some_and(|filter| filter.listener.is_some()) {
+            // The thread that has sent the listener is about to end; only a single one may fork.
+            while sys::process::thread_count().is_ok_and(|count| count > 1) {
+                std::thread::yield_now();
+            }
+        }
         // Whoever starts it may have come long after the launch began.
         let until = Deadline::of_launch();
-        hooks::run(hooks, &hooks.start_container, hooks::Status::Created, own, until)
+        hooks::run_within(hooks, &hooks.start_container, own, env, until)
     }
 
     /// Waits until the program is to be executed, and joins the last cgroups. One that waits for
     /// nobody knows how long has joined them before: others may follow it into its namespaces.
-    fn wait(&self, caller: &OnceCell<OwnedFd>) -> Result<(), LaunchError> {
+    fn wait(
+        &self,
+        caller: &OnceCell<OwnedFd>,
+        root: &OwnedFd,
+        label: &identity::Label,
+    ) -> Result<(), LaunchError> {
         match self.start {
             Start::AtOnce => self.join_late(),
             Start::WhenTold => {
@@ -188,11 +204,28 @@ impl Job<'_> {
             }
             Start::WhenCalled(gate) => {
                 self.join_late()?;
+                self.let_go(gate, root, label)?;
                 let connection = self.reporter.wait_for_caller(gate).at(Step::Channel, "")?;
                 caller.get_or_init(|| connection);
                 Ok(())
             }
         }
+    }
+
+    /// Closes what a process that may wait for days has no use for. Nobody in the container can look
+    /// at its files, and were it otherwise there should be nothing of the host's to be found.
+    fn let_go(
+        &self,
+        gate: BorrowedFd<'_>,
+        root: &OwnedFd,
+        label: &identity::Label,
+    ) -> Result<(), LaunchError> {
+        let mut keep = vec![gate, root.as_fd(), self.reporter.0];
+        keep.extend(label.files());
+        let first = 3_u32.saturating_add(self.launcher.options.keep_files);
+        // SAFETY: what else is open belongs to frames of the parent's, to which this process never
+        // returns; from here on only these are used.
+        unsafe { sys::process::close_all_but(first, &keep) }.at(Step::CloseFiles, "")
     }
 
     fn join_late(&self) -> Result<(), LaunchError> {
@@ -274,6 +307,11 @@ impl Job<'_> {
         let own_users = self.process.user_ids.is_some();
         kinds.extend(own_users.then_some(Kind::User));
         kinds.extend(self.process.own_time.then_some(Kind::Time));
+        if self.launcher.options.users_own.is_some() {
+            // Those it shares with its launcher are the host's, which it may not enter.
+            let pid = sys::pidfd::pid_of(inside.target).at(Step::Namespace, "the container's")?;
+            kinds.retain(|kind| !namespace::is_own(pid, *kind));
+        }
         namespace::enter_of(inside.target, &kinds).at(Step::Namespace, "the container's")?;
         if own_users {
             user::become_root()?;

@@ -25,6 +25,8 @@ pub(super) struct Builder<'a> {
     root: BorrowedFd<'a>,
     /// The container's own `devpts`, if the plan has one.
     devpts: Option<OwnedFd>,
+    /// Mounts that are filled before they become read-only.
+    to_protect: Vec<OwnedFd>,
 }
 
 impl<'a> Builder<'a> {
@@ -37,7 +39,7 @@ impl<'a> Builder<'a> {
         let staging = shown.map_or(job.launcher.staging.as_path(), |hooks| Path::new(&hooks.root));
         sys::mount::attach_at(new.tree.root.as_fd(), staging)
             .at(Step::Root, &staging.to_string_lossy())?;
-        Ok(Self { job, new, root: new.tree.root.as_fd(), devpts: None })
+        Ok(Self { job, new, root: new.tree.root.as_fd(), devpts: None, to_protect: Vec::new() })
     }
 
     /// Builds it all and makes it this process's root; returns a handle on that.
@@ -55,6 +57,10 @@ impl<'a> Builder<'a> {
         }
         self.make_cwd();
         self.run_hooks()?;
+        for mount in &self.to_protect {
+            let change = Change { set: ATTR_RDONLY, ..Change::default() };
+            sys::mount::change(mount, false, change).at(Step::MountAttributes, "/dev")?;
+        }
         let masking = span("child: masks");
         for path in &plan.readonly_paths {
             protect::make_read_only(self.root, path).at(Step::ReadOnly, path)?;
@@ -130,17 +136,22 @@ impl<'a> Builder<'a> {
         copy_up: bool,
     ) -> Result<(), LaunchError> {
         let real = matches!(fstype, "proc" | "sysfs");
+        let mode = self.mode_of(mount, fstype, options);
         let target = if real {
             target::resolve_real(self.root, &mount.target)
         } else {
             target::resolve(self.root, &mount.target, true)
         }
         .at(Step::MountTarget, &mount.target)?;
-        // A copy has to be written before the mount becomes read-only.
-        let held_back = if copy_up { mount.attr_set & ATTR_RDONLY } else { 0 };
-        let made = make(mount, fstype, source, options, mount.attr_set & !held_back)?;
+        // A copy has to be written before the mount becomes read-only, and so has `/dev`.
+        let filled_later = mount.target == "/dev";
+        let held_back = if copy_up || filled_later { mount.attr_set & ATTR_RDONLY } else { 0 };
+        let options = [options, mode.as_slice()].concat();
+        let made = make(mount, fstype, source, &options, mount.attr_set & !held_back)?;
         if copy_up {
             sys::copy::copy_tree(target.as_fd(), made.as_fd()).at(Step::CopyUp, &mount.target)?;
+        }
+        if copy_up && !filled_later {
             let change = Change { set: held_back, ..Change::default() };
             sys::mount::change(&made, false, change).at(Step::MountAttributes, &mount.target)?;
         }
@@ -152,8 +163,20 @@ impl<'a> Builder<'a> {
         sys::mount::attach(made.as_fd(), target.as_fd()).at(Step::MountNew, &mount.target)?;
         if fstype == "devpts" {
             self.devpts = Some(made);
+        } else if filled_later && held_back != 0 {
+            self.to_protect.push(made);
         }
         Ok(())
+    }
+
+    /// A tmpfs over a directory that is there looks like that, unless its plan says otherwise.
+    fn mode_of(&self, mount: &MountPlan, fstype: &str, options: &[FsOption]) -> Option<FsOption> {
+        if fstype != "tmpfs" || options.iter().any(|option| option.key == "mode") {
+            return None;
+        }
+        let there = sys::fs::find_in_root(self.root, mount.target.as_str()).ok()?;
+        let mode = rustix::fs::fstat(there).ok()?.st_mode & 0o7777;
+        Some(FsOption { key: "mode".to_owned(), value: Some(format!("{mode:o}")) })
     }
 
     /// The v1 view: a small tmpfs with one directory per hierarchy, as hosts have it.
@@ -240,9 +263,19 @@ impl<'a> Builder<'a> {
         if !hooks.create_runtime.is_empty() {
             self.job.reporter.wait_for_hooks().at(Step::Channel, "")?;
         }
+        if !hooks.create_container.is_empty() {
+            // As with runc, they start in the container's root.
+            rustix::process::fchdir(self.root).at(Step::Root, &hooks.root)?;
+        }
         let own = rustix::process::getpid().as_raw_nonzero().get();
         let status = hooks::Status::Creating;
-        hooks::run(hooks, &hooks.create_container, status, own, self.new.hooks_until)
+        hooks::run(
+            hooks,
+            ("createContainer", &hooks.create_container),
+            status,
+            own,
+            self.new.hooks_until,
+        )
     }
 
     fn enter(self) -> Result<OwnedFd, LaunchError> {

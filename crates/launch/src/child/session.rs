@@ -4,10 +4,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{FileType, Gid, Uid};
-use sys::priority;
+use rustix::io::Errno;
+use sys::{placement, priority};
 
 use crate::error::{At, LaunchError, Step};
-use crate::plan::{self, ProcessPlan, Rlimit};
+use crate::plan::{self, NumberRange, ProcessPlan, Rlimit};
 use crate::report::Reporter;
 
 /// Sets the OOM adjustment. Only `CAP_SYS_RESOURCE` may lower it: without it the inherited value
@@ -46,8 +47,40 @@ pub(super) fn raise_limits(process: &ProcessPlan) -> Result<(), LaunchError> {
     Ok(())
 }
 
-/// Scheduling, disk priority and execution domain.
+/// Processors before the process is in its cgroup. `None`: those it was born with.
+pub(super) fn apply_initial_affinity(process: &ProcessPlan) -> Result<(), LaunchError> {
+    let initial = process.affinity.as_ref().map(|affinity| affinity.initial.as_slice());
+    match initial {
+        None | Some([]) => Ok(()),
+        Some(ranges) => run_on(ranges),
+    }
+}
+
+/// Processors in its cgroup: what the launcher may not use itself is not lost to the container.
+pub(super) fn apply_affinity(process: &ProcessPlan) -> Result<(), LaunchError> {
+    match &process.affinity {
+        Some(affinity) if !affinity.last.is_empty() => run_on(&affinity.last),
+        // The kernel decides then, from what it has been so far.
+        Some(affinity) if !affinity.initial.is_empty() => Ok(()),
+        Some(_) | None => placement::run_anywhere().at(Step::Priority, "processor affinity"),
+    }
+}
+
+fn run_on(ranges: &[NumberRange]) -> Result<(), LaunchError> {
+    let run = || placement::run_on(&mask(ranges)?);
+    run().at(Step::Priority, "processor affinity")
+}
+
+fn mask(ranges: &[NumberRange]) -> io::Result<placement::Mask> {
+    placement::Mask::of(ranges.iter().map(|range| (range.first, range.last)))
+}
+
+/// Scheduling, disk priority, execution domain and where memory comes from.
 pub(super) fn apply_priorities(process: &ProcessPlan) -> Result<(), LaunchError> {
+    if let Some(policy) = &process.memory_policy {
+        let set = || placement::take_memory(policy.mode, &mask(&policy.nodes)?);
+        set().at(Step::Priority, "memory policy")?;
+    }
     if let Some(plan) = process.scheduling {
         let plan::Scheduling { policy, flags, nice, priority, runtime, deadline, period } = plan;
         let how = priority::Scheduling { policy, flags, nice, priority, runtime, deadline, period };
@@ -137,5 +170,9 @@ fn give_pipe(file: BorrowedFd<'_>, uid: u32) -> io::Result<()> {
     if stat.st_uid == uid || !FileType::from_raw_mode(stat.st_mode).is_fifo() {
         return Ok(());
     }
-    Ok(rustix::fs::fchown(file, Some(Uid::from_raw(uid)), None::<Gid>)?)
+    match rustix::fs::fchown(file, Some(Uid::from_raw(uid)), None::<Gid>) {
+        // An ordinary user cannot give away what somebody else has made for it.
+        Ok(()) | Err(Errno::PERM) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::pty::OpenptFlags;
-use rustix::termios::Winsize;
+use rustix::termios::{OptionalActions, OutputModes, Winsize};
 
 use super::{Job, session};
 use crate::error::{At, LaunchError, Step};
@@ -54,12 +54,21 @@ impl Terminal {
                 Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
             rustix::termios::tcsetwinsize(&self.slave, size).at(Step::Terminal, "size")?;
         }
+        if job.launcher.options.own_line_ends {
+            self.keep_line_ends().at(Step::Terminal, "line ends")?;
+        }
         job.reporter.console(self.master.as_fd()).at(Step::Terminal, "hand over")?;
         let user = Some(Uid::from_raw(job.process.uid));
         rustix::fs::fchown(&self.slave, user, None::<Gid>).at(Step::Terminal, "owner")?;
         rustix::process::ioctl_tiocsctty(&self.slave).at(Step::Terminal, "control")?;
         let slave = self.slave.as_fd();
         session::use_files([slave, slave, slave], job.process.uid)
+    }
+
+    fn keep_line_ends(&self) -> io::Result<()> {
+        let mut settings = rustix::termios::tcgetattr(&self.slave)?;
+        settings.output_modes.remove(OutputModes::ONLCR);
+        Ok(rustix::termios::tcsetattr(&self.slave, OptionalActions::Now, &settings)?)
     }
 
     /// A detached bind of the slave, for `/dev/console`.

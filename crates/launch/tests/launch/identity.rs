@@ -133,7 +133,7 @@ fn deny(number: i64) -> SeccompPlan {
         bytes.extend(k.to_ne_bytes());
         bytes
     });
-    SeccompPlan { program: bytes.collect(), flags: 0 }
+    SeccompPlan { program: bytes.collect(), flags: 0, listener: None }
 }
 
 fn a_filter_denies_what_it_says(world: &mut World) {
@@ -156,7 +156,7 @@ fn a_filter_without_no_new_privs(world: &mut World) {
 
 fn a_broken_filter_refuses(world: &mut World) {
     let mut plan = world.plan("true");
-    plan.process.seccomp = Some(SeccompPlan { program: vec![0xff; 8], flags: 0 });
+    plan.process.seccomp = Some(SeccompPlan { program: vec![0xff; 8], flags: 0, listener: None });
     let error = world.refused(&plan);
     assert_eq!(error.kind(), FailureKind::Internal);
     assert!(error.sentence().starts_with("load the seccomp filter: "), "{}", error.sentence());

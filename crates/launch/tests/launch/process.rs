@@ -226,7 +226,7 @@ fn leave(world: &World, command: &str) -> (OwnedFd, Running) {
 fn left_waiting(world: &mut World) {
     let (dir, running) = leave(world, "exit 3");
     let caller = sys::fdpass::connect_at(dir.as_fd(), "gate").unwrap();
-    launch::start_waiting(&caller).unwrap();
+    launch::start_waiting(&caller, running.pid, None).unwrap();
     assert_eq!(sys::pidfd::wait(running.pidfd.as_fd()).unwrap(), Ended::Exited(3));
     // The socket was the waiting process's alone.
     let error = sys::fdpass::connect_at(dir.as_fd(), "gate").unwrap_err();
@@ -244,7 +244,7 @@ fn a_caller_that_goes_away(world: &mut World) {
     // It gets to this one only after those.
     let caller = sys::fdpass::connect_at(dir.as_fd(), "gate").unwrap();
     assert!(sys::pidfd::try_wait(running.pidfd.as_fd()).unwrap().is_none());
-    launch::start_waiting(&caller).unwrap();
+    launch::start_waiting(&caller, running.pid, None).unwrap();
     assert_eq!(sys::pidfd::wait(running.pidfd.as_fd()).unwrap(), Ended::Exited(4));
 }
 
@@ -266,7 +266,7 @@ fn told_why_it_failed(world: &mut World) {
     let prepared = world.launcher.prepare_waiting(&plan, io, gate.as_fd()).unwrap();
     let running = prepared.leave().unwrap();
     let caller = sys::fdpass::connect_at(dir.as_fd(), "gate").unwrap();
-    let error = launch::start_waiting(&caller).unwrap_err();
+    let error = launch::start_waiting(&caller, running.pid, None).unwrap_err();
     assert_eq!(error.kind(), FailureKind::CannotExec, "{}", error.sentence());
     assert!(error.sentence().contains("/bin/odd"), "{}", error.sentence());
     assert_eq!(sys::pidfd::wait(running.pidfd.as_fd()).unwrap(), Ended::Exited(1));

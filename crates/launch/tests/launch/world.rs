@@ -170,6 +170,7 @@ impl World {
             sysctls: Vec::new(),
             hostname: None,
             cgroup: CgroupPlan::default(),
+            net_devices: vec![],
             hooks: None,
         }
     }

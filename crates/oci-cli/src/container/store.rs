@@ -237,7 +237,8 @@ impl Container {
     pub(crate) fn spec(&self) -> Result<Spec, OciError> {
         let path = self.path.join(SPEC);
         let text = std::fs::read(&path).at("read", &path)?;
-        parse_spec(&path, &text)
+        // What is passed over was told when it was created.
+        parse_spec(&path, &text).map(|(spec, _)| spec)
     }
 
     pub(crate) fn staging(&self) -> PathBuf {
@@ -274,16 +275,16 @@ impl Container {
     }
 }
 
-/// Reads a specification of a version that is known.
-pub(crate) fn parse_spec(path: &Path, text: &[u8]) -> Result<Spec, OciError> {
+/// Reads a specification of a version that is known; says what of it was passed over.
+pub(crate) fn parse_spec(path: &Path, text: &[u8]) -> Result<(Spec, Vec<String>), OciError> {
     let not = |source| OciError::NotJson { path: path.to_owned(), what: "an OCI spec", source };
-    let spec: Spec = serde_json::from_slice(text).map_err(not)?;
+    let (spec, passed) = crate::tolerant::spec(text).map_err(not)?;
     let version = spec.version();
     // Later minor versions only add; what is added is refused by name where it is known.
     if version.split('.').next() == Some("1") && version.split('.').count() >= 3 {
-        Ok(spec)
+        Ok((spec, passed))
     } else {
-        Err(OciError::SpecVersion { version: version.clone() })
+        Err(OciError::SpecVersion { path: path.to_owned(), version: version.clone() })
     }
 }
 

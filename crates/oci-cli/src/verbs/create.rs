@@ -15,7 +15,7 @@ use crate::console;
 use crate::container::{Container, Init, Lock, Record};
 use crate::error::{At as _, OciError};
 use crate::launching::{self, Bundle, Host};
-use crate::scope;
+use crate::{rootless, scope};
 
 pub(crate) fn run(cx: &Context<'_>, args: &CreateArgs) -> Result<(), OciError> {
     let new = New::begin(cx, &args.id, &args.new, false)?;
@@ -28,9 +28,24 @@ pub(crate) fn run(cx: &Context<'_>, args: &CreateArgs) -> Result<(), OciError> {
         // The caller has it now, or there is none.
         drop(launching::settle_console(io, prepared.console.take())?);
         launching::write_pid_file(io, prepared.pid)?;
+        launching::hand_over_process(io, prepared.pidfd())?;
         launching::log_warnings(&prepared.leave()?.warnings, cx.log);
         Ok(())
     })
+}
+
+/// Somebody else's processes would be the container's, and in a group that is stopped it would never
+/// come to be.
+fn check_cgroup(launcher: &Launcher, plan: &LaunchPlan) -> Result<(), OciError> {
+    let Some(group) = plan.cgroup.groups.first() else { return Ok(()) };
+    if !launcher.pids(&plan.cgroup)?.is_empty() {
+        return Err(OciError::CgroupTaken { path: group.path.clone() });
+    }
+    // One that is not there yet is not frozen, and one without a freezer never.
+    if launcher.is_frozen(&plan.cgroup).unwrap_or_default() {
+        return Err(OciError::CgroupFrozen { path: group.path.clone() });
+    }
+    Ok(())
 }
 
 /// A container that is being made.
@@ -62,24 +77,18 @@ impl<'a> New<'a> {
             keep_files: launching::check_files(files)?,
             keep_keyring: args.no_new_keyring,
             no_pivot: args.no_pivot,
+            users_own: rootless::groups(cx.in_user_namespace),
+            own_line_ends: stays && args.io.console_socket.is_none(),
         };
         let bundle = Bundle::read(&args.bundle)?;
+        bundle.passed.iter().for_each(|passed| cx.log.warning(passed));
         launching::check_console(&args.io, bundle.has_terminal(), stays)?;
         let host = Host::look()?;
-        let record = bundle.record(id, cx.systemd_cgroup)?;
-        scope::check(&bundle.spec, &record, host.cgroups())?;
+        let record = bundle.record(id, cx)?;
+        let spec = if cx.in_user_namespace { rootless::inside(bundle.spec) } else { bundle.spec };
+        scope::check(&spec, &record, host.cgroups())?;
         let (container, lock) = cx.store.create(id)?;
-        let new = Self {
-            container,
-            record,
-            spec: bundle.spec,
-            host,
-            cx,
-            options,
-            activation,
-            stays,
-            lock,
-        };
+        let new = Self { container, record, spec, host, cx, options, activation, stays, lock };
         let noted = new
             .container
             .write_spec(&bundle.text)
@@ -106,11 +115,7 @@ impl<'a> New<'a> {
                 console::give_own_size(&mut plan.process);
             }
             let launcher = launching::launcher(&self.container, self.options)?;
-            if let Some(group) = plan.cgroup.groups.first()
-                && !launcher.pids(&plan.cgroup)?.is_empty()
-            {
-                return Err(OciError::CgroupTaken { path: group.path.clone() });
-            }
+            check_cgroup(&launcher, &plan)?;
             let scope = scope::of(&self.spec, &self.record)?;
             let held = scope.map(|scope| scope::begin(&scope, &self.record.id, &plan.cgroup));
             let _until_the_container_is_in_it = held.transpose()?;

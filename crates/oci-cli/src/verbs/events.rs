@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use launch::Options;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
+use super::state::to_line;
 use super::{Context, answer};
 use crate::args::EventsArgs;
 use crate::error::{At as _, OciError};
@@ -21,11 +23,7 @@ pub(crate) fn run(cx: &Context<'_>, args: &EventsArgs) -> Result<(), OciError> {
     let init = init.ok_or_else(|| OciError::NotRunning { id: args.id.clone() })?;
     let cgroup = Host::look()?.cgroup(&container.spec()?, &record)?;
     let line = |kind: &str, data: Option<Value>| {
-        let mut event = json!({"type": kind, "id": args.id});
-        if let Some(data) = data {
-            event["data"] = data;
-        }
-        answer(&format!("{event}\n"))
+        answer(&format!("{}\n", to_line(&Event { kind, id: &args.id, data })))
     };
     if args.stats {
         return line("stats", Some(stats::read(&cgroup)));
@@ -59,6 +57,16 @@ pub(crate) fn run(cx: &Context<'_>, args: &EventsArgs) -> Result<(), OciError> {
             next = Instant::now() + interval;
         }
     }
+}
+
+/// In the order in which runc writes it, and simple readers look for it.
+#[derive(Debug, Serialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Value>,
 }
 
 fn interval(text: &str) -> Result<Duration, OciError> {

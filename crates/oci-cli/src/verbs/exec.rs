@@ -14,6 +14,7 @@ use crate::container::Status;
 use crate::error::{At as _, OciError};
 use crate::foreground::Foreground;
 use crate::launching::{self, Host};
+use crate::{rootless, sub_cgroup, tolerant};
 
 pub(crate) fn run(cx: &Context<'_>, args: &ExecArgs) -> Result<u8, OciError> {
     let keep_files = launching::check_files(args.io.preserve_fds)?;
@@ -38,24 +39,35 @@ pub(crate) fn run(cx: &Context<'_>, args: &ExecArgs) -> Result<u8, OciError> {
         ..ExecRequest::default()
     };
     spec.set_process(Some(process));
+    if cx.in_user_namespace {
+        spec = rootless::inside(spec);
+    }
     launching::check_console(&args.io, request.terminal, !args.detach)?;
     let mut plan =
         host.with_context(&record, |context| oci_runtime::exec_plan(&spec, &request, context))?;
     if !args.detach {
         console::give_own_size(&mut plan.process);
     }
-    let launcher = launching::launcher(&container, Options { keep_files, ..Options::default() })?;
+    plan.cgroup = sub_cgroup::below(plan.cgroup, &args.cgroup)?;
+    let own_line_ends = !args.detach && args.io.console_socket.is_none();
+    let users_own = rootless::groups(cx.in_user_namespace);
+    let options = Options { keep_files, own_line_ends, users_own, ..Options::default() };
+    let launcher = launching::launcher(&container, options)?;
     let foreground = if args.detach { None } else { Some(Foreground::begin()?) };
     let io = console::io_of(request.terminal);
     let mut running = launcher.exec(&plan, init.as_fd(), io)?;
     launching::log_warnings(&running.warnings, cx.log);
     let settled = launching::settle_console(&args.io, running.console.take())
-        .and_then(|console| launching::write_pid_file(&args.io, running.pid).map(|()| console));
+        .and_then(|console| launching::write_pid_file(&args.io, running.pid).map(|()| console))
+        .and_then(|console| {
+            launching::hand_over_process(&args.io, Some(running.pidfd.as_fd())).map(|()| console)
+        });
     match settled {
         Ok(console) => running.console = console,
         Err(error) => {
             // Nobody would know of it.
             sys::pidfd::kill(running.pidfd.as_fd()).step("kill the process")?;
+            sys::pidfd::wait(running.pidfd.as_fd()).step("wait for the process")?;
             return Err(error);
         }
     }
@@ -66,7 +78,7 @@ pub(crate) fn run(cx: &Context<'_>, args: &ExecArgs) -> Result<u8, OciError> {
 fn process(spec: &Spec, args: &ExecArgs) -> Result<Process, OciError> {
     if let Some(path) = &args.process {
         let text = std::fs::read(path).at("read", path)?;
-        return serde_json::from_slice(&text).map_err(|source| OciError::NotJson {
+        return tolerant::process(&text).map_err(|source| OciError::NotJson {
             path: path.clone(),
             what: "a process of an OCI spec",
             source,
@@ -151,7 +163,12 @@ fn with_capabilities(sets: Option<LinuxCapabilities>, more: &[Capability]) -> Li
     };
     let (bounding, effective, permitted) =
         (add(sets.bounding()), add(sets.effective()), add(sets.permitted()));
+    // What programs inherit they have without being asked to: as runc has it.
+    let inherited = sets.inheritable().clone().unwrap_or_default();
+    let ambient = sets.ambient().iter().flatten().chain(more);
+    let ambient = ambient.filter(|one| inherited.contains(one)).copied().collect::<HashSet<_>>();
     sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
+    sets.set_ambient(Some(ambient));
     sets
 }
 

@@ -1,6 +1,6 @@
 //! `list`
 
-use super::state::{State, to_text};
+use super::state::{State, to_line};
 use super::{Context, answer};
 use crate::args::{ListArgs, ListFormat};
 use crate::error::OciError;
@@ -23,7 +23,7 @@ pub(crate) fn run(cx: &Context<'_>, args: &ListArgs) -> Result<(), OciError> {
         }
     }
     match args.format {
-        ListFormat::Json => answer(&to_text(&states)),
+        ListFormat::Json => answer(&to_line(&states)),
         ListFormat::Table => answer(&table(&states)),
     }
 }

@@ -16,6 +16,7 @@ mod state;
 mod update;
 
 use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 
 use crate::args::{Arguments, Verb};
 use crate::container::Store;
@@ -29,13 +30,19 @@ pub(crate) struct Context<'a> {
     pub(crate) log: &'a Log,
     /// New containers have their cgroups from systemd.
     pub(crate) systemd_cgroup: bool,
+    /// This program is root of the container's user namespace only.
+    pub(crate) in_user_namespace: bool,
 }
 
 /// Does what was asked; the exit code.
 pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<u8, OciError> {
     log.debug(&format!("{:?}", arguments.verb));
-    let store = Store::new(&arguments.root)?;
-    let cx = Context { store, log, systemd_cgroup: arguments.systemd_cgroup };
+    let cx = Context {
+        store: Store::new(&root(arguments))?,
+        log,
+        systemd_cgroup: arguments.systemd_cgroup,
+        in_user_namespace: arguments.in_user_namespace,
+    };
     match &arguments.verb {
         Verb::Create(args) => create::run(&cx, args).map(|()| 0),
         Verb::Start(args) => start::run(&cx, &args.id).map(|()| 0),
@@ -52,6 +59,18 @@ pub(crate) fn run(arguments: &Arguments, log: &Log) -> Result<u8, OciError> {
         Verb::Events(args) => events::run(&cx, args).map(|()| 0),
         Verb::Features => features::run().map(|()| 0),
         Verb::Spec(args) => spec::run(args).map(|()| 0),
+    }
+}
+
+/// Where containers' state is.
+pub(crate) fn root(arguments: &Arguments) -> PathBuf {
+    if let Some(root) = &arguments.root {
+        return root.clone();
+    }
+    let users = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+    match users.filter(|_| !rustix::process::geteuid().is_root()) {
+        Some(dir) => Path::new(&dir).join("knarr-oci"),
+        None => PathBuf::from("/run/knarr-oci"),
     }
 }
 

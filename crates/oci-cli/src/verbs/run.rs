@@ -39,6 +39,7 @@ fn start(
     let io = &args.new.io;
     prepared.console = launching::settle_console(io, prepared.console.take())?;
     launching::write_pid_file(io, prepared.pid)?;
+    launching::hand_over_process(io, prepared.pidfd())?;
     let mut running = prepared.start()?;
     if let Some(hooks) = &plan.hooks {
         running.warnings.extend(launcher.poststart_hooks(hooks, running.pid));

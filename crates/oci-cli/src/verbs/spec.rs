@@ -12,12 +12,14 @@ use crate::error::{At as _, OciError};
 pub(crate) fn run(args: &SpecArgs) -> Result<(), OciError> {
     let path = args.bundle.join("config.json");
     let mut file = File::create_new(&path).at("make", &path)?;
-    let text = format!("{}\n", to_text(&specification(args.rootless)));
+    // Where the host has one tree a container sees its own part of it as the root.
+    let v2 = sys::cgroup::detect().is_ok_and(|layout| layout.is_v2());
+    let text = format!("{}\n", to_text(&specification(args.rootless, v2)));
     file.write_all(text.as_bytes()).at("write", &path)
 }
 
 /// A shell in `rootfs`, with little that it may do.
-fn specification(rootless: bool) -> Value {
+fn specification(rootless: bool, v2: bool) -> Value {
     let capabilities = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
     let mut spec = json!({
         "ociVersion": "1.0.2",
@@ -49,7 +51,6 @@ fn specification(rootless: bool) -> Value {
                 {"type": "ipc"},
                 {"type": "uts"},
                 {"type": "mount"},
-                {"type": "cgroup"},
             ],
             "maskedPaths": [
                 "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
@@ -61,6 +62,9 @@ fn specification(rootless: bool) -> Value {
             ],
         },
     });
+    if let Some(namespaces) = spec["linux"]["namespaces"].as_array_mut().filter(|_| v2) {
+        namespaces.push(json!({"type": "cgroup"}));
+    }
     if rootless {
         for_a_user(&mut spec);
     }
@@ -120,8 +124,11 @@ mod tests {
 
     #[test]
     fn both_forms_are_specifications() {
-        for rootless in [false, true] {
-            let spec: Spec = serde_json::from_value(specification(rootless)).unwrap();
+        for (rootless, v2) in [(false, false), (false, true), (true, false), (true, true)] {
+            let spec: Spec = serde_json::from_value(specification(rootless, v2)).unwrap();
+            let namespaces = spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap();
+            let cgroup = oci_spec::runtime::LinuxNamespaceType::Cgroup;
+            assert_eq!(namespaces.iter().any(|one| one.typ() == cgroup), v2);
             assert_eq!(spec.root().as_ref().unwrap().path().to_str(), Some("rootfs"));
             let users = spec.linux().as_ref().unwrap().uid_mappings().is_some();
             assert_eq!(users, rootless);

@@ -61,6 +61,12 @@ pub(crate) fn run(cx: &Context<'_>, id: &str) -> Result<(), OciError> {
     answer(&format!("{}\n", to_text(&state)))
 }
 
+/// On one line.
+pub(super) fn to_line(value: &impl Serialize) -> String {
+    serde_json::to_string(value)
+        .unwrap_or_else(|error| unreachable!("texts and numbers are JSON: {error}"))
+}
+
 pub(super) fn to_text(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(value)
         .unwrap_or_else(|error| unreachable!("texts and numbers are JSON: {error}"))

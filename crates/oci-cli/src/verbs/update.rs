@@ -48,6 +48,14 @@ pub(crate) fn run(cx: &Context<'_>, args: &UpdateArgs) -> Result<(), OciError> {
     if let Some(scope) = scope::of(&spec, &record)? {
         scope::update(&scope, &plan)?;
     }
+    let schemata: Vec<String> =
+        [&args.l3_cache_schema, &args.mem_bw_schema].into_iter().flatten().cloned().collect();
+    if !schemata.is_empty() {
+        let group = host.with_context(&record, |context| {
+            oci_runtime::cgroup::schemata_of(&spec, &schemata, context)
+        })?;
+        launcher.apply_schemata(&group)?;
+    }
     container.write_record(&Record { resources: Some(wanted), ..record })
 }
 
@@ -99,6 +107,10 @@ fn given(args: &UpdateArgs) -> Result<Value, OciError> {
     let bytes = |option: &'static str, text: &Option<String>| {
         text.as_deref().map(|text| bytes(option, text)).transpose()
     };
+    let memory = bytes("--memory", &args.memory)?;
+    // Without a limit of memory there is none of memory and swap, unless one is given.
+    let unlimited = memory.filter(|memory| *memory < 0);
+    let swap = bytes("--memory-swap", &args.memory_swap)?.or(unlimited);
     lay_over(
         &mut given,
         json!({
@@ -115,9 +127,9 @@ fn given(args: &UpdateArgs) -> Result<Value, OciError> {
                 "mems": args.cpuset_mems,
             },
             "memory": {
-                "limit": bytes("--memory", &args.memory)?,
+                "limit": memory,
                 "reservation": bytes("--memory-reservation", &args.memory_reservation)?,
-                "swap": bytes("--memory-swap", &args.memory_swap)?,
+                "swap": swap,
             },
             "pids": args.pids_limit.map(|limit| json!({"limit": limit})),
         }),

@@ -36,12 +36,18 @@ fn checked(name: &str) -> Result<&str, PlanError> {
 
 /// `schemata` speaks for itself; the two older fields are lines of it.
 fn schemata(rdt: &LinuxIntelRdt) -> Result<Vec<String>, PlanError> {
-    let lines: Vec<&String> = match rdt.schemata().as_ref().filter(|lines| !lines.is_empty()) {
-        Some(lines) => lines.iter().collect(),
-        None => [rdt.l3_cache_schema(), rdt.mem_bw_schema()].into_iter().flatten().collect(),
-    };
+    match rdt.schemata().as_ref().filter(|lines| !lines.is_empty()) {
+        Some(lines) => checked_lines(lines.iter()),
+        None => checked_lines([rdt.l3_cache_schema(), rdt.mem_bw_schema()].into_iter().flatten()),
+    }
+}
+
+/// The lines of these texts.
+pub(super) fn checked_lines<'a>(
+    texts: impl Iterator<Item = &'a String>,
+) -> Result<Vec<String>, PlanError> {
     let mut checked = Vec::new();
-    for line in lines.into_iter().flat_map(|text| text.lines()).map(str::trim) {
+    for line in texts.flat_map(|text| text.lines()).map(str::trim) {
         if line.is_empty() {
             continue;
         }

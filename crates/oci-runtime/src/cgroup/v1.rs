@@ -39,13 +39,15 @@ pub(super) fn settings(
 /// periods likewise. Bursts go last, they are bounded by the quota.
 fn cpu(cpu: &LinuxCpu) -> Vec<CgroupSetting> {
     let mut settings = Vec::new();
-    settings.extend(cpu.shares().filter(|v| *v != 0).map(|v| required("cpu.shares", v)));
+    settings.extend(cpu.idle().map(|v| required("cpu.idle", v)));
+    // The kernel refuses them for an idle group.
+    let shares = cpu.shares().filter(|v| *v != 0 && cpu.idle().unwrap_or(0) == 0);
+    settings.extend(shares.map(|v| required("cpu.shares", v)));
     settings.extend(cpu.realtime_period().map(|v| required("cpu.rt_period_us", v)));
     settings.extend(cpu.realtime_runtime().map(|v| required("cpu.rt_runtime_us", v)));
     settings.extend(cpu.period().filter(|v| *v != 0).map(|v| required("cpu.cfs_period_us", v)));
     settings.extend(cpu.quota().filter(|v| *v != 0).map(|v| required("cpu.cfs_quota_us", v)));
     settings.extend(cpu.burst().map(|v| required("cpu.cfs_burst_us", v)));
-    settings.extend(cpu.idle().map(|v| required("cpu.idle", v)));
     settings
 }
 

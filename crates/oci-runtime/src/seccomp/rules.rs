@@ -6,6 +6,8 @@ use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompOperator, LinuxSyscall};
 
 use super::{SeccompError, action, arch::Architecture, multiplexed, ret, table};
 
+const ENOSYS: u32 = 38;
+
 /// A test of one argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Condition {
@@ -90,15 +92,32 @@ pub(super) struct Leaves {
     by_number: BTreeMap<u32, Leaf>,
     /// Everything from [`table::X32`] to the sign bit ends the process.
     refuse_x32: bool,
+    /// First and last number of calls that the profile's writer cannot have known.
+    newer: Vec<(u32, u32)>,
 }
 
 impl Leaves {
     pub(super) fn new(default: u32) -> Self {
-        Self { default, by_number: BTreeMap::new(), refuse_x32: false }
+        Self { default, by_number: BTreeMap::new(), refuse_x32: false, newer: Vec::new() }
     }
 
     pub(super) fn refuse_x32(&mut self) {
         self.refuse_x32 = true;
+    }
+
+    /// Calls of `arch` that are newer than every one the profile names are not there: programs then do
+    /// without, as they do on older kernels, where any other error would confuse them.
+    pub(super) fn unknown_above(&mut self, profile: &LinuxSeccomp, arch: Architecture) {
+        if self.default & 0xffff_0000 != ret::ERRNO {
+            return;
+        }
+        let names = profile.syscalls().iter().flatten().flat_map(|rule| rule.names());
+        let newest = names.filter_map(|name| table::number(name, arch)).max();
+        let last = if arch == Architecture::X32 { 0x7fff_ffff } else { table::X32 - 1 };
+        if let Some(first) = newest.and_then(|newest| newest.checked_add(1)).filter(|n| *n <= last)
+        {
+            self.newer.push((first, last));
+        }
     }
 
     fn always(&mut self, number: u32, action: u32) {
@@ -120,10 +139,16 @@ impl Leaves {
     pub(super) fn into_ranges(self) -> Vec<(u32, Leaf)> {
         let background = |number: u32| {
             let x32 = (table::X32..0x8000_0000).contains(&number);
-            Leaf::Action(if self.refuse_x32 && x32 { ret::KILL_PROCESS } else { self.default })
+            let newer = self.newer.iter().any(|(first, last)| (*first..=*last).contains(&number));
+            Leaf::Action(match (self.refuse_x32 && x32, newer) {
+                (true, _) => ret::KILL_PROCESS,
+                (false, true) => ret::ERRNO | ENOSYS,
+                (false, false) => self.default,
+            })
         };
         let mut points: BTreeMap<u32, Leaf> =
             [0, table::X32, 0x8000_0000].map(|start| (start, background(start))).into();
+        points.extend(self.newer.iter().map(|(first, _)| (*first, background(*first))));
         for number in self.by_number.keys() {
             if let Some(next) = number.checked_add(1) {
                 points.insert(next, background(next));

@@ -95,7 +95,12 @@ fn read(profile: &LinuxSeccomp, call: &Call) -> u32 {
             found = Some(action);
         }
     }
-    found.unwrap_or(default)
+    let names = profile.syscalls().iter().flatten().flat_map(|rule| rule.names());
+    let newest = names.filter_map(|name| table::number(name, arch)).max();
+    let end = if arch == Architecture::X32 { 0x8000_0000 } else { X32 };
+    let newer = newest.is_some_and(|newest| call.number > newest && call.number < end);
+    let unknown = newer && default & 0xffff_0000 == ret::ERRNO;
+    found.unwrap_or(if unknown { ret::ERRNO | 38 } else { default })
 }
 
 fn holds(arg: &LinuxSeccompArg, actual: u64) -> bool {
@@ -310,7 +315,11 @@ fn an_allowed_socket_call_is_allowed_through_socketcall_only_without_conditions(
 #[test]
 fn what_a_filter_cannot_do_is_refused() {
     let notify = profile(Action::ScmpActNotify, &[], vec![]);
-    assert_eq!(compile(&notify, Architecture::X86_64), Err(SeccompError::Notify));
+    assert_eq!(compile(&notify, Architecture::X86_64), Err(SeccompError::NotifyByDefault));
+    let mut nobody = profile(Action::ScmpActAllow, &[], vec![]);
+    nobody.set_flags(Some(vec![LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv]));
+    let refused = compile(&nobody, Architecture::X86_64);
+    assert!(matches!(refused, Err(SeccompError::Flag { .. })), "{refused:?}");
     let index = rule(&["read"], Action::ScmpActAllow, vec![arg(6, Op::ScmpCmpEq, 0, 0)]);
     assert_eq!(
         compile(&profile(Action::ScmpActErrno, &[], vec![index]), Architecture::X86_64),
@@ -329,6 +338,31 @@ fn listed_flags_replace_the_default_flag() {
     assert_eq!(compiled(&plain).flags, 0);
     plain.set_flags(Some(vec![LinuxSeccompFilterFlag::SeccompFilterFlagLog]));
     assert_eq!(compiled(&plain).flags, 2);
+}
+
+#[test]
+fn a_call_that_asks_the_agent_is_told_from_others() {
+    let ask = rule(&["mkdir"], Action::ScmpActNotify, vec![]);
+    let mut profile = profile(Action::ScmpActAllow, &[], vec![ask]);
+    assert!(asks(&profile) && !asks(&default_profile(0)));
+    profile.set_flags(Some(vec![LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv]));
+    let plan = compiled(&profile);
+    assert_eq!(plan.flags, 32);
+    let number = |name| table::number(name, Architecture::X86_64).unwrap();
+    assert_eq!(run(&plan, &call(X86_64, number("mkdir"), 0)), ret::NOTIFY);
+    assert_eq!(run(&plan, &call(X86_64, number("rmdir"), 0)), ret::ALLOW);
+}
+
+#[test]
+fn calls_newer_than_the_profile_are_not_there() {
+    let allow = rule(&["read", "clone3"], Action::ScmpActAllow, vec![]);
+    let plan = compiled(&profile(Action::ScmpActErrno, ALL_X86, vec![allow.clone()]));
+    let newest = table::number("clone3", Architecture::X86_64).unwrap();
+    assert_eq!(run(&plan, &call(X86_64, newest - 1, 0)), ret::ERRNO | 1);
+    assert_eq!(run(&plan, &call(X86_64, newest + 1, 0)), ret::ERRNO | 38);
+    assert_eq!(run(&plan, &call(X86_64, X32 | (newest + 1), 0)), ret::ERRNO | 38);
+    let kills = compiled(&profile(Action::ScmpActKillProcess, ALL_X86, vec![allow]));
+    assert_eq!(run(&kills, &call(X86_64, newest + 1, 0)), ret::KILL_PROCESS);
 }
 
 fn default_profile(capabilities: u64) -> LinuxSeccomp {

@@ -12,6 +12,7 @@ mod bridge_port;
 mod conntrack;
 mod link_up;
 pub mod message;
+mod move_link;
 pub mod netns;
 pub mod nftables;
 pub mod prefix;

@@ -1,10 +1,17 @@
 //! The program as an OCI runtime.
 
+mod agents;
 mod containerd;
 mod escapes;
 mod exec;
 mod lifecycle;
 mod limits;
+mod network;
+mod placement;
+mod process;
 mod races;
+mod redirected;
+mod rootless;
+mod states;
 mod terminal;
 mod words;

@@ -71,20 +71,21 @@ fn what_features_do_not_list_is_refused_by_name() -> Result<()> {
     with_runtime(|runtime| {
         let id = runtime.id("a");
         type Change = fn(&mut Value);
-        let changes: [(&str, Change); 3] = [
-            ("SCMP_ACT_NOTIFY", |spec| {
-                spec["linux"]["seccomp"] = serde_json::json!({"defaultAction": "SCMP_ACT_NOTIFY"});
+        let changes: [(&str, Change); 4] = [
+            ("linux.intelRdt.enableMonitoring", |spec| {
+                spec["linux"]["intelRdt"] = serde_json::json!({"enableMonitoring": true});
             }),
-            ("linux.memoryPolicy", |spec| {
-                spec["linux"]["memoryPolicy"] =
-                    serde_json::json!({"mode": "MPOL_INTERLEAVE", "nodes": "0"});
+            ("linux.personality.flags", |spec| {
+                spec["linux"]["personality"] =
+                    serde_json::json!({"domain": "LINUX", "flags": ["ADDR_NO_RANDOMIZE"]});
             }),
-            ("linux.netDevices", |spec| {
-                spec["linux"]["netDevices"] = serde_json::json!({"eth7": {}});
+            ("linux.sysctl[kernel.panic]", |spec| {
+                spec["linux"]["sysctl"] = serde_json::json!({"kernel.panic": "1"});
             }),
+            ("windows", |spec| spec["windows"] = serde_json::json!({"layerFolders": ["C:"]})),
         ];
         for (word, change) in changes {
-            let bundle = runtime.bundle(word, "true", change)?;
+            let bundle = runtime.bundle(&word.replace(['[', ']'], "-"), "true", change)?;
             let said = runtime.leave_with(&["create", "-b", &bundle, &id])?;
             ensure!(said.code == 1 && said.err.contains(word), "{word}: {said:?}");
         }

@@ -1,0 +1,172 @@
+//! The runtime in the hands of an ordinary user.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use test_support::files::wait_for;
+use test_support::node::PATIENCE;
+use test_support::oci::{Runtime, Said, busybox_root, wait_ended, with_runtime};
+
+/// Nobody in particular.
+const USER: &str = "47110";
+
+/// A user with a directory of its own in that of a runtime.
+struct User {
+    dir: PathBuf,
+    program: PathBuf,
+}
+
+impl User {
+    fn of(runtime: &Runtime) -> Result<Self> {
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(runtime.dir(), open.clone())?;
+        let dir = runtime.dir().join("user");
+        fs::create_dir(&dir)?;
+        // The user may not go where the program was built.
+        let program = runtime.dir().join("bin/knarr-oci");
+        fs::create_dir(runtime.dir().join("bin"))?;
+        fs::copy(runtime.program(), &program).context("copy the program")?;
+        fs::set_permissions(&program, open)?;
+        let user = Self { dir, program };
+        user.take(&user.dir)?;
+        Ok(user)
+    }
+
+    fn take(&self, path: &Path) -> Result<()> {
+        let owner = format!("{USER}:{USER}");
+        let status = Command::new("chown").arg("-R").arg(owner).arg(path).status()?;
+        ensure!(status.success(), "chown of {}", path.display());
+        Ok(())
+    }
+
+    fn command(&self, program: &Path, words: &[&str]) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", USER, "--regid", USER, "--clear-groups", "--inh-caps=-all"]);
+        command.arg(program).args(words).current_dir(&self.dir).stdin(Stdio::null());
+        command.env("XDG_RUNTIME_DIR", &self.dir);
+        command
+    }
+
+    fn call(&self, words: &[&str]) -> Result<Said> {
+        let output = self.command(&self.program, words).output().context("run setpriv")?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let code = output.status.code().unwrap_or(256);
+        Ok(Said { code, out: text(&output.stdout), err: text(&output.stderr) })
+    }
+
+    /// A bundle of the user's.
+    fn bundle(&self, name: &str, command: &str, change: impl FnOnce(&mut Value)) -> Result<String> {
+        let dir = self.dir.join(name);
+        busybox_root(&dir.join("rootfs"))?;
+        self.take(&dir)?;
+        let place = dir.to_str().context("a path of text")?.to_owned();
+        self.call(&["spec", "--rootless", "--bundle", &place])?.ok()?;
+        let path = dir.join("config.json");
+        let mut spec: Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
+        spec["process"]["terminal"] = json!(false);
+        spec["process"]["args"] = json!(["/bin/sh", "-c", command]);
+        change(&mut spec);
+        fs::write(&path, spec.to_string())?;
+        Ok(place)
+    }
+}
+
+/// Runs a test as a user, where users may make namespaces.
+fn with_user(test: impl FnOnce(&User) -> Result<()>) -> Result<()> {
+    with_runtime(|runtime| {
+        let user = User::of(runtime)?;
+        let may = user.command(Path::new("unshare"), &["-Ur", "true"]).output()?.status.success();
+        if !may {
+            test_support::skip("users may not make namespaces on this host");
+            return Ok(());
+        }
+        test(&user)
+    })
+}
+
+#[test]
+fn a_user_runs_a_container_as_root_of_its_own_namespace() -> Result<()> {
+    with_user(|user| {
+        let command = "id -u; cat /proc/self/uid_map; echo x > /dev/null && hostname; exit 7";
+        let bundle = user.bundle("b", command, |_| {})?;
+        let said = user.call(&["run", "-b", &bundle, "a"])?;
+        let lines: Vec<&str> = said.out.lines().collect();
+        ensure!(said.code == 7 && lines.len() == 3, "{said:?}");
+        let map: Vec<&str> = lines[1].split_whitespace().collect();
+        ensure!(lines[0] == "0" && map == ["0", USER, "1"] && lines[2] == "knarr", "{said:?}");
+        // By default its state is where the user's files for a session are.
+        ensure!(fs::read_dir(user.dir.join("knarr-oci"))?.count() == 0, "something is left");
+        Ok(())
+    })
+}
+
+#[test]
+fn every_verb_is_for_users_too() -> Result<()> {
+    with_user(|user| {
+        let bundle = user.bundle("b", "echo up; sleep 100000", |spec| {
+            spec["process"]["oomScoreAdj"] = json!(300);
+        })?;
+        let streams = user.dir.join("streams");
+        let file = fs::File::create(&streams)?;
+        let status = user
+            .command(&user.program, &["create", "-b", &bundle, "a"])
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .status()?;
+        ensure!(status.success(), "{}", fs::read_to_string(&streams)?);
+        let state = |user: &User| -> Result<Value> {
+            Ok(serde_json::from_str(&user.call(&["state", "a"])?.ok()?)?)
+        };
+        ensure!(state(user)?["status"] == "created" && state(user)?["owner"] == USER);
+        user.call(&["start", "a"])?.ok()?;
+        wait_for(&streams, PATIENCE, |text| text.contains("up").then_some(()))?;
+        ensure!(state(user)?["status"] == "running");
+        let words =
+            ["exec", "a", "sh", "-c", "id -u; hostname; cat /proc/self/oom_score_adj; exit 3"];
+        let said = user.call(&words)?;
+        ensure!(said.code == 3 && said.out == "0\nknarr\n300\n", "{said:?}");
+        let list = user.call(&["list"])?.ok()?;
+        ensure!(list.contains("running"), "{list}");
+        let pid = state(user)?["pid"].clone();
+        let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(format!("/proc/{pid}"))?);
+        ensure!(owner.to_string() == USER, "it is run by {owner}");
+        user.call(&["kill", "a", "KILL"])?.ok()?;
+        wait_ended(&pid)?;
+        ensure!(state(user)?["status"] == "stopped");
+        user.call(&["delete", "a"])?.ok()?;
+        ensure!(fs::read_dir(user.dir.join("knarr-oci"))?.count() == 0, "something is left");
+        Ok(())
+    })
+}
+
+#[test]
+fn what_a_user_cannot_have_is_named() -> Result<()> {
+    with_user(|user| {
+        let none = |spec: &mut Value| {
+            if let Some(list) = spec["linux"]["namespaces"].as_array_mut() {
+                list.retain(|namespace| namespace["type"] != "user");
+            }
+        };
+        let others = |spec: &mut Value| {
+            spec["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 0, "size": 10}]);
+        };
+        let groups = |spec: &mut Value| spec["process"]["user"]["additionalGids"] = json!([0]);
+        type Change<'a> = &'a dyn Fn(&mut Value);
+        let cases: [(&str, Change<'_>, &str); 3] = [
+            ("none", &none, "user namespace"),
+            ("others", &others, "user namespace"),
+            ("groups", &groups, "become user 0:0"),
+        ];
+        for (name, change, word) in cases {
+            let bundle = user.bundle(name, "echo ran", change)?;
+            let said = user.call(&["run", "-b", &bundle, name])?;
+            ensure!(said.code == 1 && said.err.contains(word), "{name}: {said:?}");
+            ensure!(said.out.is_empty(), "{name}: {said:?}");
+        }
+        Ok(())
+    })
+}
