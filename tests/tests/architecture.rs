@@ -54,6 +54,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "knarr",
         &[
+            "bundle",
             "cli",
             "cni",
             "cri-api",
@@ -61,6 +62,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "failpoint",
             "image",
             "launch",
+            "layer",
             "model",
             "oci-cli",
             "oci-runtime",

@@ -3,6 +3,7 @@
 //! be, is refused with its file and line: a misspelt limit must not silently be none.
 
 mod file;
+mod handlers;
 mod parts;
 mod print;
 mod schema;
@@ -21,7 +22,8 @@ use std::{
 
 pub(crate) use verbs::ConfigVerb;
 
-use file::{Setting, Settings};
+use file::Settings;
+use handlers::Handler;
 use image::Verifiers;
 
 /// Where the configuration is looked for.
@@ -131,15 +133,6 @@ pub(crate) enum CgroupDriverKey {
     Cgroupfs,
     /// Slices and scopes asked of systemd.
     Systemd,
-}
-
-/// An OCI runtime.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Handler {
-    /// Knarr's own.
-    BuiltIn,
-    /// A binary with runc's command line.
-    Binary(PathBuf),
 }
 
 /// `[streaming]`
@@ -321,7 +314,7 @@ fn merge(texts: Vec<(PathBuf, String)>) -> Result<Loaded, ConfigError> {
 /// the problem is then among `problems`.
 fn build(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {
     let values = Values { settings };
-    let handlers = handlers(settings, problems);
+    let handlers = handlers::handlers(settings, problems);
     let default_handler = values.text("default_handler");
     if !handlers.contains_key(&default_handler)
         && let Some(setting) = settings.get("default_handler")
@@ -470,20 +463,4 @@ fn verifiers(values: &Values<'_>) -> Option<Option<Verifiers>> {
     let limit = values.duration("image.verifier_timeout")?;
     let dir = PathBuf::from(values.text("image.verifier_dir"));
     Some((!dir.as_os_str().is_empty()).then_some(Verifiers { dir, limit }))
-}
-
-fn handlers(settings: &Settings, problems: &mut Vec<Problem>) -> BTreeMap<String, Handler> {
-    let mut handlers = BTreeMap::from([(BUILT_IN.to_owned(), Handler::BuiltIn)]);
-    for (key, setting) in settings {
-        let name = key.strip_prefix("handlers.").and_then(|rest| rest.strip_suffix(".path"));
-        let (Some(name), Setting { value, origin }) = (name, setting) else { continue };
-        let path = value.first().map_or("", String::as_str);
-        if name == BUILT_IN && !path.is_empty() {
-            let text = format!("handler `{BUILT_IN}` is the built-in one and has no path");
-            problems.push(Problem { origin: origin.clone(), text });
-        }
-        let handler = if path.is_empty() { Handler::BuiltIn } else { Handler::Binary(path.into()) };
-        handlers.insert(name.to_owned(), handler);
-    }
-    handlers
 }

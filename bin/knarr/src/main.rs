@@ -9,6 +9,7 @@ mod memory;
 mod plugin;
 mod runtime;
 mod serve;
+mod unpack;
 mod watchdog;
 
 use std::{
@@ -91,6 +92,11 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
         Command::Oci(_) => anyhow::bail!("`oci` takes no options of knarr: say `knarr oci ...`"),
         Command::Config(verb) => verb.run(&mut io::stdout().lock()).map(|()| 0),
         Command::Client(verb) => {
+            if let cli::Verb::Image(image) = verb.as_ref()
+                && let Some(asked) = image.as_unpack()
+            {
+                return unpack::run(asked).map(|()| 0);
+            }
             let width = cli::terminal_width();
             let progress = width.is_some() && io::stderr().is_terminal();
             let (mut out, mut err) = (io::stdout(), io::stderr());

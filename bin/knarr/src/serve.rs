@@ -151,7 +151,10 @@ async fn build(config: &Config, places: &Places, urls: Urls) -> Result<Server> {
         network,
         network_monitor,
         network_gc_every: config.cni.gc_interval,
-        handlers: Handlers { default: config.default_handler.clone(), known: config.handlers() },
+        handlers: Handlers {
+            default: config.default_handler.clone(),
+            known: config.handlers(paths.state()),
+        },
         paths,
         shim,
         images: images.clone(),

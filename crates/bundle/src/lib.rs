@@ -15,6 +15,7 @@ mod apparmor;
 mod canonical;
 mod capability;
 mod error;
+mod image;
 mod input;
 mod namespaces;
 mod path;
@@ -26,6 +27,7 @@ mod user;
 pub use apparmor::wants_default_apparmor;
 pub use canonical::canonical_json;
 pub use error::SpecError;
+pub use image::image_spec;
 pub use input::{
     AnonymousVolume, AppArmorFacts, ContainerInput, DeviceKind, HostDevice, HostFacts,
     NamespacePaths, PodFiles, ResolvedDevice, ResolvedMount, SelinuxFacts,

@@ -55,6 +55,12 @@ pub enum Error {
     /// Keys that are none.
     #[error(transparent)]
     Keys(#[from] crate::stream::keys::KeysError),
+    /// No runtime does this.
+    #[error("`{verb}` is done by the knarr program, not by a runtime")]
+    NotOfARuntime {
+        /// What was asked for.
+        verb: &'static str,
+    },
     /// A session failed, in the runtime's words.
     #[error("{0}")]
     Session(String),

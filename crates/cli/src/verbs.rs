@@ -25,7 +25,7 @@ pub use attach::Attach;
 pub use df::Df;
 pub use doctor::Doctor;
 pub use exec::Exec;
-pub use image::Image;
+pub use image::{Image, Unpack};
 pub use images::Images;
 pub use info::Info;
 pub use inspect::Inspect;

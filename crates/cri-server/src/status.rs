@@ -69,10 +69,12 @@ pub(crate) fn from_run(error: RunError) -> Status {
     let code = match &error {
         RunError::Invalid(_)
         | RunError::UnknownHandler { .. }
-        | RunError::ExternalHandler { .. } => Code::InvalidArgument,
+        | RunError::HandlerWithoutUsers { .. } => Code::InvalidArgument,
         RunError::NameTaken { .. } => Code::AlreadyExists,
         RunError::ShuttingDown => Code::Unavailable,
-        RunError::UserNamespaces { .. } => Code::FailedPrecondition,
+        RunError::UserNamespaces { .. } | RunError::BrokenHandler { .. } => {
+            Code::FailedPrecondition
+        }
         RunError::Random(_)
         | RunError::Record { .. }
         | RunError::Files { .. }
@@ -80,6 +82,8 @@ pub(crate) fn from_run(error: RunError) -> Status {
         | RunError::Spawn { .. }
         | RunError::Scope { .. }
         | RunError::Pause { .. }
+        | RunError::SandboxContainer { .. }
+        | RunError::SandboxSpec { .. }
         | RunError::Setup { .. }
         | RunError::Network { .. }
         | RunError::LeftBehind { .. } => Code::Unknown,
@@ -110,6 +114,7 @@ pub(crate) fn from_create(error: CreateError) -> Status {
         | CreateError::RecursiveReadOnly(_)
         | CreateError::Cdi { .. }
         | CreateError::Class { .. }
+        | CreateError::BaseSpec { .. }
         | CreateError::Relabel { .. }
         | CreateError::LogPath { .. }
         | CreateError::Spec { .. }

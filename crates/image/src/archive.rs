@@ -6,6 +6,7 @@ mod load;
 mod manifest;
 mod members;
 mod save;
+mod single;
 
 use std::io;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use crate::error::{LayerError, PullError};
 
 pub use load::Loaded;
 pub use save::{ArchiveStream, LayerSource};
+pub(crate) use single::ArchiveImage;
 
 /// Why an archive was not stored, or not all of it.
 #[derive(Debug, thiserror::Error)]

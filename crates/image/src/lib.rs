@@ -7,7 +7,8 @@
 //!
 //! Never here: HTTP, tar, mounts, the CRI's types, decisions about which image to remove.
 //!
-//! Main types: [`Images`], [`Image`], [`ImageLease`], [`PullError`], [`PullProgress`].
+//! Main types: [`Images`], [`Image`], [`ImageLease`], [`PullError`], [`PullProgress`]. Without a store:
+//! [`make_rootfs`].
 #![forbid(unsafe_code)]
 
 mod accounts;
@@ -24,6 +25,7 @@ mod progress;
 mod publish;
 mod pull;
 mod record;
+mod rootfs;
 mod slots;
 mod tag;
 mod unpack;
@@ -43,6 +45,7 @@ pub use images::{Config, ImageLease, Images};
 pub use layer::Limits;
 pub use progress::{LayerProgress, PullProgress, Stage};
 pub use registry::Credentials;
+pub use rootfs::{MergeError, RootfsError, Source, make_rootfs};
 pub use snapshot::{LayerUsage, LayerVerdict};
 pub use tag::TagError;
 pub use unusable::Unusable;

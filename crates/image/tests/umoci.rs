@@ -265,22 +265,41 @@ mod tests {
             let view = layers.open_merged(&loaded[0].image.diff_ids).unwrap();
             let ours = tree(&PathBuf::from(format!("/proc/self/fd/{}/.", view.as_raw_fd())));
             let theirs = tree(&bundle.join("rootfs"));
-            let paths: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
-            let differ = |path: &&&PathBuf| ours.get(**path) != theirs.get(**path);
-            let different: Vec<_> = paths
-                .iter()
-                .filter(differ)
-                .map(|path| {
-                    format!(
-                        "/{}: {:?}, umoci {:?}",
-                        path.display(),
-                        ours.get(*path),
-                        theirs.get(*path)
-                    )
-                })
-                .collect();
-            assert!(different.is_empty(), "{}:\n{}", image.repository, different.join("\n"));
-            assert!(ours.len() > 10, "{}", image.repository);
+            compare(&image, &ours, &theirs);
+            let flat = flat(&layout_dir, scratch.path()).await;
+            compare(&image, &tree(&flat), &theirs);
         }
+    }
+
+    /// The tree that is made without a store.
+    async fn flat(layout: &Path, scratch: &Path) -> PathBuf {
+        let (rootfs, work) = (scratch.join("rootfs"), scratch.join("work"));
+        fs::create_dir(&rootfs).unwrap();
+        fs::create_dir(&work).unwrap();
+        let source = image::Source::Archive { path: layout.to_owned(), name: Some("1".into()) };
+        let config = registry::Config::default();
+        let rights = layer::Rights::Root;
+        let made = image::make_rootfs(config, &source, &rootfs, &work, rights).await;
+        assert_eq!(made.unwrap().os, "linux");
+        assert_eq!(fs::read_dir(&work).unwrap().count(), 0);
+        rootfs
+    }
+
+    fn compare(
+        image: &OciImage,
+        ours: &BTreeMap<PathBuf, String>,
+        theirs: &BTreeMap<PathBuf, String>,
+    ) {
+        let paths: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+        let differ = |path: &&&PathBuf| ours.get(**path) != theirs.get(**path);
+        let different: Vec<_> = paths
+            .iter()
+            .filter(differ)
+            .map(|path| {
+                format!("/{}: {:?}, umoci {:?}", path.display(), ours.get(*path), theirs.get(*path))
+            })
+            .collect();
+        assert!(different.is_empty(), "{}:\n{}", image.repository, different.join("\n"));
+        assert!(ours.len() > 10, "{}", image.repository);
     }
 }

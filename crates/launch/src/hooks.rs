@@ -184,17 +184,22 @@ fn memory(name: &str) -> io::Result<std::fs::File> {
     Ok(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?.into())
 }
 
-fn spawn(words: &Words, stdin: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Result<Child> {
+/// Only a process with one thread may be cloned to go on with code of its own.
+pub(crate) fn ensure_one_thread() -> io::Result<()> {
     match sys::process::thread_count() {
-        Ok(1) => {}
+        Ok(1) => Ok(()),
         // In a container that has no /proc: a child of ours, which never has a second thread.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Ok(_) => {
             let why = "the launcher has other threads";
-            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+            Err(io::Error::new(io::ErrorKind::Unsupported, why))
         }
-        Err(error) => return Err(error),
+        Err(error) => Err(error),
     }
+}
+
+fn spawn(words: &Words, stdin: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Result<Child> {
+    ensure_one_thread()?;
     let body = || {
         let error = execute(words, stdin, output);
         // It goes to where the program's own words would go.

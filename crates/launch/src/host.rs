@@ -91,7 +91,7 @@ impl Tree {
     }
 }
 
-fn own<'a>(plan: &'a LaunchPlan, user: Option<BorrowedFd<'a>>) -> Option<Own<'a>> {
+pub(crate) fn own<'a>(plan: &'a LaunchPlan, user: Option<BorrowedFd<'a>>) -> Option<Own<'a>> {
     let ids = plan.process.user_ids.as_ref();
     user.zip(ids).map(|(user, ids)| Own { user, ids })
 }
@@ -181,7 +181,7 @@ pub(crate) fn propagation(propagation: plan::Propagation) -> Propagation {
     }
 }
 
-fn root(plan: &plan::RootPlan, own: Option<Own<'_>>) -> Result<OwnedFd, LaunchError> {
+pub(crate) fn root(plan: &plan::RootPlan, own: Option<Own<'_>>) -> Result<OwnedFd, LaunchError> {
     match &plan.source {
         RootSource::Overlay { lower, upper, .. } if lower.is_empty() => directory(upper, plan),
         RootSource::Overlay { lower, upper, work } => {

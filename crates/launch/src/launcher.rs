@@ -141,6 +141,11 @@ impl Launcher {
         within(host.as_fd(), own.as_fd(), Kind::Mount, f)
     }
 
+    /// The host's mount namespace, unless the launcher is in it.
+    pub(crate) fn host_mounts(&self) -> Option<BorrowedFd<'_>> {
+        self.left.as_ref().map(|left| left.host.as_fd())
+    }
+
     /// As [`Self::with_host`], in a cloned child that has a mount namespace of its own by now.
     pub(crate) fn in_host_from_child<T>(&self, f: impl FnOnce() -> T) -> io::Result<T> {
         let Some(Left { host, .. }) = &self.left else { return Ok(f()) };

@@ -37,11 +37,14 @@ mod probe;
 mod report;
 mod resctrl;
 mod sysctl;
+mod tool;
 mod user;
 
 pub use entering::{Entering, Progress};
 pub use error::{FailureKind, LaunchError, Step, Warning};
 pub use launcher::{Groups, Io, Launcher, Options, make_template};
+pub use pause::pause_program;
 pub use prepared::{Prepared, Running, start_waiting};
 pub use probe::probe_user_namespaces;
+pub use tool::{ImagePath, Tool, ToolIo, View, Wanted};
 pub use user::maps_of_namespace;

@@ -15,6 +15,11 @@ use crate::prepared::Running;
 /// The program, a static executable of a few kilobytes.
 static PAUSE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
 
+/// The program, for runtimes that run it as a container of its own.
+pub fn pause_program() -> &'static [u8] {
+    PAUSE
+}
+
 impl Launcher {
     /// Starts the pod's pause process in a new PID namespace, which from then on is the one that
     /// [`PidNamespace::Pod`] means. Of the plan its cgroup, seccomp filter, labels, limits, user and

@@ -16,7 +16,7 @@ use crate::inventory::{Ledger, Made, Written};
 use crate::path::{LayerPath, Role};
 use crate::remove::remove_tree;
 use crate::tar::TarReader;
-use crate::{LimitKind, Limits, UnpackError};
+use crate::{LimitKind, Limits, Rights, UnpackError};
 
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
@@ -38,10 +38,20 @@ pub(crate) struct Applier<'r> {
 const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
 
 impl<'r> Applier<'r> {
-    pub(crate) fn new(root: BorrowedFd<'r>, limits: &Limits, ledger: Ledger<'r>) -> Self {
+    pub(crate) fn new(
+        root: BorrowedFd<'r>,
+        limits: &Limits,
+        ledger: Ledger<'r>,
+        rights: Rights,
+    ) -> Self {
         // The root itself.
         let counts = Counts { inodes: 1, ..Counts::default() };
-        Self { dirs: Dirs::new(root, ledger), counts, removed: 0, max_implied: limits.entries }
+        Self {
+            dirs: Dirs::new(root, ledger, rights),
+            counts,
+            removed: 0,
+            max_implied: limits.entries,
+        }
     }
 
     pub(crate) fn apply(
@@ -117,7 +127,7 @@ impl<'r> Applier<'r> {
                 }
             }
         }
-        let xattrs = attrs::set_on_open(file.as_fd(), entry)?;
+        let xattrs = attrs::set_on_open(file.as_fd(), entry, self.dirs.rights)?;
         attrs::set_mtime(file.as_fd(), entry)?;
         self.counts.inodes += 1;
         let size = holes.map_or_else(|| entry.data(), |sparse| sparse.size);
@@ -190,7 +200,7 @@ impl<'r> Applier<'r> {
             }
         }
         let dir = self.dirs.get(&entry.path).map_err(|fault| dir_fault(entry, fault))?;
-        let xattrs = attrs::set_on_open(dir.fd(), entry)?;
+        let xattrs = attrs::set_on_open(dir.fd(), entry, self.dirs.rights)?;
         self.counts.dropped_xattrs += xattrs.dropped;
         dir.set_mtime(entry.attrs.mtime);
         let ledger = &mut self.dirs.ledger;
@@ -209,6 +219,11 @@ impl<'r> Applier<'r> {
             FileType::BlockDevice => Made::Block(dev),
             _ => Made::Fifo,
         };
+        if self.dirs.rights == Rights::Ordinary && kind != FileType::Fifo {
+            return self.named(entry, &made, |dir, name| {
+                rustix::fs::openat(dir, name, attrs::NEW_FILE, OWNER_ONLY).map(drop)
+            });
+        }
         self.named(entry, &made, |dir, name| rustix::fs::mknodat(dir, name, kind, OWNER_ONLY, dev))
     }
 
@@ -221,7 +236,7 @@ impl<'r> Applier<'r> {
         let (dir, ()) = self.place(entry, "create", create)?;
         let (_, name) = entry.path.split();
         let has_mode = !matches!(made, Made::Symlink(_));
-        let xattrs = attrs::set_on_name(dir.fd(), name, entry, has_mode)?;
+        let xattrs = attrs::set_on_name(dir.fd(), name, entry, (has_mode, self.dirs.rights))?;
         self.counts.inodes += 1;
         self.note(entry, &dir, made, &xattrs)
     }

@@ -7,18 +7,23 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::UnpackError;
 use crate::entry::{Attrs, Entry};
 use crate::error::printable;
+use crate::{Rights, UnpackError};
 
 /// For an open file or directory; a directory's mtime is [`crate::dirs`]'s to set.
-pub(crate) fn set_on_open(fd: BorrowedFd<'_>, entry: &Entry) -> Result<XattrsSet, UnpackError> {
+pub(crate) fn set_on_open(
+    fd: BorrowedFd<'_>,
+    entry: &Entry,
+    rights: Rights,
+) -> Result<XattrsSet, UnpackError> {
     let Attrs { mode, .. } = entry.attrs;
     let fault = |action| move |source| syscall(entry, action, source);
     // In this order: a change of owner clears setuid, setgid and security.capability.
-    fchown(fd, owner(entry).0, owner(entry).1).map_err(fault("set the owner of"))?;
+    let (uid, gid) = owner(entry, rights);
+    fchown(fd, uid, gid).map_err(fault("set the owner of"))?;
     fchmod(fd, Mode::from_raw_mode(mode)).map_err(fault("set the mode of"))?;
-    set_xattrs(entry, true, |key, value| fsetxattr(fd, key, value, XattrFlags::empty()))
+    set_xattrs(entry, true, rights, |key, value| fsetxattr(fd, key, value, XattrFlags::empty()))
 }
 
 pub(crate) fn set_mtime(fd: BorrowedFd<'_>, entry: &Entry) -> Result<(), UnpackError> {
@@ -31,10 +36,10 @@ pub(crate) fn set_on_name(
     dir: BorrowedFd<'_>,
     name: &[u8],
     entry: &Entry,
-    has_mode: bool,
+    (has_mode, rights): (bool, Rights),
 ) -> Result<XattrsSet, UnpackError> {
     let fault = |action| move |source| syscall(entry, action, source);
-    let (uid, gid) = owner(entry);
+    let (uid, gid) = owner(entry, rights);
     rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(fault("set the owner of"))?;
     if has_mode {
@@ -48,7 +53,7 @@ pub(crate) fn set_on_name(
         // Neither has lsetxattr a variant relative to a descriptor before 6.13.
         let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
         path.extend_from_slice(name);
-        set_xattrs(entry, false, |key, value| {
+        set_xattrs(entry, false, rights, |key, value| {
             rustix::fs::lsetxattr(&*path, key, value, XattrFlags::empty())
         })?
     };
@@ -64,7 +69,10 @@ pub(crate) const NEW_FILE: OFlags = OFlags::WRONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-fn owner(entry: &Entry) -> (Option<Uid>, Option<Gid>) {
+fn owner(entry: &Entry, rights: Rights) -> (Option<Uid>, Option<Gid>) {
+    if rights == Rights::Ordinary {
+        return (None, None);
+    }
     (Some(Uid::from_raw(entry.attrs.uid)), Some(Gid::from_raw(entry.attrs.gid)))
 }
 
@@ -106,6 +114,7 @@ pub(crate) struct XattrsSet {
 fn set_xattrs(
     entry: &Entry,
     holds_data: bool,
+    rights: Rights,
     set: impl Fn(&[u8], &[u8]) -> Result<(), Errno>,
 ) -> Result<XattrsSet, UnpackError> {
     let mut done = XattrsSet::default();
@@ -117,6 +126,9 @@ fn set_xattrs(
         }
         match set(key, value) {
             Ok(()) => done.set.push(place),
+            Err(Errno::PERM | Errno::NOTSUP | Errno::INVAL) if rights == Rights::Ordinary => {
+                done.dropped += 1;
+            }
             Err(Errno::NOTSUP) if fate == Fate::Optional => done.dropped += 1,
             Err(source) => {
                 let (name, xattr) = (entry.name.clone(), printable(key));

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
+use crate::Rights;
 use crate::inventory::Ledger;
 use crate::path::LayerPath;
 
@@ -70,8 +71,9 @@ impl LayerDir {
     }
 
     /// Hides what lower layers have in this directory.
-    fn make_opaque(&self) -> Result<(), DirFault> {
-        rustix::fs::fsetxattr(&self.fd, OPAQUE_XATTR, b"y", rustix::fs::XattrFlags::empty())
+    fn make_opaque(&self, rights: Rights) -> Result<(), DirFault> {
+        let mark = rights.opaque_xattr();
+        rustix::fs::fsetxattr(&self.fd, mark, b"y", rustix::fs::XattrFlags::empty())
             .map_err(|errno| DirFault::Syscall("make opaque the directory of", errno))
     }
 
@@ -95,11 +97,13 @@ pub(crate) struct Dirs<'r> {
     /// that it has one idea of its mtime.
     open: Vec<(LayerPath, Rc<LayerDir>)>,
     created: u64,
+    pub(crate) rights: Rights,
 }
 
 impl<'r> Dirs<'r> {
-    pub(crate) fn new(root: BorrowedFd<'r>, ledger: Ledger<'r>) -> Self {
-        Self { root, root_path: None, ledger, open: Vec::with_capacity(KEPT_OPEN), created: 0 }
+    pub(crate) fn new(root: BorrowedFd<'r>, ledger: Ledger<'r>, rights: Rights) -> Self {
+        let open = Vec::with_capacity(KEPT_OPEN);
+        Self { root, root_path: None, ledger, open, created: 0, rights }
     }
 
     /// Directories made because an entry lies in them.
@@ -200,7 +204,7 @@ impl<'r> Dirs<'r> {
     /// Makes an existing directory opaque.
     pub(crate) fn make_opaque(&mut self, path: &LayerPath) -> Result<(), DirFault> {
         let dir = self.get(path)?;
-        dir.make_opaque()?;
+        dir.make_opaque(self.rights)?;
         self.ledger.opaque(&dir.real).map_err(DirFault::Inventory)
     }
 

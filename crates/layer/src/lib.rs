@@ -57,7 +57,7 @@ pub use error::{LimitKind, UnpackError};
 pub use members::{Member, Place, members};
 pub use remove::{RemoveTreeError, remove_tree};
 pub use skeleton::{Packed, RepackError};
-pub use unpack::{Beside, Limits, UnpackOptions, Unpacked, inflate, unpack};
+pub use unpack::{Beside, Limits, Rights, UnpackOptions, Unpacked, inflate, unpack};
 pub use verify::{Difference, Finding, Verified, VerifyError, verify};
 
 /// The SHA-256 digest of `bytes`.

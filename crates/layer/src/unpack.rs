@@ -61,6 +61,31 @@ pub struct UnpackOptions {
     pub limits: Limits,
     /// Shared by all layers that are unpacked at once, so that few of them need much memory.
     pub large_windows: Arc<LargeWindows>,
+    /// What may be made of a layer.
+    pub rights: Rights,
+}
+
+/// What whoever unpacks may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rights {
+    /// Everything.
+    #[default]
+    Root,
+    /// As an ordinary user who is root of a user namespace of his own: everything that is made is
+    /// his, an empty file stands for a device, xattrs that only root may set are dropped, and the
+    /// mark of opaque directories is `user.overlay.opaque`.
+    Ordinary,
+}
+
+impl Rights {
+    /// The xattr that marks a directory that hides what lower layers have in it.
+    #[must_use]
+    pub fn opaque_xattr(self) -> &'static str {
+        match self {
+            Self::Root => crate::dirs::OPAQUE_XATTR,
+            Self::Ordinary => "user.overlay.opaque",
+        }
+    }
 }
 
 /// What one pass over a layer found out. The digests are for the caller to compare.
@@ -122,13 +147,13 @@ pub fn unpack(
     options: &UnpackOptions,
     beside: Beside<'_>,
 ) -> Result<Unpacked, UnpackError> {
-    let limits = &options.limits;
+    let (limits, rights) = (&options.limits, options.rights);
     let mut blob = Blob::open(blob, compression, limits.window_bytes, &options.large_windows)?;
     let (feed, chunks) = pipe();
     let (fed, written) = std::thread::scope(|scope| {
         let worker = std::thread::Builder::new()
             .name("layer-unpack".to_owned())
-            .spawn_scoped(scope, || write_tree(chunks, target, limits, beside))
+            .spawn_scoped(scope, || write_tree(chunks, target, (limits, rights), beside))
             .map_err(|source| UnpackError::Thread { source })?;
         let fed = feed_chunks(&mut blob, &feed, limits);
         // The end of the stream, for the worker.
@@ -229,7 +254,7 @@ struct Written {
 fn write_tree(
     chunks: Chunks,
     target: BorrowedFd<'_>,
-    limits: &Limits,
+    (limits, rights): (&Limits, Rights),
     beside: Beside<'_>,
 ) -> Result<Written, UnpackError> {
     let Beside { inventory, skeleton } = beside;
@@ -237,7 +262,7 @@ fn write_tree(
     let skeleton = skeleton.map_err(|source| UnpackError::Skeleton { source })?;
     let mut tar = TarReader::new(chunks, limits, skeleton);
     let ledger = Ledger::new(inventory.map(|out| out as &mut dyn Write), limits.implied_bytes);
-    let mut applier = Applier::new(target, limits, ledger);
+    let mut applier = Applier::new(target, limits, ledger, rights);
     while let Some(entry) = tar.next()? {
         applier.apply(&entry, &mut tar)?;
     }

@@ -80,6 +80,31 @@ pub struct ImageConfig {
     pub labels: StringMap,
 }
 
+/// What an image says of itself, for those who make something else of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ImageDescription {
+    /// How it is run.
+    pub config: ImageConfig,
+    /// Operating system.
+    pub os: String,
+    /// Processor architecture.
+    pub architecture: String,
+    /// Variant of the architecture.
+    pub variant: String,
+    /// Version of the operating system.
+    pub os_version: String,
+    /// What it needs of the operating system.
+    pub os_features: Vec<String>,
+    /// Who made it.
+    pub author: String,
+    /// When, as written.
+    pub created: String,
+    /// `80/tcp` and the like.
+    pub exposed_ports: Vec<String>,
+    /// As written.
+    pub stop_signal: String,
+}
+
 impl ImageConfig {
     /// The user before `:`, as CRI's `Image.uid`/`Image.username` report it.
     pub fn image_user(&self) -> Option<ImageUser> {

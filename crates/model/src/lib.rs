@@ -35,7 +35,7 @@ pub use container::{
 pub use digest::{Digest, DigestError};
 pub use id::{ContainerId, ExecId, IdError, SandboxId};
 pub use id_map::{IdMapping, IdMaps};
-pub use image::{ImageConfig, ImageUser, Platform};
+pub use image::{ImageConfig, ImageDescription, ImageUser, Platform};
 pub use pod::{
     DnsConfig, NamespaceMode, NamespaceOptions, PodConfig, PodName, PodSecurity, PortMapping,
     PortProtocol, UserNamespace,

@@ -14,6 +14,7 @@ use crate::args::IoArgs;
 use crate::container::{Container, Record, Status};
 use crate::error::{At as _, OciError, text};
 use crate::log::Log;
+use crate::verbs::Context;
 
 /// What must be known of the host.
 #[derive(Debug)]

@@ -26,6 +26,8 @@ mod sub_cgroup;
 mod tolerant;
 mod verbs;
 
+pub use verbs::spec::specification as general_spec;
+
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::ExitCode;

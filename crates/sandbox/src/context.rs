@@ -1,6 +1,5 @@
 //! What every pod's owner works with.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use model::{CgroupDriver, ContainerId, PodName, SandboxId, UnixNanos};
 use store::{Disk, Names};
 
+use crate::handler::{Handlers, Probes};
 use crate::handles::Handles;
 use crate::paths::Paths;
 use crate::record::PodRecord;
@@ -16,15 +16,6 @@ use crate::view::Index;
 
 /// Where pods have their control groups if kubelet names no parent.
 pub(crate) const DEFAULT_PARENT: &str = "/knarr";
-
-/// Runtime handlers (RuntimeClass) by name.
-#[derive(Debug, Clone)]
-pub struct Handlers {
-    /// The handler of pods that name none.
-    pub default: String,
-    /// Every handler; `None` is the built-in runtime, else the path of an OCI runtime.
-    pub known: BTreeMap<String, Option<PathBuf>>,
-}
 
 /// What the manager is built from.
 pub struct Parts {
@@ -79,6 +70,8 @@ pub(crate) struct Context {
     /// Why pods cannot have user namespaces here, if they cannot; found out at start.
     pub(crate) user_namespaces: Result<(), String>,
     pub(crate) exec_targets: crate::targets::ExecTargets,
+    /// What the handlers' runtimes can do.
+    pub(crate) probes: Probes,
 }
 
 impl Context {

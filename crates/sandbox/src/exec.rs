@@ -102,6 +102,7 @@ impl Session {
         let exec = next_number();
         let exited = self.target.link.watch_exec(exec);
         let mut guard = KillOnDrop { session: &self, exec, armed: true };
+        let process = self.target.process_for(&command, false);
         let plan = {
             let mut plan = ExecPlan::clone(&self.target.plan);
             plan.process.args = command;
@@ -112,6 +113,7 @@ impl Session {
             container: self.container.to_string(),
             plan,
             terminal: false,
+            process,
         }));
         let files = vec![stdin, stdout_end, stderr_end];
         let over = async {

@@ -19,7 +19,9 @@ mod doctor;
 mod error;
 mod events;
 mod exec;
+mod external;
 mod files;
+mod handler;
 mod handles;
 mod host;
 mod image_volumes;
@@ -50,7 +52,7 @@ pub use cdi::CdiError;
 pub use cgroups::LimitError;
 pub use classes::{ClassError, ClassFileError};
 pub use confinement::label_storage;
-pub use context::{Handlers, Parts, now as clock};
+pub use context::{Parts, now as clock};
 pub use doctor::{Area, Finding, Outcome, Severity, examine_without_a_daemon};
 pub use error::{
     AttachError, ContainerError, CreateError, ExecError, RunError, StartError, StepError,
@@ -58,7 +60,9 @@ pub use error::{
 };
 pub use events::{EventKind, LifecycleEvent, Lost, Subscription};
 pub use exec::ExecOutput;
+pub use external::BaseSpecError;
 pub use files::FileError;
+pub use handler::{Features, Handler, HandlerState, Handlers, Program, RuntimeKind};
 pub use host::{host_facts, is_root};
 pub use image_volumes::ImageVolumeError;
 pub use link::LinkError;

@@ -14,6 +14,7 @@ use crate::context::{Context, Parts, now, random_id};
 use crate::error::{
     ContainerError, CreateError, RunError, StartError, StopPodError, TeardownError, UpdateError,
 };
+use crate::handler::Handler;
 use crate::handles::Handles;
 use crate::pod::{OpenError, Owner, PodResources, Reply, Request, UpdatePodError, recover_all};
 use crate::record::{PodPhase, PodRecord};
@@ -59,7 +60,10 @@ impl Sandboxes {
             quarantine: crate::quarantine::Quarantine::default(),
             user_namespaces,
             exec_targets: crate::targets::ExecTargets::default(),
+            probes: crate::handler::Probes::default(),
         });
+        let asking = Arc::clone(&cx);
+        crate::blocking::run(move || asking.probes.ask_all(&asking.parts.handlers)).await;
         let this = Self { cx, tasks: TaskTracker::new(), draining: CancellationToken::new() };
         let owners = recover_all(&this.cx).await?;
         this.keep_layers_of_containers();
@@ -105,13 +109,6 @@ impl Sandboxes {
         self.draining.cancelled().await;
     }
 
-    /// Runtime handlers by name, the default one first.
-    pub fn handlers(&self) -> Vec<String> {
-        let handlers = &self.cx.parts.handlers;
-        let others = handlers.known.keys().filter(|name| **name != handlers.default);
-        std::iter::once(&handlers.default).chain(others).cloned().collect()
-    }
-
     /// What this host offers.
     pub fn host(&self) -> &bundle::HostFacts {
         &self.cx.parts.host
@@ -148,10 +145,9 @@ impl Sandboxes {
     pub async fn run_pod(&self, config: PodConfig, handler: String) -> Result<SandboxId, RunError> {
         validate::pod(&config)?;
         validate::labels(&config, &self.cx.parts.host)?;
-        self.check_handler(&handler)?;
-        if let (Some(_), Err(reason)) =
-            (config.security.namespaces.own_users(), &self.cx.user_namespaces)
-        {
+        let own_users = config.security.namespaces.own_users().is_some();
+        let runtime = self.usable_handler(&handler, own_users).await?;
+        if let (true, Err(reason)) = (own_users, &self.cx.user_namespaces) {
             return Err(RunError::UserNamespaces { reason: reason.clone() });
         }
         let driver = self.cx.parts.cgroup_drivers.of(&config.cgroup_parent);
@@ -161,8 +157,8 @@ impl Sandboxes {
             let id = SandboxId::from_random(random_id().map_err(RunError::Random)?);
             let queue = match self.cx.names.reserve(config.name.clone(), id.clone()) {
                 Ok(()) => {
-                    let (config, handler) = (Arc::clone(&config), handler.clone());
-                    let record = self.new_record(id, config, handler, driver);
+                    let handler = (handler.clone(), runtime.clone());
+                    let record = self.new_record(id, Arc::clone(&config), handler, driver);
                     self.adopt(Owner::new(Arc::clone(&self.cx), record))
                 }
                 Err(taken) => match self.cx.handles.get(&taken.holder) {
@@ -193,7 +189,7 @@ impl Sandboxes {
         &self,
         id: SandboxId,
         config: Arc<PodConfig>,
-        handler: String,
+        (handler, runtime): (String, Handler),
         cgroup_driver: CgroupDriver,
     ) -> PodRecord {
         PodRecord {
@@ -201,6 +197,7 @@ impl Sandboxes {
             selinux_level: self.cx.level_of(&config),
             config,
             handler,
+            runtime,
             created_at: now(),
             boot_id: self.cx.parts.boot_id.clone(),
             phase: PodPhase::Creating,
@@ -210,22 +207,6 @@ impl Sandboxes {
             overhead: None,
             resources: None,
             cgroup_driver,
-        }
-    }
-
-    fn check_handler(&self, handler: &str) -> Result<(), RunError> {
-        let handlers = &self.cx.parts.handlers;
-        let name = if handler.is_empty() { &handlers.default } else { handler };
-        match handlers.known.get(name) {
-            Some(None) => Ok(()),
-            Some(Some(path)) => Err(RunError::ExternalHandler {
-                handler: name.to_owned(),
-                path: path.display().to_string(),
-            }),
-            None => Err(RunError::UnknownHandler {
-                handler: name.to_owned(),
-                known: self.handlers().join(", "),
-            }),
         }
     }
 

@@ -76,6 +76,12 @@ impl Paths {
         self.pod_states().join(id.as_str())
     }
 
+    /// The volatile part of a container of another runtime: its root, and what passes between shim
+    /// and runtime.
+    pub(crate) fn bundle(&self, pod: &SandboxId, container: &str) -> PathBuf {
+        self.pod_state(pod).join("bundles").join(container)
+    }
+
     /// The exit file a shim leaves for a container.
     pub fn exit_file(&self, pod: &SandboxId, id: &ContainerId) -> PathBuf {
         self.pod_state(pod).join("exits").join(id.as_str())

@@ -7,7 +7,7 @@ use failpoint::Point;
 use launch::plan::{CgroupPlan, EnvEntry, ExecPlan, LaunchPlan, RootSource};
 use model::{ContainerId, EnvVar, Resources, SandboxId, SecurityProfile};
 use oci_runtime::{ExecRequest, ImageTree, PlanContext, PlanError, Planned};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
 
 use crate::confinement;
 use crate::context::Context;
@@ -135,6 +135,12 @@ fn put_bytes(env: &mut [EnvEntry], asked: &[EnvVar]) {
     }
 }
 
+/// The process of a container, for runtimes that run further ones after its pattern.
+pub(crate) fn process(cx: &Context, record: &ContainerRecord) -> Result<Process, PlanFailure> {
+    let spec = read_spec(&cx.paths().container_spec(&record.sandbox, &record.id))?;
+    Ok(spec.process().clone().unwrap_or_default())
+}
+
 fn with_context<T>(
     cx: &Context,
     sandbox: &SandboxId,
@@ -250,6 +256,51 @@ pub(crate) fn sandbox_spec(
         selinux_level: pod.selinux_level.as_deref(),
         host,
     })?)
+}
+
+/// Makes the spec of what stands for a pod one of a container that holds the whole pod: in its
+/// cgroup, all of the pod's processes are.
+pub(crate) fn for_sandbox_container(
+    spec: &mut Spec,
+    pod: &PodRecord,
+    host: &HostFacts,
+    rootfs: &str,
+) -> Result<(), PlanFailure> {
+    if let Some(root) = spec.root_mut() {
+        root.set_path(rootfs.into());
+    }
+    if let Some(process) = spec.process_mut() {
+        process.set_oom_score_adj(None);
+    }
+    let limits = pod.resources().map(|resources| bundle::limits(resources, host)).transpose()?;
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_resources(limits);
+    }
+    Ok(())
+}
+
+/// What the shim has to know of that container.
+pub(crate) fn of_sandbox_container(
+    cx: &Context,
+    pod: &PodRecord,
+    cgroup_parent: &str,
+    root: RootSource,
+    spec: &Spec,
+) -> Result<LaunchPlan, PlanFailure> {
+    let user = user_path(cx.paths(), &pod.id);
+    let context = PlanContext {
+        root,
+        id: pod.id.as_str(),
+        bundle: None,
+        cgroup: &cx.parts.host.cgroup,
+        default_cgroup: cgroup_parent,
+        launcher_paths: &[],
+        image_trees: &[],
+        in_pod: true,
+        pod_pid: None,
+        pod_user: Some(&user),
+    };
+    Ok(oci_runtime::plan(spec, &context)?.plan)
 }
 
 /// The plan of a pod's PID 1: an empty root, no capability, nothing to gain.

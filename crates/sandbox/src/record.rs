@@ -11,6 +11,8 @@ use model::{
 use serde::{Deserialize, Serialize};
 use store::Record;
 
+use crate::handler::Handler;
+
 /// How far a pod got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PodPhase {
@@ -49,6 +51,9 @@ pub struct PodRecord {
     pub config: Arc<PodConfig>,
     /// Runtime handler, as requested (empty: the default).
     pub handler: String,
+    /// What that meant when the pod was made.
+    #[serde(default)]
+    pub runtime: Handler,
     /// Set when it first became READY, and before that when it was reserved.
     pub created_at: UnixNanos,
     /// The boot it was made in: another one means its processes and namespaces are gone.

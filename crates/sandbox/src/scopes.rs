@@ -1,5 +1,5 @@
 //! systemd's part of a pod: one scope, delegated to us, that holds the pod's shim and the groups of
-//! its containers. `docs/adr/0017-one-delegated-scope-per-pod.md` says why.
+//! its containers. `docs/adr/0016-one-delegated-scope-per-pod.md` says why.
 
 use std::io;
 

@@ -5,7 +5,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use launch::plan::ExecPlan;
 use model::ContainerId;
+use oci_spec::runtime::Process;
 
+use crate::external;
 use crate::link::ShimLink;
 
 /// What it takes to run commands in a container.
@@ -14,6 +16,17 @@ pub(crate) struct ExecTarget {
     pub(crate) link: Arc<ShimLink>,
     /// The container's identity and limits; the command is filled in per call.
     pub(crate) plan: Arc<ExecPlan>,
+    /// The same in the words of other runtimes, for a container of one.
+    pub(crate) process: Option<Arc<Process>>,
+}
+
+impl ExecTarget {
+    /// A command as the container's runtime reads it, if it has one.
+    pub(crate) fn process_for(&self, command: &[String], terminal: bool) -> Option<Vec<u8>> {
+        let process = self.process.as_ref()?;
+        // What was read from JSON can be written.
+        external::process(process, command.to_vec(), terminal).ok()
+    }
 }
 
 /// Those of the running containers in which a command has been run before. Owners put them in, and

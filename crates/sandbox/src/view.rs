@@ -204,6 +204,7 @@ pub(crate) fn test_pod() -> PodView {
         id: SandboxId::from_random([1; 32]),
         config: Arc::new(config),
         handler: String::new(),
+        runtime: crate::handler::Handler::default(),
         created_at: model::UnixNanos(1),
         boot_id: String::new(),
         phase: PodPhase::Ready,

@@ -23,9 +23,9 @@ pub use exit_file::ExitFileError;
 pub use files::{FrameFiles, MAX_FILES, TooManyFiles};
 pub use message::{
     Asked, AttachEnd, Body, ContainerSnapshot, Event, Exit, Failure, FailureKind, FromShim, Hello,
-    Phase, PodReady, PodSetup, Request, Response, StartAttach, StartContainer, StartExec, Started,
-    StateReport, Sysctl, Warning,
+    ImagePlace, Phase, Places, PodReady, PodSetup, Request, Response, RuntimeKind, RuntimeProgram,
+    StartAttach, StartContainer, StartExec, StartExternal, Started, StateReport, Sysctl, Warning,
 };
 
 /// The protocol version this build speaks.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;

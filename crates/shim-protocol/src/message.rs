@@ -146,6 +146,10 @@ pub enum Body {
         #[n(0)]
         exec: u64,
     },
+    /// Have a container made and started by another OCI runtime. Answer: [`Response::Started`] once
+    /// its program runs. Version 3.
+    #[n(15)]
+    StartExternal(#[n(0)] Box<StartExternal>),
 }
 
 impl Body {
@@ -167,6 +171,7 @@ impl Body {
             | Self::CloseStdin { .. }
             | Self::Resize { .. }
             | Self::HangUpExec { .. } => 2,
+            Self::StartExternal(_) => 3,
         }
     }
 }
@@ -271,6 +276,88 @@ pub struct StartContainer {
     pub pid_target: Option<String>,
 }
 
+/// Have one container made by another OCI runtime.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct StartExternal {
+    /// As for a container the shim launches itself. Of the plan its root, its cgroups and what its
+    /// standard files are is used; the rest is the runtime's, by the bundle's `config.json`.
+    #[n(0)]
+    pub start: StartContainer,
+    /// The runtime.
+    #[n(1)]
+    pub runtime: RuntimeProgram,
+    /// Absolute host path of the bundle.
+    #[n(2)]
+    pub bundle: String,
+    /// What the bundle names besides the host's files.
+    #[n(3)]
+    pub places: Places,
+}
+
+/// Another OCI runtime.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct RuntimeProgram {
+    /// Absolute host path of the program.
+    #[n(0)]
+    pub path: String,
+    /// What it is like.
+    #[n(1)]
+    pub kind: RuntimeKind,
+    /// Words before the verb, besides those for root and log.
+    #[n(2)]
+    pub options: Vec<String>,
+    /// Where it keeps what it knows of its containers.
+    #[n(3)]
+    pub root: String,
+}
+
+/// What an OCI runtime is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(index_only)]
+pub enum RuntimeKind {
+    /// A container's first process is the host's: it is the shim's to signal and to reap.
+    #[n(0)]
+    #[default]
+    Processes,
+    /// As gVisor: containers are the sandbox's, and signals and ends go by the runtime's commands.
+    #[n(1)]
+    Sandbox,
+}
+
+/// Paths at which the host has nothing, and the bundle finds something all the same.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct Places {
+    /// The pod's state directory, which all the others are below.
+    #[n(0)]
+    pub dir: String,
+    /// A directory for the container alone: for what passes between shim and runtime.
+    #[n(1)]
+    pub scratch: String,
+    /// The root file system.
+    #[n(2)]
+    pub rootfs: String,
+    /// The pod's PID namespace.
+    #[n(3)]
+    pub pod_pid: String,
+    /// The pod's user namespace.
+    #[n(4)]
+    pub pod_user: String,
+    /// Images mounted as volumes.
+    #[n(5)]
+    pub images: Vec<ImagePlace>,
+}
+
+/// An image that a bundle names by a path.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct ImagePlace {
+    /// That path.
+    #[n(0)]
+    pub path: String,
+    /// Its layers' directories on the host, topmost first.
+    #[n(1)]
+    pub lower: Vec<String>,
+}
+
 /// Run one process inside a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub struct StartExec {
@@ -286,6 +373,10 @@ pub struct StartExec {
     /// Give it a new terminal.
     #[n(3)]
     pub terminal: bool,
+    /// For a container of another runtime: the process as that reads it (`process.json`). The plan
+    /// is not looked at. Version 3.
+    #[cbor(n(4), with = "minicbor::bytes")]
+    pub process: Option<Vec<u8>>,
 }
 
 /// Attach to one container.

@@ -14,6 +14,7 @@ use rustix::fd::OwnedFd;
 use rustix::process::Pid;
 use shim_protocol::{ContainerSnapshot, Exit, Phase};
 
+use crate::external::{Keeper, Outputs};
 use crate::oom::Oom;
 use crate::runtime::Runtime;
 use crate::stdin::Stdin;
@@ -33,6 +34,9 @@ pub(crate) struct Container {
     pub(crate) kill_rest: bool,
     /// What is to be run once it is gone; taken by the first who sees to it.
     pub(crate) hooks: Option<HooksPlan>,
+    pub(crate) keeper: Keeper,
+    /// Of a container in a sandbox: where the sandbox's processes are.
+    pub(crate) sandbox_cgroup: Option<CgroupPlan>,
     pub(crate) lifecycle: Lifecycle,
 }
 
@@ -55,6 +59,9 @@ pub(crate) struct Running {
     pub(crate) stdin: Option<Stdin>,
     pub(crate) sink: Sink,
     pub(crate) oom: Oom,
+    /// Of a container without a process of its own on the host: what the command that stands for it
+    /// says of its end.
+    pub(crate) wait: Option<Outputs>,
 }
 
 #[derive(Debug)]
@@ -66,6 +73,11 @@ pub(crate) struct Draining {
 }
 
 impl Container {
+    /// Where the OOM killer comes to it.
+    pub(crate) fn oom_cgroup(&self) -> &CgroupPlan {
+        self.sandbox_cgroup.as_ref().unwrap_or(&self.cgroup)
+    }
+
     /// For `State`.
     pub(crate) fn snapshot(&self) -> ContainerSnapshot {
         let running = |pid: Pid| Phase::Running(pid.as_raw_nonzero().get());
@@ -116,7 +128,7 @@ impl Container {
 
     /// It is about to be sent SIGKILL.
     pub(crate) fn kill_requested(&mut self, runtime: &Runtime) {
-        let kills = runtime.oom_kills(&self.cgroup);
+        let kills = runtime.oom_kills(self.oom_cgroup());
         if let Some(running) = self.running_mut() {
             running.oom.kill_requested(running.pid, kills);
         }

@@ -13,6 +13,7 @@ use rustix::process::Pid;
 use shim_protocol::{Failure, FailureKind, Response, StartExec, Started};
 
 use crate::clock;
+use crate::external::Keeper;
 use crate::failure::{bad_request, chain, io_failure, reach, unknown, wrong_state};
 use crate::peers::PeerNumber;
 use crate::poll::Token;
@@ -30,8 +31,22 @@ pub(crate) struct Exec {
     pub(crate) container: ContainerId,
     /// Nobody listens to it any more: it has got SIGHUP, and what it leaves behind is killed.
     pub(crate) hung_up: bool,
+    /// Its number inside, where a process of the runtime's stands for it on the host.
+    pub(crate) inside: Option<i32>,
     /// Until it runs its program.
     waiting: Option<Waiting>,
+}
+
+impl Exec {
+    /// One that runs.
+    pub(crate) fn running(
+        number: u64,
+        pid: Pid,
+        container: ContainerId,
+        inside: Option<i32>,
+    ) -> Self {
+        Self { number, pid, container, hung_up: false, inside, waiting: None }
+    }
 }
 
 /// A process on its way, and who waits for it.
@@ -73,6 +88,10 @@ impl Execs {
         self.0.iter_mut().find(|exec| exec.waiting.as_ref().is_some_and(is_it))
     }
 
+    pub(crate) fn insert(&mut self, exec: Exec) {
+        self.0.push(exec);
+    }
+
     fn forget(&mut self, number: u64) {
         self.0.retain(|exec| exec.number != number);
     }
@@ -106,6 +125,10 @@ impl Supervisor {
         let Some(target) = container.running() else {
             return Err(wrong_state(format!("container {} is not running", container.id.short())));
         };
+        if let Keeper::Runtime(external) = &container.keeper {
+            let external = external.clone();
+            return self.exec_external((peer, id), request, external, files);
+        }
         let plan = ExecPlan::decode(&request.plan)
             .map_err(|error| bad_request(format!("exec {number}: {}", chain(&error))))?;
         let stdio = exec_stdio(number, request.terminal, files)?;
@@ -120,8 +143,8 @@ impl Supervisor {
         })?;
         let pid = entering.pid().ok_or_else(|| wrong_state("an exec without a process"))?;
         let waiting = Waiting { entering, token, peer, request: id, terminal: request.terminal };
-        let exec = Exec { number, pid, container, hung_up: false, waiting: Some(waiting) };
-        self.execs.0.push(exec);
+        let exec = Exec { waiting: Some(waiting), ..Exec::running(number, pid, container, None) };
+        self.execs.insert(exec);
         Ok(())
     }
 
@@ -183,7 +206,11 @@ fn started(number: u64, mut launched: Launched, terminal: bool) -> Done {
 }
 
 /// Three files, or none and a terminal.
-fn exec_stdio(number: u64, terminal: bool, files: Vec<OwnedFd>) -> Result<Stdio, Failure> {
+pub(crate) fn exec_stdio(
+    number: u64,
+    terminal: bool,
+    files: Vec<OwnedFd>,
+) -> Result<Stdio, Failure> {
     let count = files.len();
     match (terminal, <[OwnedFd; 3]>::try_from(files)) {
         (false, Ok([stdin, stdout, stderr])) => Ok(Stdio::Files { stdin, stdout, stderr }),

@@ -18,6 +18,7 @@ mod connection;
 mod container;
 mod exec;
 mod exit;
+mod external;
 mod failure;
 mod journal;
 mod log;

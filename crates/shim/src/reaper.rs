@@ -37,6 +37,9 @@ impl Supervisor {
     }
 
     fn ended(&mut self, pid: Pid, status: WaitStatus) {
+        if self.job_ended(pid, status) {
+            return;
+        }
         let exit = exit_of(status, clock::now());
         if let Some(container) = self.containers.by_pid(pid) {
             let id = container.id.clone();
@@ -46,15 +49,17 @@ impl Supervisor {
             self.peers.broadcast(&event, &self.tools.poller);
         } else if self.pod.pause_ended(pid) {
             self.peers.broadcast(&Event::PauseExited(exit), &self.tools.poller);
+        } else {
+            self.jobs.keep_stranger(pid, status);
         }
     }
 
     /// The first process is reaped: end the rest if it must not outlive it, then empty the pipes.
-    fn container_ended(&mut self, id: &ContainerId, mut exit: Exit) {
+    pub(crate) fn container_ended(&mut self, id: &ContainerId, mut exit: Exit) {
         let Some(container) = self.containers.get_mut(id.as_str()) else { return };
         failpoint::pass(Point::ShimReaped);
         let placeholder = Lifecycle::Ended(Exit::default());
-        let Running { pid, mut sink, mut oom, stdin, .. } =
+        let Running { pid, mut sink, mut oom, stdin, wait, .. } =
             match std::mem::replace(&mut container.lifecycle, placeholder) {
                 Lifecycle::Running(running) => running,
                 other @ (Lifecycle::Draining(_) | Lifecycle::Ended(_)) => {
@@ -62,6 +67,10 @@ impl Supervisor {
                     return;
                 }
             };
+        if let Some(mut outputs) = wait {
+            exit = outputs.told_exit(&exit);
+            outputs.discard(&self.parts.runtime);
+        }
         sink.audience.close_inputs(&self.tools.poller);
         if let Some(stdin) = stdin {
             stdin.close(&self.tools.poller);
@@ -73,7 +82,7 @@ impl Supervisor {
         }
         // The clock may have been set back meanwhile.
         exit.finished_at = exit.finished_at.max(container.started_at);
-        exit.oom_killed = oom.ended(&exit, self.parts.runtime.oom_kills(&container.cgroup));
+        exit.oom_killed = oom.ended(&exit, self.parts.runtime.oom_kills(container.oom_cgroup()));
         if let Some(watch) = oom.take_watch() {
             self.tools.poller.remove(&watch);
         }

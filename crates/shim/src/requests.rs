@@ -1,4 +1,5 @@
-//! What each request does. Everything answers at once except `Shutdown` and `Exec`.
+//! What each request does. Everything answers at once except `Shutdown`, `Exec` and what needs another
+//! runtime's `create` and `start`.
 
 use failpoint::Point;
 use launch::plan::{CgroupPlan, LaunchPlan, PidNamespace};
@@ -12,6 +13,7 @@ use shim_protocol::{
 use crate::clock;
 use crate::container::{Container, Lifecycle, Running};
 use crate::exec::Exec;
+use crate::external::Keeper;
 use crate::failure::{
     also, bad_request, chain, io_failure, not_found, reach, unknown, wrong_state,
 };
@@ -61,6 +63,10 @@ impl Supervisor {
                 Body::Hello(hello) => self.hello(peer, &hello),
                 Body::SetupPod(setup) => self.set_up_pod(&setup),
                 Body::Start(start) => self.start(&start),
+                Body::StartExternal(start) => match self.start_external((peer, id), &start) {
+                    Ok(()) => return Answer::Later,
+                    Err(failure) => Err(failure),
+                },
                 Body::Kill { container, signal, all } => self.kill(&container, signal, all),
                 Body::Exec(exec) => match self.exec((peer, id), &exec, files) {
                     Ok(()) => return Answer::Later,
@@ -68,6 +74,7 @@ impl Supervisor {
                 },
                 Body::KillExec { exec } => self.kill_exec(exec),
                 Body::ReopenLog { container } => self.reopen_log(&container),
+                Body::State if self.put_off_state(peer, id) => return Answer::Later,
                 Body::State => Ok((Response::State(self.state()), None)),
                 Body::Forget { container } => self.forget(&container),
                 Body::Attach(attach) => self.attach(peer, &attach, files),
@@ -154,14 +161,16 @@ impl Supervisor {
             own_pidns,
             kill_rest: request.kill_rest,
             hooks,
-            lifecycle: Lifecycle::Running(Running { pid, pidfd, stdin, sink, oom }),
+            keeper: Keeper::Shim,
+            sandbox_cgroup: None,
+            lifecycle: Lifecycle::Running(Running { pid, pidfd, stdin, sink, oom, wait: None }),
         });
         failpoint::pass(Point::ShimStartAnswer);
         Ok((Response::Started(started), None))
     }
 
     /// Waits for the OOM killer to come to a container that runs now.
-    fn watch_oom(&mut self, cgroup: &CgroupPlan, before: u64) -> Oom {
+    pub(crate) fn watch_oom(&mut self, cgroup: &CgroupPlan, before: u64) -> Oom {
         let number = self.tools.poller.number();
         let watch = self.parts.runtime.watch_oom(cgroup).filter(|watch| {
             // Without it every kill is looked at when the container ends.
@@ -172,7 +181,7 @@ impl Supervisor {
 
     /// Whoever reaps decides what a number means: until the target is reaped, and that is done here,
     /// its number is its own.
-    fn check_pid_target(&self, target: &str, plan: &LaunchPlan) -> Result<(), Failure> {
+    pub(crate) fn check_pid_target(&self, target: &str, plan: &LaunchPlan) -> Result<(), Failure> {
         let found = self.containers.get(target).ok_or_else(|| unknown(target))?;
         let Some(running) = found.running() else {
             let short = found.id.short();
@@ -187,7 +196,7 @@ impl Supervisor {
         }
     }
 
-    fn open_log(&mut self, path: Option<&str>) -> Result<Option<ContainerLog>, Failure> {
+    pub(crate) fn open_log(&mut self, path: Option<&str>) -> Result<Option<ContainerLog>, Failure> {
         let Some(path) = path else { return Ok(None) };
         if !path.starts_with('/') {
             return Err(bad_request(format!("the log {path} is not an absolute path")));
@@ -249,6 +258,12 @@ impl Supervisor {
         if signal == SIGKILL {
             found.kill_requested(runtime);
         }
+        if let Some(external) = found.keeper.of_signals().cloned() {
+            if found.running().is_some() {
+                self.signal_external(&external, signal, all)?;
+            }
+            return Ok((Response::Done, None));
+        }
         if let Some(running) = found.running() {
             // Success when it has ended and is to be reaped in a moment.
             sys::pidfd::signal(running.pidfd.as_fd(), signal).map_err(|error| {
@@ -268,26 +283,37 @@ impl Supervisor {
         Ok((Response::Done, None))
     }
 
-    fn kill_exec(&mut self, number: u64) -> Done {
-        let exec = self
-            .execs
-            .get(number)
-            .ok_or_else(|| not_found(format!("exec {number} is not running")))?;
-        let killed = kill_family(exec.pid, || self.members_of(exec));
+    pub(crate) fn kill_exec(&mut self, number: u64) -> Done {
+        if self.kill_entering(number) {
+            return Ok((Response::Done, None));
+        }
+        let missing = || not_found(format!("exec {number} is not running"));
+        self.execs.get(number).ok_or_else(missing)?;
+        let inside = self.signal_inside(number, SIGKILL);
+        let killed = match (inside, self.execs.get(number)) {
+            (Ok(true), _) | (Ok(false), None) => Ok(()),
+            // What stands for it on the host is ended in any case.
+            (Ok(false), Some(exec)) => kill_family(exec.pid, || self.members_of(exec)),
+            (Err(failure), Some(exec)) => {
+                kill_family(exec.pid, || self.members_of(exec)).and(Err(failure))
+            }
+            (Err(failure), None) => Err(failure),
+        };
         // Once it is answered, nothing is left to be seen of it.
         self.reap();
         killed.map(|()| (Response::Done, None))
     }
 
     fn hang_up_exec(&mut self, number: u64) -> Done {
-        if let Some(exec) = self.execs.get_mut(number) {
-            exec.hung_up = true;
+        if self.kill_entering(number) {
+            return Ok((Response::Done, None));
         }
-        let exec = self
-            .execs
-            .get(number)
-            .ok_or_else(|| not_found(format!("exec {number} is not running")))?;
-        signal_family(exec.pid, self.members_of(exec)?, SIGHUP)?;
+        let missing = || not_found(format!("exec {number} is not running"));
+        self.execs.get_mut(number).ok_or_else(missing)?.hung_up = true;
+        if !self.signal_inside(number, SIGHUP)? {
+            let exec = self.execs.get(number).ok_or_else(missing)?;
+            signal_family(exec.pid, self.members_of(exec)?, SIGHUP)?;
+        }
         Ok((Response::Done, None))
     }
 
@@ -328,7 +354,7 @@ impl Supervisor {
         Ok((Response::Done, None))
     }
 
-    fn state(&self) -> StateReport {
+    pub(crate) fn state(&self) -> StateReport {
         StateReport {
             ready: self.pod.is_ready(),
             pause_pid: self.pod.pause_pid().map(|pid| pid.as_raw_nonzero().get()),
@@ -346,7 +372,12 @@ impl Supervisor {
                 return Err(wrong_state(format!("container {} has not ended", id.short())));
             }
             reach(Point::ShimForgetCgroups)?;
-            self.parts.runtime.remove_cgroups(&found.cgroup)?;
+            let cgroup = found.cgroup.clone();
+            if let Keeper::Runtime(external) = &found.keeper {
+                let external = external.clone();
+                self.delete_external(&external)?;
+            }
+            self.parts.runtime.remove_cgroups(&cgroup)?;
             self.run_poststop_hooks(container);
         }
         let removed = failpoint::reach(Point::ShimForgetRecord)
@@ -376,6 +407,6 @@ impl Supervisor {
     }
 }
 
-fn parse(container: &str) -> Result<ContainerId, Failure> {
+pub(crate) fn parse(container: &str) -> Result<ContainerId, Failure> {
     ContainerId::parse(container).map_err(|error| bad_request(error.to_string()))
 }

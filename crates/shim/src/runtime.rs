@@ -5,12 +5,15 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use launch::plan::{CgroupDir, CgroupPlan, ExecPlan, Hierarchy, HooksPlan, LaunchPlan};
-use launch::{Entering, LaunchError, Launcher, Progress, Running};
+use launch::{
+    Entering, ImagePath, LaunchError, Launcher, Progress, Running, Tool, ToolIo, View, Wanted,
+};
 use model::IdMaps;
 use rustix::process::Pid;
-use shim_protocol::{Failure, FailureKind, Warning};
+use shim_protocol::{Failure, FailureKind, Places, Warning};
 use sys::cgroup::OomWatch;
 use sys::namespace::Kind;
+use sys::process::Child;
 
 use crate::failure::io_failure;
 use crate::stdio::Stdio;
@@ -241,6 +244,40 @@ impl Runtime {
     /// Names the cgroup.
     pub(crate) fn remove_cgroups(&self, cgroup: &CgroupPlan) -> Result<(), Failure> {
         self.launcher.remove_cgroups(cgroup).map_err(|error| launch_failed(&error))
+    }
+
+    /// The mounts that another runtime sees when it makes the container of this plan.
+    ///
+    /// # Errors
+    /// Step, path and cause.
+    pub(crate) fn view(&self, plan: &LaunchPlan, places: &Places) -> Result<View, Failure> {
+        let image = |image: &shim_protocol::ImagePlace| ImagePath {
+            path: image.path.clone(),
+            lower: image.lower.clone(),
+        };
+        let images: Vec<ImagePath> = places.images.iter().map(image).collect();
+        let wanted = Wanted {
+            dir: &places.dir,
+            rootfs: &places.rootfs,
+            pod_pid: &places.pod_pid,
+            pod_user: &places.pod_user,
+            images: &images,
+        };
+        self.launcher.view(plan, &wanted).map_err(|error| launch_failed(&error))
+    }
+
+    /// Starts a program of the host, as a child to be reaped.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn spawn_tool(
+        &self,
+        mut tool: Tool,
+        io: ToolIo<'_>,
+        view: Option<&View>,
+    ) -> io::Result<Child> {
+        tool.oom_score_adj = tool.oom_score_adj.or(self.oom_score_adj);
+        self.launcher.spawn_tool(&tool, io, view)
     }
 
     /// Runs what is to be run once a container is gone; says what failed.

@@ -7,12 +7,15 @@ use failpoint::Point;
 use rustix::fd::AsFd;
 use shim_protocol::{Failure, FailureKind, Response};
 
+use crate::external::Keeper;
 use crate::failure::reach;
 use crate::peers::PeerNumber;
 use crate::supervisor::Supervisor;
 
 /// How long processes may take to die, and cgroups to become removable.
 const LIMIT: Duration = Duration::from_secs(10);
+
+const SIGKILL: i32 = 9;
 
 /// How often what still lives is killed again.
 const KILL_AGAIN: Duration = Duration::from_millis(100);
@@ -91,6 +94,7 @@ impl Supervisor {
         if self.pod.pause_pid().is_some() {
             alive.push("the pause process does not end".to_owned());
         }
+        alive.extend(self.jobs.alive());
         alive.extend(self.execs.numbers().iter().map(|exec| format!("exec {exec} does not end")));
         alive
     }
@@ -98,9 +102,15 @@ impl Supervisor {
     /// Failures are not told yet: what survives is killed again, and named in the end.
     fn kill_everything(&mut self) {
         failpoint::pass(Point::ShimShutdownKill);
+        self.jobs.kill_all();
+        let mut in_sandboxes = Vec::new();
         let runtime = &self.parts.runtime;
         for container in self.containers.iter_mut().filter(|container| !container.has_ended()) {
             container.kill_requested(runtime);
+            if let Some(external) = container.keeper.of_signals() {
+                in_sandboxes.push(external.clone());
+                continue;
+            }
             if let Some(running) = container.running() {
                 sys::pidfd::kill(running.pidfd.as_fd()).ok();
             }
@@ -108,6 +118,9 @@ impl Supervisor {
                 runtime.kill_cgroups(&container.cgroup).ok();
             }
             runtime.thaw(&container.cgroup).ok();
+        }
+        for external in in_sandboxes {
+            self.signal_external(&external, SIGKILL, true).ok();
         }
         self.pod.kill_pause().ok();
     }
@@ -119,7 +132,16 @@ impl Supervisor {
             self.containers.iter().map(|container| container.id.to_string()).collect();
         for id in ids {
             let Some(container) = self.containers.get(&id) else { continue };
-            match self.parts.runtime.remove_cgroups(&container.cgroup) {
+            let cgroup = container.cgroup.clone();
+            let deleted = match &container.keeper {
+                Keeper::Shim => Ok(()),
+                Keeper::Runtime(external) => {
+                    let external = external.clone();
+                    self.delete_external(&external)
+                }
+            };
+            let removed = self.parts.runtime.remove_cgroups(&cgroup);
+            match deleted.and(removed) {
                 Ok(()) => self.run_poststop_hooks(&id),
                 Err(failure) => failures.push(failure),
             }

@@ -9,6 +9,7 @@ use crate::attach::Audience;
 use crate::container::Containers;
 use crate::exec::Execs;
 use crate::exit::ExitRecords;
+use crate::external::Jobs;
 use crate::failure::chain;
 use crate::peers::{PeerNumber, Peers};
 use crate::pod::Pod;
@@ -41,6 +42,8 @@ pub(crate) struct Supervisor {
     pub(crate) pod: Pod,
     pub(crate) containers: Containers,
     pub(crate) execs: Execs,
+    /// Commands of other runtimes under way.
+    pub(crate) jobs: Jobs,
     /// Clients that have not taken all output of a container that has ended.
     pub(crate) leaving: Audience,
     pub(crate) shutdown: Option<Shutdown>,
@@ -57,6 +60,7 @@ impl Supervisor {
             pod: Pod::Bare,
             containers: Containers::default(),
             execs: Execs::default(),
+            jobs: Jobs::default(),
             leaving: Audience::default(),
             shutdown: None,
         })
@@ -150,7 +154,7 @@ impl Supervisor {
             if container.looks_at().is_none_or(|at| at > now) {
                 continue;
             }
-            let kills = self.parts.runtime.oom_kills(&container.cgroup);
+            let kills = self.parts.runtime.oom_kills(container.oom_cgroup());
             let Some(running) = container.running_mut() else { continue };
             if running.oom.look(running.pid, kills) {
                 running.oom.watch_again(&self.tools);
@@ -163,7 +167,8 @@ impl Supervisor {
         let drains = self.containers.iter().filter_map(|container| container.drains_until());
         let shutdown = self.shutdown.iter().map(Shutdown::next_try);
         let looks = self.containers.iter().filter_map(|container| container.looks_at());
-        let next = drains.chain(shutdown).chain(looks).min()?;
+        let jobs = self.jobs.next_deadline();
+        let next = drains.chain(shutdown).chain(looks).chain(jobs).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -171,6 +176,7 @@ impl Supervisor {
     fn expire(&mut self) {
         let now = Instant::now();
         self.look_at_oom(now);
+        self.jobs.expire(now);
         let due = |until: Instant| until <= now;
         let late: Vec<_> = self
             .containers

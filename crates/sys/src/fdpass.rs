@@ -30,6 +30,33 @@ pub fn listen_at(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// A listening stream socket named `name` in the directory `dir`, for [`accept_file`].
+///
+/// # Errors
+/// What `bind(2)` and `listen(2)` refuse with; `EADDRINUSE` where something has the name.
+pub fn listen_for_file(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+    let socket = rustix::net::socket_with(family, kind, flags, None)?;
+    rustix::net::bind(&socket, &address(dir, name)?)?;
+    rustix::net::listen(&socket, 1)?;
+    Ok(socket)
+}
+
+/// The file that somebody has sent, as [`send_to_path`] does, to a socket of [`listen_for_file`].
+/// Does not wait for it.
+///
+/// # Errors
+/// What `accept4(2)` and `recvmsg(2)` refuse with: `EAGAIN` when nobody has; `NotFound` when no file
+/// was sent.
+pub fn accept_file(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let connection = rustix::net::accept_with(listener, flags)?;
+    // What is sent along is a name.
+    let Packet { file, .. } = receive(&connection, 4096)?;
+    file.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
 /// Connects to a socket of [`listen_at`].
 ///
 /// # Errors
@@ -165,6 +192,19 @@ mod tests {
         drop(listener);
         let error = connect_at(dir.as_fd(), "gate").unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));
+    }
+
+    #[test]
+    fn a_file_sent_to_a_path_is_there_when_its_sender_has_gone() {
+        let top = tempfile::tempdir().unwrap();
+        let dir = crate::fs::open_dir(top.path()).unwrap();
+        let listener = listen_for_file(dir.as_fd(), "console").unwrap();
+        let error = accept_file(listener.as_fd()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EAGAIN));
+        let path = top.path().join("console");
+        send_to_path(path.to_str().unwrap(), b"/dev/ptmx", dir.as_fd()).unwrap();
+        let file = accept_file(listener.as_fd()).unwrap();
+        assert!(crate::fs::is_dir(file.as_fd()).unwrap());
     }
 
     #[test]

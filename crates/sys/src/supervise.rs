@@ -28,6 +28,20 @@ impl ChildEvents {
         block_and_watch(&set).map(Self)
     }
 
+    /// Waits until something has happened, for at most `limit`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn wait(&self, limit: std::time::Duration) -> io::Result<()> {
+        use rustix::event::{PollFd, PollFlags, Timespec};
+        let limit = Timespec::try_from(limit).ok();
+        let mut files = [PollFd::new(&self.0, PollFlags::IN)];
+        match rustix::event::poll(&mut files, limit.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Forgets what happened so far; reap after it, or an event in between is lost.
     ///
     /// # Errors

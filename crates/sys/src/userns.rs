@@ -9,6 +9,31 @@ use rustix::process::Pid;
 use crate::namespace::{self, Kind};
 use crate::process::{Child, NewNamespaces, clone_holder};
 
+/// Whom a process was before it became root of a user namespace of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnIds {
+    /// Outside.
+    pub uid: u32,
+    /// Outside.
+    pub gid: u32,
+}
+
+/// Moves the calling process, which has one thread, into a new user namespace that has one user and
+/// one group: its own, there root. What other users' files lack in permissions it lacks still.
+///
+/// # Errors
+/// What `unshare(2)` refuses with (`EPERM` or `ENOSPC`: the host lets users have none), or the kernel's
+/// refusal of a map.
+pub fn become_own_root() -> io::Result<OwnIds> {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    namespace::unshare(&[Kind::User])?;
+    // Until it is given up, an ordinary user may not map groups.
+    std::fs::write("/proc/self/setgroups", "deny")?;
+    std::fs::write("/proc/self/uid_map", format!("0 {uid} 1\n"))?;
+    std::fs::write("/proc/self/gid_map", format!("0 {gid} 1\n"))?;
+    Ok(OwnIds { uid, gid })
+}
+
 /// A new user namespace.
 #[derive(Debug)]
 pub struct Made {

@@ -34,6 +34,8 @@ pub mod containerd;
 #[cfg(feature = "cri")]
 pub mod cri;
 #[cfg(feature = "cri")]
+pub mod handlers;
+#[cfg(feature = "cri")]
 pub mod matrix;
 #[cfg(feature = "cri")]
 pub mod node;

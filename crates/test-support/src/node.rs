@@ -10,6 +10,7 @@ use tonic::Status;
 
 use crate::cri::Cri;
 use crate::daemon::{Daemon, Settings};
+use crate::handlers::Runtime;
 use crate::images::{OciImage, catalog};
 use crate::leaks::Leaks;
 use crate::pods::{ContainerBuilder, PodBuilder};
@@ -115,6 +116,9 @@ impl Node {
     /// The place is not to be had, or the daemon does not start.
     pub fn begin(dist: &Path, change: impl FnOnce(&mut Settings, &Scratch)) -> Result<Self> {
         let scratch = Scratch::claim()?;
+        if let Some(runtime) = Runtime::from_environment()? {
+            runtime.make_default(&scratch)?;
+        }
         let mut settings = Settings::new(dist.to_owned());
         settings.plain_registries.push(registry()?.host());
         change(&mut settings, &scratch);

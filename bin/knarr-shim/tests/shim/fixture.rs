@@ -234,6 +234,7 @@ pub(crate) fn exec(number: u64, id: &ContainerId, plan: &LaunchPlan, script: &st
         container: id.as_str().to_owned(),
         plan: plans::exec_shell(&plan.cgroup, script).encode(),
         terminal: false,
+        process: None,
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) fn shell(root: &str, cgroup: CgroupPlan, script: &str) -> LaunchPlan 
             file_system("/dev/pts", "devpts", &[("newinstance", ""), ("ptmxmode", "0666")]),
         ],
         devices: Vec::new(),
+        net_devices: Vec::new(),
         masked_paths: Vec::new(),
         readonly_paths: Vec::new(),
         sysctls: Vec::new(),

@@ -93,6 +93,7 @@ impl Reader<'_, '_> {
     fn setting(&mut self, at: usize, path: String, key: &Key, value: &DeValue<'_>) {
         let texts = match (key.list, value) {
             (false, DeValue::String(text)) => Ok(vec![text.to_string()]),
+            (false, DeValue::Boolean(flag)) if key.is_flag() => Ok(vec![flag.to_string()]),
             (false, DeValue::Integer(number)) if key.is_number() => Ok(vec![number.to_string()]),
             (true, DeValue::Array(items)) => items
                 .iter()
@@ -124,7 +125,7 @@ impl Reader<'_, '_> {
 }
 
 /// Whether a path is that of a key, whose `*` fits any one name.
-fn matches(key: &str, path: &str) -> bool {
+pub(super) fn matches(key: &str, path: &str) -> bool {
     let (key, path) = (key.split('.'), path.split('.'));
     key.clone().count() == path.clone().count()
         && key.zip(path).all(|(part, name)| part == "*" || part == name)

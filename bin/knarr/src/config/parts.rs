@@ -1,13 +1,10 @@
 //! The configuration in the words of the parts it configures.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use streaming::TlsFiles;
 
-use super::{Config, Handler};
+use super::Config;
 
 impl Config {
     /// For the images and the registries they come from.
@@ -66,14 +63,5 @@ impl Config {
             drain_timeout: self.exec.drain_timeout,
             ..streaming::Config::default()
         }
-    }
-
-    /// For the pods: each handler's binary, `None` for the built-in runtime.
-    pub(crate) fn handlers(&self) -> BTreeMap<String, Option<PathBuf>> {
-        let binary = |handler: &Handler| match handler {
-            Handler::BuiltIn => None,
-            Handler::Binary(path) => Some(path.clone()),
-        };
-        self.handlers.iter().map(|(name, handler)| (name.clone(), binary(handler))).collect()
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{
     Loaded,
+    file::matches,
     schema::{self, KEYS, Key},
 };
 
@@ -16,8 +17,8 @@ pub(crate) fn default_file() -> String {
         let default = literal(key, &schema::default_of(key.path));
         match key.path.strip_prefix("handlers.*.") {
             // A table that nobody may want; the example is a whole one.
-            Some(_) => format!("{help}# [handlers.runc]\n# path = \"/usr/bin/runc\"\n"),
-            None => format!("{help}# {} = {default}\n", name(key)),
+            Some("path") => format!("{help}# [handlers.runc]\n# path = \"/usr/bin/runc\"\n"),
+            Some(_) | None => format!("{help}# {} = {default}\n", name(key)),
         }
     });
     text
@@ -29,8 +30,10 @@ pub(crate) fn effective(loaded: &Loaded) -> String {
     let read = if files.is_empty() { "nothing".to_owned() } else { files.join(", ") };
     let mut text = format!("# read: {read}\n");
     render(&mut text, |key| {
-        if key.path.starts_with("handlers.") {
-            return handlers(loaded);
+        match key.path.strip_prefix("handlers.*.") {
+            Some("path") => return handlers(loaded),
+            Some(_) => return String::new(),
+            None => {}
         }
         let (value, origin) = match loaded.settings.get(key.path) {
             Some(setting) => (setting.value.clone(), setting.origin.to_string()),
@@ -41,17 +44,21 @@ pub(crate) fn effective(loaded: &Loaded) -> String {
     text
 }
 
+/// Settings are sorted: those of one handler are together.
 fn handlers(loaded: &Loaded) -> String {
     let mut text = String::new();
-    for (key, setting) in &loaded.settings {
-        let name = key.strip_prefix("handlers.").and_then(|rest| rest.strip_suffix(".path"));
-        let (Some(name), Some(path)) = (name, setting.value.first()) else { continue };
-        let separator = if text.is_empty() { "" } else { "\n" };
-        text += &format!(
-            "{separator}[handlers.{name}]\npath = {} # {}\n",
-            toml::Value::String(path.clone()),
-            setting.origin
-        );
+    let mut last = "";
+    for (path, setting) in &loaded.settings {
+        let parts = path.strip_prefix("handlers.").and_then(|rest| rest.rsplit_once('.'));
+        let Some((name, _)) = parts else { continue };
+        let Some(key) = KEYS.iter().find(|key| matches(key.path, path)) else { continue };
+        if name != last {
+            let separator = if text.is_empty() { "" } else { "\n" };
+            text += &format!("{separator}[handlers.{name}]\n");
+            last = name;
+        }
+        let value = literal(key, &setting.value);
+        text += &format!("{} = {value} # {}\n", self::name(key), setting.origin);
     }
     text
 }

@@ -25,6 +25,13 @@ impl Key {
     }
 }
 
+impl Key {
+    /// Whether its value may be `true` or `false` without quotes.
+    pub(crate) fn is_flag(&self) -> bool {
+        (self.check)("true").is_ok() && (self.check)("").is_err()
+    }
+}
+
 /// All keys, in the order in which they are printed.
 pub(crate) const KEYS: &[Key] = &[
     Key {
@@ -299,6 +306,49 @@ pub(crate) const KEYS: &[Key] = &[
         default: &[""],
         help: "OCI runtime binary of a handler; empty means the built-in runtime.",
         check: absolute_or_none,
+    },
+    Key {
+        path: "handlers.*.type",
+        list: false,
+        default: &["oci"],
+        help: "\"oci\": the binary has runc's command line (runc, crun, youki). \"gvisor\": it is runsc.",
+        check: |text| one_of(text, &["oci", "gvisor"]),
+    },
+    Key {
+        path: "handlers.*.root",
+        list: false,
+        default: &[""],
+        help: "Where the binary keeps what it knows of its containers. It must be empty after a\n\
+               reboot. Empty: handlers/NAME in the state directory.",
+        check: absolute_or_none,
+    },
+    Key {
+        path: "handlers.*.options",
+        list: true,
+        default: &[],
+        help: "Words that the binary gets before each command, such as \"--platform=systrap\".",
+        check: |_| Ok(()),
+    },
+    Key {
+        path: "handlers.*.annotations",
+        list: true,
+        default: &[],
+        help: "Annotations of pods and containers that the binary gets to see: names, or \"start*\".",
+        check: |_| Ok(()),
+    },
+    Key {
+        path: "handlers.*.base_spec",
+        list: false,
+        default: &[""],
+        help: "An OCI config.json: what it has and a container has not, the container gets.",
+        check: absolute_or_none,
+    },
+    Key {
+        path: "handlers.*.sandbox_container",
+        list: false,
+        default: &["auto"],
+        help: "Whether pods begin with a container that stands for the pod. \"auto\": with gvisor.",
+        check: |text| one_of(text, &["auto", "true", "false"]),
     },
 ];
 

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use super::*;
+use super::{handlers::Binary, *};
 
 fn parse(text: &str) -> Result<Config, String> {
     let file = PathBuf::from("config.toml");
@@ -29,7 +29,7 @@ fn nothing_configured_means_defaults() {
     assert_eq!(config.block_io_classes, PathBuf::from("/etc/knarr/blockio.yaml"));
     assert_eq!(config.cgroup.driver, CgroupDriverKey::Auto);
     assert_eq!(config.default_handler, "knarr");
-    assert_eq!(config.handlers, BTreeMap::from([("knarr".to_owned(), Handler::BuiltIn)]));
+    assert_eq!(config.handlers, BTreeMap::from([("knarr".to_owned(), Handler::default())]));
     assert_eq!(
         config.streaming,
         Streaming {
@@ -89,6 +89,12 @@ fn every_key_is_honoured() {
         format = "json"
         [handlers.runc]
         path = "/usr/bin/runc"
+        type = "gvisor"
+        root = "/runc"
+        options = ["--debug"]
+        annotations = ["a/*"]
+        base_spec = "/base.json"
+        sandbox_container = false
         [handlers.plain]
         "#,
     )
@@ -107,8 +113,19 @@ fn every_key_is_honoured() {
     assert_eq!(config.cdi_dirs, [PathBuf::from("/v")]);
     assert_eq!(config.block_io_classes, PathBuf::from("/b.yaml"));
     assert_eq!(config.cgroup.driver, CgroupDriverKey::Systemd);
-    assert_eq!(config.handlers["runc"], Handler::Binary("/usr/bin/runc".into()));
-    assert_eq!(config.handlers["plain"], Handler::BuiltIn);
+    let runc = Handler {
+        binary: Some(Binary {
+            path: "/usr/bin/runc".into(),
+            kind: sandbox::RuntimeKind::Sandbox,
+            root: Some("/runc".into()),
+            options: vec!["--debug".into()],
+            sandbox_container: false,
+        }),
+        annotations: vec!["a/*".into()],
+        base_spec: Some("/base.json".into()),
+    };
+    assert_eq!(config.handlers["runc"], runc);
+    assert_eq!(config.handlers["plain"], Handler::default());
     assert_eq!(config.default_handler, "runc");
     let streaming = config.streaming;
     assert_eq!(streaming.address.port(), 10010);
@@ -166,6 +183,8 @@ fn mistakes_are_named_with_their_line() {
         ("log.format = \"xml\"\n", "is none of \"text\", \"json\""),
         ("default_handler = \"crun\"\n", "`crun` is not configured; there is knarr"),
         ("[handlers.knarr]\npath = \"/x\"\n", "is the built-in one and has no path"),
+        ("[handlers.x]\nroot = \"/r\"\n", "has no path: `root` means nothing for it"),
+        ("[handlers.x]\ntype = \"vm\"\n", "is none of \"oci\", \"gvisor\""),
         ("[handlers.Runc]\npath = \"/x\"\n", "`Runc` is not a handler's name"),
         ("[cni\n", "config.toml:1: this is not TOML"),
         ("log.level = \"info\"\nlog.level = \"warn\"\n", "config.toml:2: this is not TOML"),
@@ -214,7 +233,8 @@ fn the_printed_defaults_are_the_defaults() {
     let uncommented: String = text
         .lines()
         .map(|line| line.strip_prefix("# ").filter(|line| line.contains(" = ")).unwrap_or(line))
-        .filter(|line| !line.contains("/usr/bin/runc"))
+        // The rest is an example.
+        .take_while(|line| !line.contains("[handlers."))
         .map(|line| format!("{line}\n"))
         .collect();
     let mut expected = parse("").unwrap();
@@ -226,7 +246,8 @@ fn the_printed_defaults_are_the_defaults() {
 #[test]
 fn what_is_shown_can_be_read_back() {
     let text = "default_handler = \"runc\"\n[handlers.runc]\npath = \"/usr/bin/runc\"\n\
-                [handlers.crun]\npath = \"/usr/bin/crun\"\n";
+                [handlers.crun]\npath = \"/usr/bin/crun\"\noptions = [\"-a\", \"-b\"]\n\
+                sandbox_container = true\n[handlers.plain]\n";
     let loaded = merge(vec![("x.toml".into(), text.to_owned())]).unwrap();
     let shown = print::effective(&loaded);
     let mut expected = loaded.config;

@@ -4,13 +4,16 @@ mod archive;
 mod inspect;
 mod remove;
 mod tag;
+mod unpack;
 mod verify;
 
 use cri_api::knarr::Login;
 
+pub use unpack::Unpack;
+
 use crate::{Error, Io, client::Client, verbs::pull::credentials};
 
-/// Work with images: inspect, tag, save, load, verify
+/// Work with images: inspect, tag, save, load, verify, unpack
 #[derive(Debug, clap::Args)]
 pub struct Image {
     #[command(subcommand)]
@@ -27,9 +30,25 @@ enum ImageVerb {
     Load(archive::Load),
     Rm(remove::Remove),
     Verify(verify::Verify),
+    Unpack(Unpack),
 }
 
 impl Image {
+    /// What is asked of the program itself and of no runtime.
+    #[must_use]
+    pub fn as_unpack(&self) -> Option<&Unpack> {
+        match &self.verb {
+            ImageVerb::Unpack(verb) => Some(verb),
+            ImageVerb::Inspect(_)
+            | ImageVerb::History(_)
+            | ImageVerb::Tag(_)
+            | ImageVerb::Save(_)
+            | ImageVerb::Load(_)
+            | ImageVerb::Rm(_)
+            | ImageVerb::Verify(_) => None,
+        }
+    }
+
     /// Does what the sub-verb says.
     ///
     /// # Errors
@@ -43,6 +62,8 @@ impl Image {
             ImageVerb::Load(verb) => Box::pin(verb.run(client, io)).await,
             ImageVerb::Rm(verb) => Box::pin(verb.run(client, io)).await,
             ImageVerb::Verify(verb) => Box::pin(verb.run(client, io)).await,
+            // Taken out by the program before a runtime is spoken to.
+            ImageVerb::Unpack(_) => Err(Error::NotOfARuntime { verb: "image unpack" }),
         }
     }
 }

@@ -26,7 +26,12 @@ pub(crate) async fn status(server: &Server, request: &v1::StatusRequest) -> v1::
     };
     v1::StatusResponse {
         status: Some(v1::RuntimeStatus {
-            conditions: vec![condition("RuntimeReady", None), network, records(server)],
+            conditions: vec![
+                condition("RuntimeReady", None),
+                network,
+                records(server),
+                usable_handlers(server),
+            ],
         }),
         info: if request.verbose { info(server, status).await } else { BTreeMap::new() },
         runtime_handlers: handlers(server),
@@ -50,6 +55,16 @@ fn records(server: &Server) -> v1::RuntimeCondition {
     condition("KnarrHasUsableRecords", problem)
 }
 
+/// Ours: pods of other handlers run all the same.
+fn usable_handlers(server: &Server) -> v1::RuntimeCondition {
+    let told = |state: sandbox::HandlerState| {
+        state.features.err().map(|reason| format!("{}: {reason}", state.name))
+    };
+    let texts: Vec<_> = server.sandboxes.handlers().into_iter().filter_map(told).collect();
+    let problem = (!texts.is_empty()).then(|| ("HandlersUnusable", texts.join("; ")));
+    condition("KnarrHasUsableHandlers", problem)
+}
+
 fn condition(kind: &str, problem: Option<(&str, String)>) -> v1::RuntimeCondition {
     let status = problem.is_none();
     let (reason, message) = problem.unwrap_or_default();
@@ -58,13 +73,20 @@ fn condition(kind: &str, problem: Option<(&str, String)>) -> v1::RuntimeConditio
 
 /// CRI: the default handler is listed as `""` and under its own name.
 fn handlers(server: &Server) -> Vec<v1::RuntimeHandler> {
-    let features = v1::RuntimeHandlerFeatures {
-        recursive_read_only_mounts: server.sandboxes.host().recursive_read_only,
-        user_namespaces: server.sandboxes.has_user_namespaces(),
-    };
-    std::iter::once(String::new())
-        .chain(server.sandboxes.handlers())
-        .map(|name| v1::RuntimeHandler { name, features: Some(features) })
+    let handlers = server.sandboxes.handlers();
+    let default = handlers.first().map(|default| (String::new(), default));
+    let named = handlers.iter().map(|handler| (handler.name.clone(), handler));
+    default
+        .into_iter()
+        .chain(named)
+        .map(|(name, handler)| {
+            let features = handler.features.clone().unwrap_or_default();
+            let features = v1::RuntimeHandlerFeatures {
+                recursive_read_only_mounts: features.recursive_read_only,
+                user_namespaces: features.user_namespaces,
+            };
+            v1::RuntimeHandler { name, features: Some(features) }
+        })
         .collect()
 }
 
@@ -72,14 +94,18 @@ fn handlers(server: &Server) -> Vec<v1::RuntimeHandler> {
 async fn info(server: &Server, status: NetworkStatus) -> BTreeMap<String, String> {
     let sandboxes = &server.sandboxes;
     let network = sandboxes.network_config().await;
-    let names = sandboxes.handlers();
-    let runtime = serde_json::json!({
-        "runtimeType": RUNTIME_TYPE,
-        "snapshotter": SNAPSHOTTER,
-        "options": { "SystemdCgroup": server.cgroup_driver == CgroupDriver::Systemd },
-    });
+    let handlers = sandboxes.handlers();
+    let runtime = |handler: &sandbox::HandlerState| {
+        serde_json::json!({
+            "runtimeType": RUNTIME_TYPE,
+            "snapshotter": SNAPSHOTTER,
+            "runtimePath": handler.path,
+            "problem": handler.features.as_ref().err(),
+            "options": { "SystemdCgroup": server.cgroup_driver == CgroupDriver::Systemd },
+        })
+    };
     let runtimes: serde_json::Map<_, _> =
-        names.iter().map(|name| (name.clone(), runtime.clone())).collect();
+        handlers.iter().map(|handler| (handler.name.clone(), runtime(handler))).collect();
     let config = serde_json::json!({
         "rootDir": sandboxes.root_dir(),
         "stateDir": sandboxes.state_dir(),
@@ -87,7 +113,7 @@ async fn info(server: &Server, status: NetworkStatus) -> BTreeMap<String, String
         "cni": { "binDirs": network["PluginDirs"], "confDir": network["PluginConfDir"] },
         "containerd": {
             "snapshotter": SNAPSHOTTER,
-            "defaultRuntimeName": names.first(),
+            "defaultRuntimeName": handlers.first().map(|default| &default.name),
             "runtimes": runtimes,
         },
     });

@@ -12,6 +12,7 @@ use super::members::Members;
 
 /// Descriptions are small.
 const DOCUMENT_MAX: u64 = 8 << 20;
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// An index of indexes is the most anybody writes.
 const DEPTH_MAX: usize = 4;
 
@@ -19,6 +20,8 @@ const DEPTH_MAX: usize = 4;
 #[derive(Debug)]
 pub(super) struct Content {
     pub(super) names: Vec<Reference>,
+    /// The word by which an OCI layout knows it.
+    pub(super) tag: Option<String>,
     pub(super) config: Bytes,
     /// Members, lowest first, with what the manifest says of them.
     pub(super) layers: Vec<(String, Option<Descriptor>)>,
@@ -64,7 +67,7 @@ fn of_docker(members: &Members, image: DockerImage) -> Result<Content, LoadError
     let names = names.iter().map(|name| reference(name)).collect::<Result<_, _>>()?;
     let config = required(members, &image.config)?;
     let layers = image.layers.into_iter().map(|member| (member, None)).collect();
-    Ok(Content { names, config, layers, manifest: None })
+    Ok(Content { names, tag: None, config, layers, manifest: None })
 }
 
 fn of_layout(members: &Members, entry: &IndexEntry) -> Result<Content, LoadError> {
@@ -73,6 +76,7 @@ fn of_layout(members: &Members, entry: &IndexEntry) -> Result<Content, LoadError
     let layers = manifest.layers.into_iter();
     Ok(Content {
         names: names(entry)?,
+        tag: entry.annotations.as_ref().and_then(|all| all.get(REF_NAME)).cloned(),
         config,
         layers: layers.map(|layer| (blob_name(&layer.digest), Some(layer))).collect(),
         manifest: Some(bytes),
@@ -97,7 +101,7 @@ fn follow(members: &Members, mut to: Descriptor) -> Result<(Bytes, Manifest), Lo
 fn names(entry: &IndexEntry) -> Result<Vec<Reference>, LoadError> {
     let annotation = |key: &str| entry.annotations.as_ref().and_then(|all| all.get(key));
     let whole = annotation("io.containerd.image.name");
-    let short = annotation("org.opencontainers.image.ref.name");
+    let short = annotation(REF_NAME);
     let name = whole.or_else(|| short.filter(|name| name.contains(['/', ':'])));
     name.map(|name| reference(name)).into_iter().collect()
 }

@@ -64,7 +64,7 @@ async fn load_one(
     members: &Members,
     content: Content,
 ) -> Result<Arc<Image>, LoadError> {
-    let Content { names, config, layers, manifest } = content;
+    let Content { names, tag: _, config, layers, manifest } = content;
     let id = registry::digest_of(&config);
     let parsed = config::parse(&config)
         .and_then(|parsed| parsed.check(layers.len(), &Platform::host()).map(|()| parsed))

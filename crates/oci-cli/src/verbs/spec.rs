@@ -10,16 +10,20 @@ use crate::args::SpecArgs;
 use crate::error::{At as _, OciError};
 
 pub(crate) fn run(args: &SpecArgs) -> Result<(), OciError> {
+    let own_ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let own_ids = Some(own_ids);
     let path = args.bundle.join("config.json");
     let mut file = File::create_new(&path).at("make", &path)?;
     // Where the host has one tree a container sees its own part of it as the root.
     let v2 = sys::cgroup::detect().is_ok_and(|layout| layout.is_v2());
-    let text = format!("{}\n", to_text(&specification(args.rootless, v2)));
+    let spec = specification(own_ids.filter(|_| args.rootless), v2);
+    let text = format!("{}\n", to_text(&spec));
     file.write_all(text.as_bytes()).at("write", &path)
 }
 
-/// A shell in `rootfs`, with little that it may do.
-fn specification(rootless: bool, v2: bool) -> Value {
+/// A shell in `rootfs`, with little that it may do, for a host with cgroup v1 or `v2`. With `ids`, a user and
+/// a group, it is for a user who is root in a namespace of his own.
+pub fn specification(ids: Option<(u32, u32)>, v2: bool) -> Value {
     let capabilities = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
     let mut spec = json!({
         "ociVersion": "1.0.2",
@@ -65,8 +69,8 @@ fn specification(rootless: bool, v2: bool) -> Value {
     if let Some(namespaces) = spec["linux"]["namespaces"].as_array_mut().filter(|_| v2) {
         namespaces.push(json!({"type": "cgroup"}));
     }
-    if rootless {
-        for_a_user(&mut spec);
+    if let Some(ids) = ids {
+        for_a_user(&mut spec, ids);
     }
     spec
 }
@@ -90,11 +94,11 @@ fn mounts() -> Value {
 }
 
 /// What root alone may have is left out; the user is root in a namespace of its own.
-fn for_a_user(spec: &mut Value) {
+fn for_a_user(spec: &mut Value, (uid, gid): (u32, u32)) {
     let one = |id: u32| json!([{"containerID": 0, "hostID": id, "size": 1}]);
     let linux = &mut spec["linux"];
-    linux["uidMappings"] = one(rustix::process::geteuid().as_raw());
-    linux["gidMappings"] = one(rustix::process::getegid().as_raw());
+    linux["uidMappings"] = one(uid);
+    linux["gidMappings"] = one(gid);
     linux["resources"] = Value::Null;
     if let Some(namespaces) = linux["namespaces"].as_array_mut() {
         namespaces.retain(|namespace| namespace["type"] != "network");
@@ -124,14 +128,15 @@ mod tests {
 
     #[test]
     fn both_forms_are_specifications() {
-        for (rootless, v2) in [(false, false), (false, true), (true, false), (true, true)] {
-            let spec: Spec = serde_json::from_value(specification(rootless, v2)).unwrap();
+        let ids = Some((1000, 1000));
+        for (ids, v2) in [(None, false), (None, true), (ids, false), (ids, true)] {
+            let spec: Spec = serde_json::from_value(specification(ids, v2)).unwrap();
             let namespaces = spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap();
             let cgroup = oci_spec::runtime::LinuxNamespaceType::Cgroup;
             assert_eq!(namespaces.iter().any(|one| one.typ() == cgroup), v2);
             assert_eq!(spec.root().as_ref().unwrap().path().to_str(), Some("rootfs"));
             let users = spec.linux().as_ref().unwrap().uid_mappings().is_some();
-            assert_eq!(users, rootless);
+            assert_eq!(users, ids.is_some());
         }
     }
 

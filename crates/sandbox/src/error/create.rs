@@ -87,6 +87,14 @@ pub enum CreateError {
         /// Why.
         source: Box<crate::cdi::CdiError>,
     },
+    /// The handler's base spec.
+    #[error("cannot specify container `{name}`")]
+    BaseSpec {
+        /// Container name.
+        name: String,
+        /// Why.
+        source: crate::external::BaseSpecError,
+    },
     /// A class of service.
     #[error("cannot put container `{name}` into its class")]
     Class {

@@ -24,15 +24,35 @@ pub enum RunError {
         /// Configured names.
         known: String,
     },
-    /// The handler names a runtime this build does not drive.
-    #[error(
-        "runtime handler `{handler}` uses {path}: external runtimes are not supported by this version"
-    )]
-    ExternalHandler {
-        /// As requested.
+    /// The handler's runtime does not work.
+    #[error("runtime handler `{handler}` cannot run pods: {reason}")]
+    BrokenHandler {
+        /// Its name.
         handler: String,
-        /// Its program.
-        path: String,
+        /// One sentence with the program's path.
+        reason: String,
+    },
+    /// The handler's runtime cannot give what the pod asks for.
+    #[error("runtime handler `{handler}` has no user namespaces with mapped mounts")]
+    HandlerWithoutUsers {
+        /// Its name.
+        handler: String,
+    },
+    /// The container that stands for the pod could not be made.
+    #[error("cannot make the sandbox container of sandbox {sandbox}")]
+    SandboxContainer {
+        /// The pod.
+        sandbox: SandboxId,
+        /// Why.
+        source: LinkError,
+    },
+    /// Nor be specified.
+    #[error("cannot specify the sandbox container of sandbox {sandbox}")]
+    SandboxSpec {
+        /// The pod.
+        sandbox: SandboxId,
+        /// Why.
+        source: crate::plan::PlanFailure,
     },
     /// A live pod has the same name.
     #[error("pod name {name:?} is reserved for sandbox {holder}")]

@@ -36,6 +36,7 @@ impl Owner {
     /// answer. What resists is tried again when the pod is stopped.
     pub(super) async fn end_unkept(&mut self) {
         let mut failed = self.bury_running().await;
+        self.delete_by_runtime(Vec::new()).await;
         self.sweep_cgroups(&mut failed).await;
         for error in failed {
             tracing::error!(sandbox = %self.id(), error = chain(&error), "left by the shim");
@@ -80,6 +81,7 @@ impl Owner {
             (ran, cgroups::end(&layout, &cgroup))
         })
         .await;
+        self.delete_by_runtime(vec![id.to_string()]).await;
         ended.map_err(StepError::Cgroup)?;
         if let Some(exit) = self.read_exit_file(id).await {
             self.on_exit(id, &exit).await;

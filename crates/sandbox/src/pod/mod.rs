@@ -12,6 +12,7 @@
 
 mod burial;
 mod create;
+mod external;
 mod recover;
 mod run;
 mod shim_process;
@@ -240,6 +241,13 @@ impl Owner {
         match event {
             LinkEvent::Shim(Event::Exited { container, exit }) => {
                 match ContainerId::parse(&container) {
+                    Ok(id) if self.is_sandbox_container(&id) => {
+                        tracing::warn!(
+                            sandbox = %self.id(), code = exit.code,
+                            "the sandbox container ended: the pod is no longer ready"
+                        );
+                        self.lose_readiness().await;
+                    }
                     Ok(id) => self.on_exit(&id, &exit).await,
                     Err(error) => {
                         tracing::error!(sandbox = %self.id(), %error, "the shim names no container");

@@ -248,6 +248,10 @@ impl Owner {
             report.containers.iter().map(|snapshot| snapshot.container.clone()).collect();
         for snapshot in report.containers {
             let Ok(id) = ContainerId::parse(&snapshot.container) else { continue };
+            if self.is_sandbox_container(&id) && matches!(snapshot.phase, Phase::Exited(_)) {
+                tracing::warn!(sandbox = %self.id(), "the sandbox container is gone");
+                self.set_phase(PodPhase::Stopped).await;
+            }
             let Some(container) = self.containers.get(&id) else { continue };
             let running =
                 |pid| ContainerState::Running { pid, started_at: UnixNanos(snapshot.started_at) };

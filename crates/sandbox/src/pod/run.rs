@@ -84,6 +84,7 @@ impl Owner {
             shim.pause_pid = ready.pause_pid;
         }
         self.attach().await?;
+        self.start_sandbox_container().await?;
         let _span = span("daemon: record that it is ready");
         let record = Arc::make_mut(&mut self.record);
         record.phase = PodPhase::Ready;
@@ -192,7 +193,9 @@ impl Owner {
         let options = &config.security.namespaces;
         let new_net = options.network != NamespaceMode::Node;
         let new_ipc = options.ipc != NamespaceMode::Node;
-        let shared_pid = options.pid == NamespaceMode::Pod;
+        // The sandbox container is PID 1 of a sandbox.
+        let has_first = self.record.runtime.sandbox_program().is_some();
+        let shared_pid = options.pid == NamespaceMode::Pod && !has_first;
         let sandbox = self.id();
         let paths = self.cx.paths();
         let sysctls =

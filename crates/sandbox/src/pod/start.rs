@@ -5,6 +5,7 @@ use std::sync::Arc;
 use failpoint::Point;
 use launch::plan::ExecPlan;
 use model::{ContainerId, NamespaceMode, Signal, UnixNanos};
+use oci_spec::runtime::Process;
 use shim_protocol::{Body, Response, StartContainer};
 use sys::trace::span;
 
@@ -73,7 +74,7 @@ impl Owner {
         let pid_target = self.running_target(&record)?;
         let plan = self.launch_plan(&record).await.map_err(planned)?;
         let config = &record.config;
-        let body = Body::Start(Box::new(StartContainer {
+        let start = StartContainer {
             container: id.to_string(),
             plan: plan.encode(),
             log_path: record.log_path.clone(),
@@ -81,7 +82,8 @@ impl Owner {
             stdin_once: config.stdin_once,
             kill_rest: config.security.namespaces.pid != NamespaceMode::Container,
             pid_target,
-        }));
+        };
+        let body = self.start_body(&record, start).map_err(planned)?;
         let fail = |source| StartError::Launch { container: id.clone(), source };
         let sandbox = self.id().clone();
         let link = self.link().ok_or_else(|| fail(LinkError::Gone { sandbox: sandbox.clone() }))?;
@@ -169,19 +171,28 @@ impl Owner {
             source: LinkError::Gone { sandbox: self.id().clone() },
         };
         let link = self.link().ok_or_else(gone)?;
-        let plan = self.read_exec_plan(id).await?;
-        let target = ExecTarget { link, plan };
+        let (plan, process) = self.read_exec_plan(id).await?;
+        let target = ExecTarget { link, plan, process };
         // Taken out again when its state changes.
         self.cx.exec_targets.put(id.clone(), target.clone());
         Ok(target)
     }
 
-    async fn read_exec_plan(&self, id: &ContainerId) -> Result<Arc<ExecPlan>, ContainerError> {
+    async fn read_exec_plan(
+        &self,
+        id: &ContainerId,
+    ) -> Result<(Arc<ExecPlan>, Option<Arc<Process>>), ContainerError> {
         let cx = Arc::clone(&self.cx);
         let container = self.containers.get(id).ok_or_else(|| unknown(id))?;
         let record = Arc::clone(&container.record);
-        blocking::run(move || plan::exec(&cx, &record)).await.map(Arc::new).map_err(|source| {
-            ContainerError::Plan { container: id.clone(), source: Box::new(source) }
+        let external = self.record.runtime.program.is_some();
+        let read = blocking::run(move || {
+            let process = external.then(|| plan::process(&cx, &record).map(Arc::new));
+            Ok((Arc::new(plan::exec(&cx, &record)?), process.transpose()?))
+        });
+        read.await.map_err(|source| ContainerError::Plan {
+            container: id.clone(),
+            source: Box::new(source),
         })
     }
 }

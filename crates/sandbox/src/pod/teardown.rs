@@ -133,6 +133,8 @@ impl Owner {
 
     async fn end_shim(&mut self, failed: &mut Vec<StepError>) {
         let Some(shim) = self.shim.take() else {
+            let ids = self.containers.keys().map(ToString::to_string).collect();
+            self.delete_by_runtime(ids).await;
             self.sweep_cgroups(failed).await;
             return;
         };

@@ -9,6 +9,7 @@ use super::Owner;
 use crate::cgroups::Before;
 use crate::context::cgroup_of;
 use crate::error::UpdateError;
+use crate::handler::RuntimeKind;
 use crate::record::ContainerRecord;
 use crate::view::LookupError;
 use crate::{admission, blocking, cgroups, plan};
@@ -73,7 +74,10 @@ impl Owner {
         for note in planned.notes {
             tracing::warn!(sandbox = %self.id(), container = %id, %note, "not applied");
         }
-        if !in_force {
+        // In a sandbox they are nowhere in force: it has its limits as a whole.
+        let program = self.record.runtime.program.as_ref();
+        let in_sandbox = program.is_some_and(|program| program.kind == RuntimeKind::Sandbox);
+        if !in_force || in_sandbox {
             return Ok(Before::default());
         }
         blocking::run(move || cgroups::set_limits(&planned.plan))

@@ -13,6 +13,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use sys::namespace::{self, Kind};
 use tokio::net::{TcpSocket, TcpStream};
 
+use crate::handler::RuntimeKind;
 use crate::manager::Sandboxes;
 use crate::view::{LookupError, PodView};
 
@@ -69,7 +70,8 @@ impl Sandboxes {
     }
 
     /// Connects to `localhost:port` as the pod's processes would: in its network namespace, or on
-    /// the host if it uses that. IPv4 is tried first, then IPv6.
+    /// the host if it uses that. IPv4 is tried first, then IPv6. A pod in a sandbox is reached at its
+    /// addresses.
     ///
     /// # Errors
     /// [`ConnectError`].
@@ -78,9 +80,11 @@ impl Sandboxes {
         let sandbox = pod.record.id.clone();
         let on_host = pod.record.config.security.namespaces.network == NamespaceMode::Node;
         let netns = (!on_host).then(|| self.cx.paths().netns(&sandbox));
-        let sockets = match netns {
-            Some(path) => sockets_inside(path).await,
-            None => sockets(),
+        let sockets = match (netns, &pod.record.network) {
+            // A sandbox has a network stack of its own, whose `localhost` nobody else can reach.
+            (Some(_), Some(network)) if in_sandbox(&pod) => sockets(&network.ips),
+            (Some(path), _) => sockets_inside(path).await,
+            (None, _) => sockets(&LOCALHOST),
         };
         let sockets = sockets
             .map_err(|source| ConnectError::Namespace { sandbox: sandbox.clone(), source })?;
@@ -110,22 +114,28 @@ async fn sockets_inside(netns: PathBuf) -> io::Result<Vec<(IpAddr, OwnedFd)>> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     std::thread::Builder::new().name("netns".to_owned()).stack_size(64 << 10).spawn(move || {
         // A caller that has left closes its end, and the sockets close here.
-        drop(sender.send(enter(&netns).and_then(|()| sockets())));
+        drop(sender.send(enter(&netns).and_then(|()| sockets(&LOCALHOST))));
     })?;
     receiver.await.unwrap_or_else(|_panicked| Err(io::ErrorKind::Other.into()))
 }
 
-fn enter(netns: &Path) -> io::Result<()> {
+fn in_sandbox(pod: &PodView) -> bool {
+    let program = pod.record.runtime.program.as_ref();
+    program.is_some_and(|program| program.kind == RuntimeKind::Sandbox)
+}
+
+/// Moves the calling thread, which must end after what it does there.
+pub(crate) fn enter(netns: &Path) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = rustix::fs::open(netns, flags, Mode::empty())?;
     // The kind is checked: a path where nothing is mounted any more is an error, not the host.
     namespace::enter(file.as_fd(), Kind::Net)
 }
 
-/// One socket for each address of `localhost`. A kernel without IPv6 gives one.
-fn sockets() -> io::Result<Vec<(IpAddr, OwnedFd)>> {
+/// One socket for each address. A kernel without IPv6 gives none for those.
+fn sockets(addresses: &[IpAddr]) -> io::Result<Vec<(IpAddr, OwnedFd)>> {
     let mut sockets = Vec::new();
-    for address in LOCALHOST {
+    for &address in addresses {
         let family = match address {
             IpAddr::V4(_) => AddressFamily::INET,
             IpAddr::V6(_) => AddressFamily::INET6,

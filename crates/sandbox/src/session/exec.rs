@@ -73,6 +73,7 @@ impl Sandboxes {
         let body = Body::Exec(Box::new(StartExec {
             exec,
             container: container.to_string(),
+            process: target.process_for(&command, streams.tty),
             plan: plan(&target, command, streams.tty).encode(),
             terminal: streams.tty,
         }));

@@ -20,6 +20,7 @@ use crate::view::ContainerView;
 
 pub use attach::{AttachEnding, AttachHold};
 pub use connect::ConnectError;
+pub(crate) use connect::enter;
 pub use exec::ExecHold;
 
 /// Which streams of a process are wanted.

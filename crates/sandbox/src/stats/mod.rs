@@ -8,6 +8,7 @@ mod group;
 pub(crate) mod metrics;
 mod network;
 mod rates;
+mod sandboxed;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -85,7 +86,10 @@ pub(crate) fn by_pod(cx: &Context) -> HashMap<SandboxId, Vec<Arc<ContainerView>>
 
 fn of_container(cx: &Context, container: Arc<ContainerView>) -> ContainerUsage {
     let mut stats = match container.record.state {
-        ContainerState::Running { .. } => of_group(cx, &container.cgroup_path),
+        ContainerState::Running { .. } => match sandboxed::stats(cx, &container) {
+            Some(stats) => with_rate(cx, &container.cgroup_path, stats),
+            None => of_group(cx, &container.cgroup_path),
+        },
         ContainerState::Created | ContainerState::Exited(_) => ContainerStats::default(),
     };
     stats.writable_layer = container.writable.as_deref().cloned();
@@ -110,7 +114,10 @@ fn usage_of_pod(cx: &Context, pod: Arc<PodView>, containers: Vec<Arc<ContainerVi
 }
 
 fn of_group(cx: &Context, path: &str) -> ContainerStats {
-    let mut stats = Group { layout: &cx.parts.host.cgroup, path }.stats(now());
+    with_rate(cx, path, Group { layout: &cx.parts.host.cgroup, path }.stats(now()))
+}
+
+fn with_rate(cx: &Context, path: &str, mut stats: ContainerStats) -> ContainerStats {
     if let Some(cpu) = &mut stats.cpu {
         cpu.nano_cores = cx.sampler.rates.rate(path, Instant::now(), cpu.usage_ns);
     }

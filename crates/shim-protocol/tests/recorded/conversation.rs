@@ -43,7 +43,13 @@ pub fn conversation() -> Vec<Said> {
         kill_rest: true,
         ..StartContainer::default()
     };
-    let exec = StartExec { exec: 3, container: id("b"), plan: vec![7, 8, 9], terminal: true };
+    let exec = StartExec {
+        exec: 3,
+        container: id("b"),
+        plan: vec![7, 8, 9],
+        terminal: true,
+        ..StartExec::default()
+    };
     let report = StateReport {
         ready: true,
         pause_pid: Some(12),

@@ -8,7 +8,7 @@ use bundle::{
     ResolvedDevice, ResolvedMount, SpecError,
 };
 use failpoint::Point;
-use model::{DiskUsage, MountPropagation, MountSource, NamespaceMode, SecurityProfile, StringMap};
+use model::{DiskUsage, MountPropagation, MountSource, NamespaceMode, SecurityProfile};
 use oci_spec::runtime::Spec;
 use store::{Durability, RecordFile};
 use sys::trace::span;
@@ -19,7 +19,9 @@ use crate::classes;
 use crate::confinement;
 use crate::context::Context;
 use crate::error::CreateError;
+use crate::external;
 use crate::files::{self, FileError};
+use crate::handler::Program;
 use crate::host;
 use crate::image_volumes::{self, ImageVolumeError};
 use crate::mounts::{self, HostPath};
@@ -160,8 +162,14 @@ impl Making {
         let (mounts, devices) = (self.mounts()?, self.devices()?);
         let host = self.host()?;
         let localhost_seccomp = self.localhost_seccomp()?;
-        let root_path =
-            paths.container(&self.pod.id, &self.record.id).join("rootfs").display().to_string();
+        let root_path = match self.program() {
+            None => paths.container(&self.pod.id, &self.record.id).join("rootfs"),
+            Some(_) => external::rootfs(paths, &self.pod.id, self.record.id.as_str()),
+        };
+        let root_path = root_path.display().to_string();
+        // What a container has is more particular than what its pod has.
+        let mut annotations = self.pod.runtime.passed(&self.pod.config.annotations);
+        annotations.extend(self.pod.runtime.passed(&config.annotations));
         let mut spec = bundle::container_spec(&ContainerInput {
             sandbox: &self.pod.id,
             container: &self.record.id,
@@ -185,7 +193,7 @@ impl Making {
             devices: &devices,
             localhost_seccomp: localhost_seccomp.as_deref(),
             selinux_level: self.pod.selinux_level.as_deref(),
-            annotations: &StringMap::new(),
+            annotations: &annotations,
             host: &host,
         })
         .map_err(|source| {
@@ -194,8 +202,20 @@ impl Making {
             }
             CreateError::Spec { name: self.name(), source }
         })?;
+        if let Some(path) = &self.pod.runtime.base_spec {
+            external::put_base(&mut spec, path)
+                .map_err(|source| CreateError::BaseSpec { name: self.name(), source })?;
+        }
         self.adapt(&mut spec)?;
+        if let Some(program) = self.program() {
+            external::adapt(&mut spec, program, &plan::pid_path(paths, &self.pod.id));
+        }
         Ok(spec)
+    }
+
+    /// The runtime that runs it, unless that is the built-in one.
+    fn program(&self) -> Option<&Program> {
+        self.pod.runtime.program.as_ref()
     }
 
     /// What is decided by files of the host: CDI devices, classes of service.
@@ -307,6 +327,9 @@ impl Making {
             security.privileged,
         )
         .map_err(|source| CreateError::AppArmor { name: self.name(), source })?;
+        let name = self.cx.handler_name(&self.pod.handler);
+        let features = self.cx.features(name, &self.pod.runtime).unwrap_or_default();
+        facts.recursive_read_only = features.recursive_read_only;
         if security.privileged {
             facts.devices = host::all_devices()
                 .map_err(|source| self.unusable("the host's devices".to_owned(), source))?;

@@ -1,0 +1,91 @@
+//! Which handler a request means, and whether its runtime can do what is asked.
+
+use std::sync::Arc;
+
+use super::{Features, Handler, HandlerState, Program};
+use crate::blocking;
+use crate::context::Context;
+use crate::error::RunError;
+use crate::manager::Sandboxes;
+
+impl Context {
+    /// The name of a handler; requests may leave the default one's away.
+    pub(crate) fn handler_name<'a>(&'a self, requested: &'a str) -> &'a str {
+        if requested.is_empty() { &self.parts.handlers.default } else { requested }
+    }
+
+    /// What the built-in runtime can do here.
+    fn own_features(&self) -> Features {
+        Features {
+            recursive_read_only: self.parts.host.recursive_read_only,
+            user_namespaces: self.user_namespaces.is_ok(),
+        }
+    }
+
+    /// What a handler's containers may have: what its runtime has, and the host.
+    pub(crate) fn features(&self, name: &str, handler: &Handler) -> Result<Features, String> {
+        let own = self.own_features();
+        if handler.program.is_none() {
+            return Ok(own);
+        }
+        let probed = self.probes.get(name).unwrap_or_else(|| Ok(Features::default()))?;
+        Ok(Features {
+            recursive_read_only: own.recursive_read_only && probed.recursive_read_only,
+            user_namespaces: own.user_namespaces && probed.user_namespaces,
+        })
+    }
+}
+
+impl Sandboxes {
+    /// The runtime handlers as they are, the default one first.
+    pub fn handlers(&self) -> Vec<HandlerState> {
+        let handlers = &self.cx.parts.handlers;
+        let default = handlers.known.get_key_value(&handlers.default);
+        let others = handlers.known.iter().filter(|(name, _)| **name != handlers.default);
+        let state = |(name, handler): (&String, &Handler)| HandlerState {
+            name: name.clone(),
+            path: handler.program.as_ref().map(|program| program.path.clone()),
+            features: self.cx.features(name, handler),
+        };
+        default.into_iter().chain(others).map(state).collect()
+    }
+
+    /// The handler a pod asks for. One whose runtime did not work when it was last asked is asked
+    /// again.
+    ///
+    /// # Errors
+    /// There is none of that name, or its runtime cannot be run, or cannot give what is asked for.
+    pub(crate) async fn usable_handler(
+        &self,
+        requested: &str,
+        own_users: bool,
+    ) -> Result<Handler, RunError> {
+        let handlers = &self.cx.parts.handlers;
+        let name = self.cx.handler_name(requested);
+        let Some(handler) = handlers.known.get(name) else {
+            let known: Vec<&str> = handlers.known.keys().map(String::as_str).collect();
+            let (handler, known) = (name.to_owned(), known.join(", "));
+            return Err(RunError::UnknownHandler { handler, known });
+        };
+        let Some(program) = &handler.program else { return Ok(handler.clone()) };
+        self.ask_again(name, program).await;
+        let features = self
+            .cx
+            .features(name, handler)
+            .map_err(|reason| RunError::BrokenHandler { handler: name.to_owned(), reason })?;
+        if own_users && self.cx.user_namespaces.is_ok() && !features.user_namespaces {
+            return Err(RunError::HandlerWithoutUsers { handler: name.to_owned() });
+        }
+        Ok(handler.clone())
+    }
+
+    /// A program may have been removed since, or installed.
+    async fn ask_again(&self, name: &str, program: &Program) {
+        let broken = self.cx.probes.get(name).is_none_or(|probed| probed.is_err());
+        if !broken && program.path.exists() {
+            return;
+        }
+        let (cx, name, program) = (Arc::clone(&self.cx), name.to_owned(), program.clone());
+        blocking::run(move || cx.probes.put(&name, program.probe())).await;
+    }
+}

@@ -1,0 +1,241 @@
+//! Commands that run while the loop goes on, and what comes of them.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, WaitStatus};
+use shim_protocol::{Failure, Response};
+use sys::pidfd::Ended;
+use sys::process::Child;
+
+use super::birth::Birth;
+use super::exec::Entry;
+use super::{External, Outputs, PATIENCE};
+use crate::peers::PeerNumber;
+use crate::supervisor::Supervisor;
+
+/// What one command may take: who asked gives up after a minute, and would not know of what came of
+/// it after all.
+const LIMIT: Duration = Duration::from_secs(25);
+
+/// A command that runs, and who waits for it.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(super) child: Child,
+    pub(super) outputs: Outputs,
+    pub(super) asked: (PeerNumber, u64),
+    pub(super) until: Instant,
+    /// It was killed because its time was up.
+    pub(super) late: bool,
+    pub(super) step: Step,
+}
+
+/// What a command is for.
+#[derive(Debug)]
+pub(super) enum Step {
+    Create(Box<Birth>),
+    Start(Box<Birth>),
+    Exec(Box<Entry>),
+    /// Somebody waits for it and does nothing else.
+    Alone(Box<External>, &'static str),
+}
+
+impl Step {
+    fn verb(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "create",
+            Self::Start(_) => "start",
+            Self::Exec(_) => "exec",
+            Self::Alone(_, verb) => verb,
+        }
+    }
+
+    fn external(&self) -> &External {
+        match self {
+            Self::Create(birth) | Self::Start(birth) => &birth.external,
+            Self::Exec(entry) => &entry.external,
+            Self::Alone(external, _) => external,
+        }
+    }
+}
+
+/// The commands under way.
+#[derive(Debug, Default)]
+pub(crate) struct Jobs {
+    jobs: Vec<Job>,
+    /// Children that ended while commands were under way and were nobody's yet: a process may end
+    /// before the command that has started it says which it is.
+    strangers: Vec<(Pid, WaitStatus)>,
+    /// Who asked for everything the shim holds, which is not known until these have come to an end.
+    pub(super) state_waiters: Vec<(PeerNumber, u64)>,
+    /// What came of commands that somebody waits for.
+    outcomes: Vec<(Pid, Result<(), Failure>)>,
+}
+
+impl Job {
+    pub(super) fn new(
+        child: Child,
+        outputs: Outputs,
+        asked: (PeerNumber, u64),
+        step: Step,
+    ) -> Self {
+        Self { child, outputs, asked, until: Instant::now() + LIMIT, late: false, step }
+    }
+
+    pub(super) fn kill(&self) {
+        // Those it has started in its group go with it. It is not reaped: its number is its own.
+        rustix::process::kill_process_group(self.child.pid, rustix::process::Signal::KILL).ok();
+        sys::pidfd::kill(self.child.pidfd.as_fd()).ok();
+    }
+}
+
+impl Jobs {
+    pub(super) fn push(&mut self, job: Job) {
+        self.jobs.push(job);
+    }
+
+    fn take(&mut self, pid: Pid) -> Option<Job> {
+        let index = self.jobs.iter().position(|job| job.child.pid == pid)?;
+        Some(self.jobs.swap_remove(index))
+    }
+
+    /// Whether a container of this id is on its way.
+    pub(crate) fn has_birth(&self, id: &str) -> bool {
+        self.births().any(|birth| birth.external.id.as_str() == id)
+    }
+
+    pub(super) fn births(&self) -> impl Iterator<Item = &Birth> {
+        self.jobs.iter().filter_map(|job| match &job.step {
+            Step::Create(birth) | Step::Start(birth) => Some(birth.as_ref()),
+            Step::Exec(_) | Step::Alone(..) => None,
+        })
+    }
+
+    /// The command that enters a container for this exec.
+    pub(super) fn entry(&mut self, exec: u64) -> Option<&mut Job> {
+        self.jobs.iter_mut().find(|job| match &job.step {
+            Step::Exec(entry) => entry.number == exec,
+            Step::Create(_) | Step::Start(_) | Step::Alone(..) => false,
+        })
+    }
+
+    /// When the next one has taken too long.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.jobs.iter().filter(|job| !job.late).map(|job| job.until).min()
+    }
+
+    /// Kills those that have taken too long.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        for job in self.jobs.iter_mut().filter(|job| !job.late && job.until <= now) {
+            job.late = true;
+            job.kill();
+        }
+    }
+
+    /// Kills all of them: the pod ends.
+    pub(crate) fn kill_all(&self) {
+        self.jobs.iter().for_each(Job::kill);
+    }
+
+    /// What is under way, in words.
+    pub(crate) fn alive(&self) -> impl Iterator<Item = String> {
+        self.jobs.iter().map(|job| {
+            format!("{} {} does not end", job.step.external().program.path, job.step.verb())
+        })
+    }
+
+    /// How this process ended, if it has while nobody knew it.
+    pub(super) fn take_stranger(&mut self, pid: Pid) -> Option<WaitStatus> {
+        let index = self.strangers.iter().position(|(stranger, _)| *stranger == pid)?;
+        Some(self.strangers.swap_remove(index).1)
+    }
+
+    /// Keeps the end of a child that is nobody's, as long as it may turn out to be somebody's.
+    pub(crate) fn keep_stranger(&mut self, pid: Pid, status: WaitStatus) {
+        if !self.jobs.is_empty() {
+            self.strangers.push((pid, status));
+        }
+    }
+}
+
+impl Supervisor {
+    /// A child was reaped. Whether it was one of these.
+    pub(crate) fn job_ended(&mut self, pid: Pid, status: WaitStatus) -> bool {
+        let Some(Job { child: _, mut outputs, asked, late, step, .. }) = self.jobs.take(pid) else {
+            return false;
+        };
+        let ended = match status.terminating_signal() {
+            _ if late => None,
+            Some(signal) => Some(Ended::Signaled(signal)),
+            None => Some(Ended::Exited(status.exit_status().unwrap_or_default())),
+        };
+        let runtime = &self.parts.runtime;
+        let outcome = step.external().outcome(step.verb(), ended, &mut outputs, runtime);
+        outputs.discard(runtime);
+        match step {
+            Step::Create(birth) => self.created(birth, asked, outcome),
+            Step::Start(birth) => self.started(birth, asked, outcome),
+            Step::Exec(entry) => self.entered(&entry, asked, outcome),
+            Step::Alone(..) => self.jobs.outcomes.push((pid, outcome)),
+        }
+        self.settle_jobs();
+        true
+    }
+
+    /// Runs a short command and waits for it. Children that end meanwhile are reaped: the command may
+    /// wait for that.
+    ///
+    /// # Errors
+    /// In the runtime's own words.
+    pub(super) fn run_external(
+        &mut self,
+        external: &External,
+        verb: &'static str,
+        words: &[&str],
+    ) -> Result<(), Failure> {
+        let cannot = |error| external.cannot_run(verb, &error);
+        let (runtime, null) = (&self.parts.runtime, &self.parts.null);
+        let log = external.file(&format!("{verb}.log"));
+        let outputs = Outputs::new(runtime, null, log).map_err(cannot)?;
+        let tool = external.tool(&outputs.log, verb, words);
+        let child = runtime.spawn_tool(tool, outputs.io(), None).map_err(cannot)?;
+        let pid = child.pid;
+        let step = Step::Alone(Box::new(external.clone()), verb);
+        let mut job = Job::new(child, outputs, (0, 0), step);
+        job.until = Instant::now() + PATIENCE;
+        self.jobs.push(job);
+        loop {
+            self.reap();
+            self.jobs.expire(Instant::now());
+            let outcomes = &mut self.jobs.outcomes;
+            if let Some(index) = outcomes.iter().position(|(ended, _)| *ended == pid) {
+                return outcomes.swap_remove(index).1;
+            }
+            let until = self.jobs.next_deadline().unwrap_or_else(|| Instant::now() + PATIENCE);
+            let left = until.saturating_duration_since(Instant::now());
+            self.parts.children.wait(left).map_err(cannot)?;
+        }
+    }
+
+    /// With the last one gone nobody is a stranger, and what the shim holds is known.
+    pub(super) fn settle_jobs(&mut self) {
+        if self.jobs.jobs.is_empty() {
+            self.jobs.strangers.clear();
+        }
+        if self.jobs.births().next().is_none() {
+            for (peer, id) in std::mem::take(&mut self.jobs.state_waiters) {
+                let state = Response::State(self.state());
+                self.peers.reply(peer, id, (state, None), &self.tools.poller);
+            }
+        }
+    }
+
+    /// Whether the state has to wait; then it is told later.
+    pub(crate) fn put_off_state(&mut self, peer: PeerNumber, id: u64) -> bool {
+        let wait = self.jobs.births().next().is_some();
+        if wait {
+            self.jobs.state_waiters.push((peer, id));
+        }
+        wait
+    }
+}

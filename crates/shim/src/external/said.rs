@@ -1,0 +1,95 @@
+//! What a runtime says in its log: lines of JSON objects, of which two texts are wanted. There is no
+//! JSON reader in the shim, and no need of one.
+
+/// The last error of a log, else the last line of what was printed.
+pub(super) fn reason(log: &str, printed: &str) -> Option<String> {
+    let is_error = |line: &&str| {
+        matches!(text_of(line, "level").as_deref(), Some("error" | "fatal" | "panic" | "ERROR"))
+    };
+    let of_log = log.lines().rev().filter(is_error).find_map(|line| text_of(line, "msg"));
+    // Some write plain text whatever they are told.
+    let plain = || log.lines().rev().map(str::trim).find(|line| is_plain(line)).map(str::to_owned);
+    let last = || printed.lines().rev().map(str::trim).find(|line| !line.is_empty());
+    let said = of_log.or_else(plain).or_else(|| last().map(str::to_owned))?;
+    let said = text_of(&said, "msg").unwrap_or(said);
+    Some(said.trim().replace('\n', "; "))
+}
+
+fn is_plain(line: &str) -> bool {
+    !line.is_empty() && !line.starts_with('{')
+}
+
+/// The value of a key whose value is a text, in one line of an object.
+fn text_of(line: &str, key: &str) -> Option<String> {
+    let quoted = format!("\"{key}\"");
+    let after = line.get(line.find(&quoted)? + quoted.len()..)?;
+    let mut rest = after.trim_start().strip_prefix(':')?.trim_start().strip_prefix('"')?.chars();
+    let mut text = String::new();
+    loop {
+        match rest.next()? {
+            '"' => return Some(text),
+            '\\' => match rest.next()? {
+                'n' => text.push('\n'),
+                't' => text.push('\t'),
+                'r' => text.push('\r'),
+                'u' => {
+                    let digits: String = rest.by_ref().take(4).collect();
+                    let code = u32::from_str_radix(&digits, 16).ok()?;
+                    // Halves of pairs are not put together: nobody writes them in a reason.
+                    text.push(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
+                }
+                other => text.push(other),
+            },
+            other => text.push(other),
+        }
+    }
+}
+
+/// The number that is the value of a key.
+pub(super) fn number_of(text: &str, key: &str) -> Option<i32> {
+    let quoted = format!("\"{key}\"");
+    let after = text.get(text.find(&quoted)? + quoted.len()..)?;
+    let rest = after.trim_start().strip_prefix(':')?.trim_start();
+    let end = rest.find(|c: char| !c.is_ascii_digit() && c != '-').unwrap_or(rest.len());
+    rest.get(..end)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_error_is_the_reason() {
+        let log = "{\"level\":\"error\",\"msg\":\"first\",\"time\":\"t\"}\n\
+                   {\"level\":\"error\",\"msg\":\"exec: \\\"no\\\\such\\\": not found\\u0021\",\"time\":\"t\"}\n\
+                   {\"level\":\"warning\",\"msg\":\"later\",\"time\":\"t\"}\n";
+        assert_eq!(reason(log, "x").as_deref(), Some("exec: \"no\\such\": not found!"));
+    }
+
+    #[test]
+    fn without_a_log_the_last_line_printed_is() {
+        assert_eq!(reason("", "a\nlast words\n\n").as_deref(), Some("last words"));
+        assert_eq!(reason("plain\n", "other").as_deref(), Some("plain"));
+        let object = "{\"msg\": \"said\", \"level\": \"info\"}";
+        assert_eq!(reason("", object).as_deref(), Some("said"));
+        assert_eq!(reason("", ""), None);
+    }
+
+    #[test]
+    fn torn_lines_are_no_reason_to_panic() {
+        for torn in [
+            "{\"level\":\"error\",\"msg\":\"cut \\",
+            "{\"level\":\"error\",\"msg\":\"\\u12",
+            "\"level\"",
+        ] {
+            assert_eq!(text_of(torn, "msg"), None);
+        }
+    }
+
+    #[test]
+    fn a_status_is_read() {
+        assert_eq!(number_of("{\"id\":\"x\",\"exitStatus\":137}\n", "exitStatus"), Some(137));
+        assert_eq!(number_of("{\"exitStatus\": -1 }", "exitStatus"), Some(-1));
+        assert_eq!(number_of("{}", "exitStatus"), None);
+    }
+}
