@@ -1,9 +1,10 @@
 //! A fresh ext4 for each run that fills a store.
 //!
-//! ext4 does not give a deleted inode away again for a while (a minute, or five if its table was
-//! not written yet) and looks at each such inode anew whenever it makes a file. Right after a store
-//! with a hundred thousand files was deleted, unpacking the next one takes several times as long,
-//! whoever unpacks. And what one run left to be written, the next one's flush would wait for.
+//! Without a journal, as on many a build machine, ext4 does not give a deleted inode away again for a
+//! minute, or five while its block is dirty, and looks at each such inode anew whenever it makes a
+//! file: right after a store with a hundred thousand files was deleted, unpacking the next one takes
+//! several times as long, whoever unpacks. And what one run left to be written, the next one's flush
+//! would wait for.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
