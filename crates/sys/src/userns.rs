@@ -83,7 +83,7 @@ pub fn enter_new(maps: &IdMaps, mapper: Mapper) -> io::Result<()> {
             let (here, there) = crate::fdpass::packet_pair()?;
             let own = rustix::process::getpid().as_raw_nonzero().to_string();
             let body = || {
-                let go = crate::fdpass::receive(&there, 1);
+                let go = crate::fdpass::receive(&there, GO.len());
                 let mapped = go.and_then(|_| by_helpers(&own, maps));
                 mapped.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EPERM), |()| 0)
             };
@@ -92,7 +92,7 @@ pub fn enter_new(maps: &IdMaps, mapper: Mapper) -> io::Result<()> {
                 unsafe { crate::process::clone_child(NewNamespaces::default(), None, body) }?;
             let entered = namespace::unshare(&[Kind::User, Kind::Mount]);
             if entered.is_ok() {
-                crate::fdpass::send(here.as_fd(), b"go", None)?;
+                crate::fdpass::send(here.as_fd(), GO, None)?;
             } else {
                 crate::pidfd::kill(child.pidfd.as_fd())?;
             }
@@ -106,6 +106,9 @@ pub fn enter_new(maps: &IdMaps, mapper: Mapper) -> io::Result<()> {
     crate::credentials::set_gid(0)?;
     crate::credentials::set_uid(0)
 }
+
+/// That the namespace is there.
+const GO: &[u8] = b"go";
 
 fn by_helpers(process: &str, maps: &IdMaps) -> io::Result<()> {
     for (program, map) in [("newuidmap", &maps.uids), ("newgidmap", &maps.gids)] {
