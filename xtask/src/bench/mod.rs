@@ -21,7 +21,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::dist;
-use program::{Program, Said};
+use program::Said;
 use results::Results;
 
 /// Sections of the program that compares runtimes.
@@ -97,28 +97,36 @@ fn peer(name: &str) -> Result<String, String> {
 
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     let machine = machine::describe(root);
-    let mut all = Vec::new();
+    let (mut all, mut broken) = (Vec::new(), Vec::new());
+    // What one brought is kept though the next one breaks.
+    let mut keep = |sections: &[&str], said: Result<Said>| match said {
+        Ok(said) => all.extend(sections.iter().map(|section| of(&said, section, &machine))),
+        Err(error) => {
+            println!("BROKEN: {}: {error:#}", sections.join(", "));
+            broken.push(sections.join(", "));
+        }
+    };
     let compared: Vec<&str> = COMPARED.into_iter().filter(|name| options.wants(name)).collect();
     if !compared.is_empty() {
-        let said = program::run(root, options, &program::COMPARE, &compared)?;
-        all.extend(compared.iter().map(|section| of(&said, section, &machine)));
+        keep(&compared, program::run(root, options, &program::COMPARE, &compared));
     }
     let others = [&program::OCI, &program::STREAMING, &program::NETWORK, &program::SCALE];
-    let others: [&Program; 4] = others;
     for program in others.into_iter().filter(|program| options.wants(program.name)) {
-        let said = program::run(root, options, program, &[])?;
-        all.push(of(&said, program.name, &machine));
+        keep(&[program.name], program::run(root, options, program, &[]));
     }
     if options.wants("pull") {
-        let said = Said { series: pull::run(root, options)?, ..Said::default() };
-        all.push(of(&said, "pull", &machine));
+        let series = pull::run(root, options);
+        keep(&["pull"], series.map(|series| Said { series, ..Said::default() }));
     }
     for results in &all {
         println!("\n{}\n{}", results.section, table::text(&results.series));
         results.failures.iter().for_each(|failure| println!("FAILED: {failure}"));
     }
-    if let Some(path) = &options.trace {
-        follow(root, options, &root.join(path))?;
+    if let Some(path) = &options.trace
+        && let Err(error) = follow(root, options, &root.join(path))
+    {
+        println!("BROKEN: trace: {error:#}");
+        broken.push("trace".to_owned());
     }
     if let Some(path) = &options.json {
         let list: Vec<Value> = all.iter().map(Results::to_json).collect();
@@ -130,6 +138,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     }
     let ours = all.iter().flat_map(|results| &results.failures);
     let ours = ours.filter(|failure| failure.starts_with("knarr")).count();
+    ensure!(broken.is_empty(), "broke off: {}", broken.join("; "));
     ensure!(ours == 0, "knarr failed {ours} times");
     Ok(())
 }
