@@ -2,6 +2,7 @@
 //! its containers. `docs/adr/0016-one-delegated-scope-per-pod.md` says why.
 
 use std::io;
+use std::time::Duration;
 
 use failpoint::Point;
 use model::{CgroupDriver, CgroupLayout, SandboxId, Slice, SliceError};
@@ -18,6 +19,10 @@ const SHIM: &str = "shim";
 pub(crate) const DEFAULT_SLICE: &str = "knarr.slice";
 /// What the names of scopes begin with.
 const PREFIX: &str = "knarr";
+
+/// How long a pod is given by who stops its scope, which the end of its slice at shutdown does:
+/// containers hear SIGTERM, and shims do not end by that. Kubelet stops pods in its own time before.
+const STOPS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Which drivers pods have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,7 +185,7 @@ pub(crate) fn begin(
         slice: slice.as_str(),
         pid: shim,
         // Containers have limits of their own; the pod's are kubelet's, at the slice.
-        properties: vec![Property::any_number_of_tasks()],
+        properties: vec![Property::any_number_of_tasks(), Property::stops_within(STOPS_WITHIN)],
     })?;
     let mountpoint = unified.mountpoint.trim_end_matches('/');
     let group = format!("{mountpoint}{}/{scope}/{SHIM}", slice.path());

@@ -1,6 +1,8 @@
 //! What a cgroup's files say, in systemd's words: it writes the files of its units again now and
 //! then, and must write the same.
 
+use std::time::Duration;
+
 use crate::error::SystemdError;
 use crate::wire::Value;
 
@@ -33,6 +35,11 @@ impl Property {
     /// As many processes as the host bears: by default a unit gets a share of them.
     pub fn any_number_of_tasks() -> Self {
         Self::number("TasksMax", INFINITY)
+    }
+
+    /// How long what is in the unit has from SIGTERM to SIGKILL when it is stopped.
+    pub fn stops_within(time: Duration) -> Self {
+        Self::number("TimeoutStopUSec", u64::try_from(time.as_micros()).unwrap_or(INFINITY))
     }
 
     /// What it sets.
