@@ -51,7 +51,10 @@ impl ArchiveImage {
     /// What the archive calls it: whole names, and tags of layouts.
     pub(crate) fn names(&self) -> Vec<String> {
         let whole = self.content.names.iter().map(ToString::to_string);
-        whole.chain(self.content.tag.clone()).collect()
+        let mut names: Vec<String> = whole.chain(self.content.tag.clone()).collect();
+        // A layout's word may be the whole name.
+        names.dedup();
+        names
     }
 
     /// Whether `name` is one of its names, or the tag of one.
