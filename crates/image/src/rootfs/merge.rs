@@ -52,7 +52,11 @@ impl Merger<'_> {
         path: &[u8],
         keeps: bool,
     ) -> Result<(), MergeError> {
-        let before = rustix::fs::fstat(to).map_err(|errno| failed("look at", path, errno))?;
+        let look = |dir: BorrowedFd<'_>| {
+            rustix::fs::fstat(dir).map_err(|errno| failed("look at", path, errno))
+        };
+        // Before anything is moved out of one and into the other.
+        let (of_layer, before) = (look(from)?, look(to)?);
         for name in names(from).map_err(|errno| failed("list", path, errno))? {
             let mut below = path.to_vec();
             if !below.is_empty() {
@@ -64,7 +68,8 @@ impl Merger<'_> {
         if keeps {
             return set_times(to, &before).map_err(|errno| failed("set the times of", path, errno));
         }
-        self.copy_attributes(from, to).map_err(|errno| failed("set the attributes of", path, errno))
+        self.copy_attributes(from, to, &of_layer)
+            .map_err(|errno| failed("set the attributes of", path, errno))
     }
 
     fn entry(
@@ -144,8 +149,12 @@ impl Merger<'_> {
     }
 
     /// Owner, mode, times and xattrs of a directory, but for the marks of overlayfs.
-    fn copy_attributes(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
-        let stat = rustix::fs::fstat(from)?;
+    fn copy_attributes(
+        &self,
+        from: BorrowedFd<'_>,
+        to: BorrowedFd<'_>,
+        stat: &Stat,
+    ) -> Result<(), Errno> {
         if self.rights == Rights::Root {
             let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
             rustix::fs::fchown(to, Some(owner.0), Some(owner.1))?;
@@ -162,7 +171,7 @@ impl Merger<'_> {
             let flags = XattrFlags::empty();
             rustix::fs::fsetxattr(to, key.as_c_str(), &value[..length], flags)?;
         }
-        set_times(to, &stat)
+        set_times(to, stat)
     }
 }
 
