@@ -28,7 +28,15 @@ pub(crate) enum Operation {
 const IMAGE: &str = "volumes";
 
 /// Places of plugins that the default network does without: see `chain`.
-pub(crate) const CHAINS: [&str; 3] = ["cni.add.shape", "cni.add.filter", "cni.del.filter"];
+const CHAINS: [&str; 3] = ["cni.add.shape", "cni.add.filter", "cni.del.filter"];
+
+/// A place that is come by where systemd makes control groups only.
+const SCOPE: &str = "pod.run.scope";
+
+/// Whether no operation comes by this place here.
+pub(crate) fn is_elsewhere(place: &str) -> bool {
+    CHAINS.contains(&place) || (place == SCOPE && !test_support::scratch::systemd_driver())
+}
 
 /// What there is before the call.
 #[derive(Debug, Clone)]
@@ -76,7 +84,7 @@ impl Operation {
 
     pub(crate) fn comes_by(self, place: &str) -> bool {
         let ours = self.places().iter().any(|start| place.starts_with(start));
-        ours && !CHAINS.contains(&place)
+        ours && !is_elsewhere(place)
     }
 
     /// Brings about what the call needs.
