@@ -119,7 +119,7 @@ fn a_container_whose_shim_was_killed_is_deleted_by_its_runtime() -> Result<()> {
             proc::signal(shim.pid, Signal::KILL)?;
         }
         let status = node.wait_exited(&id).await?;
-        ensure!((status.exit_code, status.reason.as_str()) == (255, "Unknown"), "{status:?}");
+        ensure!((status.exit_code, status.reason.as_str()) == (137, "Error"), "{status:?}");
         node.cri.stop_pod(&pod_id).await?;
         node.cri.remove_pod(&pod_id).await?;
         ensure!(!root.join(&id).exists(), "the runtime still knows it");
