@@ -78,6 +78,11 @@ fn containers_live_under_other_runtimes() -> Result<()> {
     under(&WITH_PROCESSES, &lives_and_ends)
 }
 
+#[test]
+fn containers_live_in_sandboxes() -> Result<()> {
+    under(&[Runtime::Runsc], &lives_and_ends)
+}
+
 async fn terminals(node: &mut Node, _: Runtime) -> Result<()> {
     let image = node.pulled("busybox").await?;
     let pod = node.pod("tty");
@@ -103,6 +108,11 @@ async fn terminals(node: &mut Node, _: Runtime) -> Result<()> {
 #[test]
 fn terminals_come_from_other_runtimes() -> Result<()> {
     under(&[Runtime::Runc, Runtime::Crun, Runtime::KnarrOci], &terminals)
+}
+
+#[test]
+fn terminals_come_from_sandboxes() -> Result<()> {
+    under(&[Runtime::Runsc], &terminals)
 }
 
 #[test]
