@@ -131,7 +131,8 @@ fn another_runtimes_sessions_are_served_as_well() -> Result<()> {
         cri.pull(&image).await?;
         let pod = node.pod("foreign");
         let script = "mkdir /www; echo a page > /www/index.html; httpd -p 8080 -h /www; \
-            read line; echo got $line; exit 3";
+            (while :; do echo tick; sleep 0.05; done) & \
+            read line; kill $!; wait; echo got $line; exit 3";
         let container = pod.container("main", &image).script(script);
         let container = container.with(|config| config.stdin = true);
         let pod_id = cri.run_pod(&pod).await.context("RunPodSandbox of containerd")?;
@@ -153,11 +154,14 @@ fn another_runtimes_sessions_are_served_as_well() -> Result<()> {
         let mut child = Running(attach.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
         // At the end of the input this runtime sends no more output: it stays open.
         let mut stdin = child.0.stdin.take().context("its input")?;
-        stdin.write_all(b"hello\n")?;
+        let mut output = BufReader::new(child.0.stdout.take().context("its output")?);
+        // It may pass the input on before it has somebody to send the output to.
         let mut said = String::new();
-        child.0.stdout.take().context("its output")?.read_to_string(&mut said)?;
+        output.read_line(&mut said)?;
+        stdin.write_all(b"hello\n")?;
+        output.read_to_string(&mut said)?;
         // When the container's status has its exit code is that runtime's affair.
-        ensure!(said == "got hello\n", "attach: {said}");
+        ensure!(said.ends_with("tick\ngot hello\n"), "attach: {said}");
         cri.remove_everything().await
     })
 }
