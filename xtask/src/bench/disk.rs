@@ -12,7 +12,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::steps::execute;
+use crate::steps::{execute, output};
 
 /// Sparse: only what is written takes room.
 const SIZE: u64 = 24 << 30;
@@ -20,6 +20,7 @@ const SIZE: u64 = 24 << 30;
 /// A mounted file system in a file; both are gone when it is dropped.
 pub(super) struct Disk {
     image: PathBuf,
+    device: String,
     mounted: PathBuf,
 }
 
@@ -27,15 +28,19 @@ impl Disk {
     /// Makes the file system in the file `image` and mounts it on the directory `place`.
     pub(super) fn fresh(image: PathBuf, place: &Path) -> Result<Self> {
         let file = File::create(&image).with_context(|| image.display().to_string())?;
-        let this = Self { image, mounted: place.to_owned() };
-        file.set_len(SIZE).with_context(|| this.image.display().to_string())?;
+        file.set_len(SIZE).with_context(|| image.display().to_string())?;
         // Tables written now: the kernel's thread that does it later would disturb the run.
         execute(
             Command::new("mkfs.ext4")
                 .args(["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
-                .arg(&this.image),
+                .arg(&image),
         )?;
-        execute(Command::new("mount").args(["-o", "loop"]).arg(&this.image).arg(place))?;
+        // As a disk is written: not copied into the page cache a second time.
+        let device = output(
+            Command::new("losetup").args(["--find", "--show", "--direct-io=on"]).arg(&image),
+        )?;
+        let this = Self { image, device: device.trim().to_owned(), mounted: place.to_owned() };
+        execute(Command::new("mount").arg(&this.device).arg(place))?;
         execute(&mut Command::new("sync"))?;
         Ok(this)
     }
@@ -43,8 +48,10 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        if let Err(e) = execute(Command::new("umount").arg(&self.mounted)) {
-            eprintln!("{e:#}");
+        let unmounted = execute(Command::new("umount").arg(&self.mounted));
+        let detached = execute(Command::new("losetup").arg("--detach").arg(&self.device));
+        for error in [unmounted, detached].into_iter().filter_map(Result::err) {
+            eprintln!("{error:#}");
         }
         if let Err(e) = std::fs::remove_file(&self.image) {
             eprintln!("{}: {e}", self.image.display());
