@@ -34,7 +34,7 @@ const PROMISES: &[Promise] = &[
     promise("pods", "whole lives, 8 callers", Budget::AtLeast(60.0)),
     promise("exec", "ExecSync of `true`", Budget::AtMost(2.5)),
     promise("memory", "daemon", Budget::AtMost(15.0)).at(30),
-    promise("memory", "supervisors, pause and helpers", Budget::AtMost(307.2)),
+    promise("memory", "supervisors, pause and helpers", Budget::AtMost(307.2)).at(30),
     promise("memory", "idle", Budget::AtMost(0.1)).at(100),
     promise("memory", "wake-ups of all supervisors", Budget::AtMost(0.0)).at(100),
     promise("list", "ListContainers", Budget::AtMost(5.0)).at(500),
