@@ -71,8 +71,8 @@ impl Owner {
     /// processes are ended in any case, and a runtime that is gone must not keep pods from going.
     pub(super) async fn delete_by_runtime(&self, mut ids: Vec<String>) {
         let Some(program) = self.record.runtime.program.clone() else { return };
-        if program.sandbox_container {
-            // With it, what runs in the sandbox ends.
+        // With it, what runs in the sandbox ends: not for one container that the shim does not know.
+        if program.sandbox_container && self.shim.is_none() {
             ids.insert(0, self.id().to_string());
         }
         let sandbox = self.id().clone();
