@@ -66,16 +66,24 @@ pub fn on_a_node_with(
             return Ok(());
         }
     };
+    block_on(async {
+        let mut node = Node::begin(&dist, change)?;
+        test(&mut node).await?;
+        node.finish().await
+    })
+}
+
+/// Runs a test's future to its end.
+///
+/// # Errors
+/// The future's, or the async runtime does not start.
+pub fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    runtime.block_on(async {
-        let mut node = Node::begin(&dist, change)?;
-        test(&mut node).await?;
-        node.finish().await
-    })
+    runtime.block_on(future)
 }
 
 /// The registry all tests of this process share, with every image of the catalogue.

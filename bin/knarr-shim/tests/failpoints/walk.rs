@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use test_support::agreement::agrees;
 use test_support::leaks::Leaks;
 use test_support::matrix::{Act, Table};
-use test_support::node::{Node, PATIENCE};
+use test_support::node::{Node, PATIENCE, block_on};
 use test_support::{files, matrix};
 
 use crate::operation::{Before, Operation};
@@ -24,12 +24,7 @@ pub(crate) fn walk(operation: Operation) -> Result<()> {
             return Ok(());
         }
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .context("start the async runtime")?;
-    runtime.block_on(async {
+    block_on(async {
         let node = Node::begin(&dist, |settings, _| "info".clone_into(&mut settings.log_level))?;
         node.pulled("busybox").await?;
         let mut table = Table::default();

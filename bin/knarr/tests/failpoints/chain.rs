@@ -13,7 +13,7 @@ use test_support::agreement::agrees;
 use test_support::daemon::Settings;
 use test_support::leaks::Leaks;
 use test_support::matrix::{Act, Table};
-use test_support::node::{Node, PATIENCE};
+use test_support::node::{Node, PATIENCE, block_on};
 use test_support::scratch::Scratch;
 
 use crate::program;
@@ -114,12 +114,7 @@ pub(crate) fn walk() -> Result<()> {
             return Ok(());
         }
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .context("start the async runtime")?;
-    runtime.block_on(async {
+    block_on(async {
         let mut namespace = None;
         let mut configured = Ok(());
         let mut node = Node::begin(&dist, |settings, scratch| {

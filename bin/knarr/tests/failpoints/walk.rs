@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use test_support::agreement::agrees;
 use test_support::leaks::Leaks;
 use test_support::matrix::{Act, Place, Table};
-use test_support::node::Node;
+use test_support::node::{Node, block_on};
 
 use crate::operation::{Before, Operation};
 use crate::program;
@@ -23,12 +23,7 @@ pub(crate) fn walk(operation: Operation) -> Result<()> {
     };
     let places: Vec<Place> =
         program::places()?.into_iter().filter(|place| operation.comes_by(&place.name)).collect();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .context("start the async runtime")?;
-    runtime.block_on(async {
+    block_on(async {
         let mut node =
             Node::begin(&dist, |settings, _| "info".clone_into(&mut settings.log_level))?;
         node.pulled("busybox").await?;
