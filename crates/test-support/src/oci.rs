@@ -189,12 +189,7 @@ impl Runtime {
         busybox_root(&dir.join("rootfs"))?;
         let place = dir.to_str().context("a path of text")?.to_owned();
         self.call(&["spec", "--bundle", &place])?.ok()?;
-        let path = dir.join("config.json");
-        let mut spec: Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
-        spec["process"]["terminal"] = json!(false);
-        spec["process"]["args"] = json!(["/bin/sh", "-c", command]);
-        change(&mut spec);
-        fs::write(&path, spec.to_string())?;
+        adapt_spec(&dir, command, change)?;
         Ok(place)
     }
 
@@ -330,4 +325,17 @@ pub fn script(path: &Path, body: &str) -> Result<()> {
         File::options().write(true).create(true).truncate(true).mode(0o755).open(path)?;
     file.write_all(format!("#!/bin/sh\n{body}\n").as_bytes())?;
     Ok(())
+}
+
+/// Makes a fresh `config.json` in `dir` one for a shell that runs `command`, changed by `change`.
+///
+/// # Errors
+/// The file cannot be read, is no JSON, or cannot be written.
+pub fn adapt_spec(dir: &Path, command: &str, change: impl FnOnce(&mut Value)) -> Result<()> {
+    let path = dir.join("config.json");
+    let mut spec: Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
+    spec["process"]["terminal"] = json!(false);
+    spec["process"]["args"] = json!(["/bin/sh", "-c", command]);
+    change(&mut spec);
+    fs::write(&path, spec.to_string()).with_context(|| path.display().to_string())
 }

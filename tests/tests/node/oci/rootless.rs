@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use test_support::files::wait_for;
 use test_support::node::PATIENCE;
-use test_support::oci::{Runtime, Said, busybox_root, wait_ended, with_runtime};
+use test_support::oci::{Runtime, Said, adapt_spec, busybox_root, wait_ended, with_runtime};
 
 /// Nobody in particular.
 const USER: &str = "47110";
@@ -65,12 +65,7 @@ impl User {
         self.take(&dir)?;
         let place = dir.to_str().context("a path of text")?.to_owned();
         self.call(&["spec", "--rootless", "--bundle", &place])?.ok()?;
-        let path = dir.join("config.json");
-        let mut spec: Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
-        spec["process"]["terminal"] = json!(false);
-        spec["process"]["args"] = json!(["/bin/sh", "-c", command]);
-        change(&mut spec);
-        fs::write(&path, spec.to_string())?;
+        adapt_spec(&dir, command, change)?;
         Ok(place)
     }
 }
