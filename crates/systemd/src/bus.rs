@@ -83,10 +83,14 @@ impl Connection {
     }
 
     /// D-Bus specification, "Authentication Protocol": EXTERNAL, by the socket's credentials.
+    ///
+    /// The end of the greeting is sent with its beginning and not when it has been answered: systemd
+    /// greets by pieces of 256 bytes, and a call that came to lie in one piece with BEGIN would stay there
+    /// until something else comes on the connection, which is never.
     fn authenticate(&mut self) -> io::Result<String> {
         let uid = rustix::process::geteuid().as_raw().to_string();
         let uid: String = uid.bytes().map(|digit| format!("{digit:02x}")).collect();
-        self.write(format!("\0AUTH EXTERNAL {uid}\r\n").as_bytes())?;
+        self.write(format!("\0AUTH EXTERNAL {uid}\r\nBEGIN\r\n").as_bytes())?;
         let mut line = Vec::new();
         while !line.ends_with(b"\r\n") {
             let mut byte = [0];
@@ -96,7 +100,6 @@ impl Connection {
                 return Err(io::ErrorKind::InvalidData.into());
             }
         }
-        self.write(b"BEGIN\r\n")?;
         Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
     }
 

@@ -300,6 +300,34 @@ mod tests {
     }
 
     #[test]
+    fn where_its_own_socket_is_not_to_be_had_it_is_asked_over_the_bus() {
+        let fake = FakeSystemd::on_the_bus(vec![
+            Answer::Job("done"),
+            Answer::Error(ABSENT, "not loaded"),
+            Answer::Nothing,
+        ]);
+        fake.manager().start_scope(&scope("knarr-a.scope")).unwrap();
+        fake.manager().stop("knarr-a.scope").unwrap();
+        fake.manager().reset_failed("knarr-a.scope").unwrap();
+        let heard = fake.heard();
+        let names: Vec<&str> = heard.iter().map(|message| message.member.as_str()).collect();
+        let entering = ["Hello", "AddMatch", "Subscribe"];
+        let calls = ["StartTransientUnit", "StopUnit", "ResetFailedUnit"];
+        assert_eq!(names, calls.map(|call| [entering.as_slice(), &[call]].concat()).concat());
+        assert!(heard[1].body().text().unwrap().contains("member='JobRemoved'"));
+    }
+
+    #[test]
+    fn where_neither_is_to_be_had_its_own_socket_is_what_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        // Nobody accepts there any more.
+        drop(std::os::unix::net::UnixListener::bind(dir.path().join("private.bus")).unwrap());
+        let manager = Manager::at(&dir.path().join("private"));
+        let refused = manager.connect(Instant::now() + Duration::from_secs(1)).unwrap_err();
+        assert!(refused.to_string().ends_with("private"), "{refused}");
+    }
+
+    #[test]
     fn nobody_listening_is_an_error_in_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("private");
