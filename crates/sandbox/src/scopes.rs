@@ -21,7 +21,8 @@ pub(crate) const DEFAULT_SLICE: &str = "knarr.slice";
 const PREFIX: &str = "knarr";
 
 /// How long a pod is given by who stops its scope, which the end of its slice at shutdown does:
-/// containers hear SIGTERM, and shims do not end by that. Kubelet stops pods in its own time before.
+/// containers hear SIGTERM, and the shim leaves when they have ended, in 8 s at most. Kubelet stops pods
+/// in its own time before.
 const STOPS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Which drivers pods have.

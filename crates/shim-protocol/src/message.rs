@@ -274,6 +274,9 @@ pub struct StartContainer {
     /// unless it runs, as that process: numbers are used again.
     #[n(6)]
     pub pid_target: Option<String>,
+    /// The signal that asks it to end; none: SIGTERM. Used when the shim itself is asked to.
+    #[n(7)]
+    pub stop_signal: Option<i32>,
 }
 
 /// Have one container made by another OCI runtime.

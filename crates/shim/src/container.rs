@@ -32,6 +32,8 @@ pub(crate) struct Container {
     pub(crate) own_pidns: bool,
     /// When the first process ends, the others must too.
     pub(crate) kill_rest: bool,
+    /// What asks it to end; none: SIGTERM.
+    pub(crate) stop_signal: Option<i32>,
     /// What is to be run once it is gone; taken by the first who sees to it.
     pub(crate) hooks: Option<HooksPlan>,
     pub(crate) keeper: Keeper,
@@ -150,6 +152,11 @@ impl Container {
             Lifecycle::Draining(draining) => Some(draining.until),
             Lifecycle::Running(_) | Lifecycle::Ended(_) => None,
         }
+    }
+
+    /// Whether it stands for the pod itself: it ends when the others have, not when it is asked to.
+    pub(crate) fn is_sandbox(&self) -> bool {
+        self.keeper.of_signals().is_some() && self.sandbox_cgroup.is_none()
     }
 
     /// Whether its exit is recorded.

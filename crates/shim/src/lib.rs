@@ -21,6 +21,7 @@ mod exit;
 mod external;
 mod failure;
 mod journal;
+mod leaving;
 mod log;
 mod oom;
 mod peers;

@@ -14,6 +14,8 @@ use rustix::io::{Errno, Result};
 pub(crate) enum Token {
     Listener,
     Children,
+    /// The shim is asked to end.
+    Terminations,
     Connection(u64),
     Output(u64),
     /// A container's stdin that takes more.
@@ -33,6 +35,7 @@ impl Token {
         EventData::new_u64(match self {
             Self::Listener => 0,
             Self::Children => 1,
+            Self::Terminations => 9,
             Self::Connection(number) => number << 4 | 2,
             Self::Output(number) => number << 4 | 3,
             Self::Stdin(number) => number << 4 | 4,
@@ -54,6 +57,7 @@ impl Token {
             5 => Self::Input(number),
             6 => Self::Feed(number),
             7 => Self::Oom(number),
+            9 => Self::Terminations,
             _ => Self::Entering(number),
         }
     }
@@ -156,6 +160,7 @@ mod tests {
         for token in [
             Token::Listener,
             Token::Children,
+            Token::Terminations,
             Token::Connection(0),
             Token::Connection(7),
             Token::Output(1 << 40),

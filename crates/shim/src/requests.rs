@@ -160,6 +160,7 @@ impl Supervisor {
             cgroup,
             own_pidns,
             kill_rest: request.kill_rest,
+            stop_signal: request.stop_signal,
             hooks,
             keeper: Keeper::Shim,
             sandbox_cgroup: None,
@@ -248,7 +249,7 @@ impl Supervisor {
         }
     }
 
-    fn kill(&mut self, container: &str, signal: i32, all: bool) -> Done {
+    pub(crate) fn kill(&mut self, container: &str, signal: i32, all: bool) -> Done {
         let found = self.containers.get_mut(container).ok_or_else(|| unknown(container))?;
         if !(1..=64).contains(&signal) {
             return Err(bad_request(format!("{signal} is not a signal")));
@@ -400,9 +401,10 @@ impl Supervisor {
     }
 
     pub(crate) fn refuse_if_ending(&self) -> Result<(), Failure> {
-        match self.shutdown {
-            Some(_) => Err(wrong_state("the pod is being shut down")),
-            None => Ok(()),
+        match (&self.shutdown, self.leaves) {
+            (Some(_), _) => Err(wrong_state("the pod is being shut down")),
+            (None, Some(_)) => Err(wrong_state("the pod is being stopped: its shim got SIGTERM")),
+            (None, None) => Ok(()),
         }
     }
 }

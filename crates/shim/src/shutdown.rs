@@ -30,9 +30,17 @@ pub(crate) struct Shutdown {
     waiters: Vec<(PeerNumber, u64)>,
     until: Instant,
     next_try: Instant,
+    /// What the pod's network is taken away by stays: the daemon does that.
+    keeps_network: bool,
 }
 
 impl Shutdown {
+    fn new() -> Self {
+        let now = Instant::now();
+        let waiters = Vec::new();
+        Self { waiters, until: now + LIMIT, next_try: now, keeps_network: false }
+    }
+
     /// When to go on even if nothing happens.
     pub(crate) fn next_try(&self) -> Instant {
         self.next_try
@@ -41,13 +49,14 @@ impl Shutdown {
 
 impl Supervisor {
     pub(crate) fn begin_shutdown(&mut self, peer: PeerNumber, id: u64) {
-        let now = Instant::now();
-        let shutdown = self.shutdown.get_or_insert_with(|| Shutdown {
-            waiters: Vec::new(),
-            until: now + LIMIT,
-            next_try: now,
-        });
+        let shutdown = self.shutdown.get_or_insert_with(Shutdown::new);
+        shutdown.keeps_network = false;
         shutdown.waiters.push((peer, id));
+    }
+
+    /// As `Shutdown`, but for the pod's network.
+    pub(crate) fn begin_leaving(&mut self) {
+        self.shutdown.get_or_insert_with(|| Shutdown { keeps_network: true, ..Shutdown::new() });
     }
 
     /// Goes on with a shutdown; true when the shim has nothing left to do.
@@ -59,9 +68,10 @@ impl Supervisor {
         self.reap();
         let Some(shutdown) = &self.shutdown else { return false };
         let (now, until, next_try) = (Instant::now(), shutdown.until, shutdown.next_try);
+        let (keeps_network, awaited) = (shutdown.keeps_network, !shutdown.waiters.is_empty());
         let alive = self.alive();
         let (failures, again) = if alive.is_empty() {
-            (self.release(), RELEASE_AGAIN)
+            (self.release(keeps_network), RELEASE_AGAIN)
         } else if now < next_try {
             return false;
         } else {
@@ -76,6 +86,9 @@ impl Supervisor {
         }
         if now >= until {
             let message = failures.join("; ");
+            if !awaited {
+                self.tools.journal.say(format_args!("cannot leave: {message}"));
+            }
             let kind = FailureKind::Internal;
             self.answer_waiters(&Response::Failed(Failure { kind, message, errno: None }));
             self.shutdown = None;
@@ -126,7 +139,7 @@ impl Supervisor {
     }
 
     /// Removes what outlives a process; says what could not be.
-    fn release(&mut self) -> Vec<String> {
+    fn release(&mut self, keeps_network: bool) -> Vec<String> {
         let mut failures = Vec::from_iter(reach(Point::ShimShutdownRelease).err());
         let ids: Vec<String> =
             self.containers.iter().map(|container| container.id.to_string()).collect();
@@ -146,7 +159,9 @@ impl Supervisor {
                 Err(failure) => failures.push(failure),
             }
         }
-        failures.extend(self.pod.release(&mut self.parts.runtime).err().into_iter().flatten());
+        if !keeps_network {
+            failures.extend(self.pod.release(&mut self.parts.runtime).err().into_iter().flatten());
+        }
         failures.into_iter().map(|failure| failure.message).collect()
     }
 

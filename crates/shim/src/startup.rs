@@ -14,7 +14,7 @@ use crate::journal::Journal;
 use crate::runtime::Runtime;
 use crate::supervisor::{Parts, Supervisor};
 use crate::tools::Tools;
-use sys::supervise::{ChildEvents, ignore_signal};
+use sys::supervise::{ChildEvents, Terminations, ignore_signal};
 
 /// What the shim itself gets: the kernel should take containers before their supervisor.
 const OOM_SCORE_ADJ: &str = "-998";
@@ -61,13 +61,15 @@ pub fn run(state_dir: &Path, build: &'static str) -> Result<(), RunError> {
     let listener = take_listener()?;
     let journal = Journal::new(&pod_name(state_dir));
     let step = |step| move |source: io::Error| RunError::Start { step, source };
+    // The sooner, the shorter it can be killed by one.
+    let terminations = Terminations::watch().map_err(step("watch for SIGTERM"))?;
     failpoint::arm_shim(state_dir)
         .map_err(|error| step("obey its failpoints")(io::Error::other(error)))?;
     let null = take_standard_files().map_err(step("open /dev/null"))?;
     leave_session().map_err(step("start a session"))?;
     // Executed by descriptor, it would be called by that descriptor's number in process lists.
     rustix::thread::set_name(c"knarr-shim").map_err(|error| step("take its name")(error.into()))?;
-    for signal in [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM, Signal::PIPE] {
+    for signal in [Signal::HUP, Signal::INT, Signal::QUIT, Signal::PIPE] {
         ignore_signal(signal.as_raw()).map_err(step("ignore signals"))?;
     }
     rustix::process::set_child_subreaper(Some(getpid()))
@@ -89,7 +91,7 @@ pub fn run(state_dir: &Path, build: &'static str) -> Result<(), RunError> {
         Runtime::enter(own_score).map_err(RunError::MountNamespace)?
     };
     let tools = Tools::new(journal).map_err(|error| step("make an epoll set")(error.into()))?;
-    let parts = Parts { listener, children, null, exits, runtime, build };
+    let parts = Parts { listener, children, terminations, null, exits, runtime, build };
     let supervisor =
         Supervisor::new(parts, tools).map_err(|error| step("watch its socket")(error.into()))?;
     drop(beginning);

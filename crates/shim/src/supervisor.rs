@@ -19,13 +19,14 @@ use crate::runtime::Runtime;
 use crate::shutdown::Shutdown;
 use crate::tools::Tools;
 use shim_protocol::{Asked, Request};
-use sys::supervise::ChildEvents;
+use sys::supervise::{ChildEvents, Terminations};
 
 /// What start-up hands over.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) listener: OwnedFd,
     pub(crate) children: ChildEvents,
+    pub(crate) terminations: Terminations,
     pub(crate) null: OwnedFd,
     pub(crate) exits: ExitRecords,
     pub(crate) runtime: Runtime,
@@ -47,12 +48,15 @@ pub(crate) struct Supervisor {
     /// Clients that have not taken all output of a container that has ended.
     pub(crate) leaving: Audience,
     pub(crate) shutdown: Option<Shutdown>,
+    /// It has been asked to end by a signal: until when containers may take their time.
+    pub(crate) leaves: Option<Instant>,
 }
 
 impl Supervisor {
     pub(crate) fn new(parts: Parts, tools: Tools) -> rustix::io::Result<Self> {
         tools.poller.add(&parts.listener, Token::Listener)?;
         tools.poller.add(&parts.children, Token::Children)?;
+        tools.poller.add(&parts.terminations, Token::Terminations)?;
         Ok(Self {
             parts,
             peers: Peers::new(tools.journal.clone()),
@@ -63,10 +67,11 @@ impl Supervisor {
             jobs: Jobs::default(),
             leaving: Audience::default(),
             shutdown: None,
+            leaves: None,
         })
     }
 
-    /// Works until a `Shutdown` has been done.
+    /// Works until a `Shutdown` has been done, or the pod's end that SIGTERM asks for.
     ///
     /// # Errors
     /// Only when the kernel no longer lets it wait.
@@ -79,6 +84,7 @@ impl Supervisor {
             }
             self.expire();
             self.see_off();
+            self.continue_leaving();
             if self.continue_shutdown() {
                 return Ok(());
             }
@@ -91,6 +97,7 @@ impl Supervisor {
                 self.peers.accept(self.parts.listener.as_fd(), &mut self.tools.poller);
             }
             Token::Children => self.reap(),
+            Token::Terminations => self.asked_to_end(),
             Token::Output(number) => self.read_output(number),
             Token::Stdin(number) => self.flush_stdin(number),
             Token::Input(number) => self.carry_input(number),
@@ -168,7 +175,7 @@ impl Supervisor {
         let shutdown = self.shutdown.iter().map(Shutdown::next_try);
         let looks = self.containers.iter().filter_map(|container| container.looks_at());
         let jobs = self.jobs.next_deadline();
-        let next = drains.chain(shutdown).chain(looks).chain(jobs).min()?;
+        let next = drains.chain(shutdown).chain(looks).chain(jobs).chain(self.leaves).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 

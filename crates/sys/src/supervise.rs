@@ -1,5 +1,5 @@
-//! What a single-threaded supervisor needs beyond `rustix`: child events as a file, ignored
-//! signals, any signal through a pidfd.
+//! What a single-threaded supervisor needs beyond `rustix`: child events and requests to end as
+//! files, ignored signals, any signal through a pidfd.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -18,14 +18,7 @@ impl ChildEvents {
     /// # Errors
     /// The kernel's: no descriptor or memory left.
     pub fn watch() -> io::Result<Self> {
-        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: `set` is a sigset_t to be initialised by this call.
-        check(unsafe { libc::sigemptyset(set.as_mut_ptr()) })?;
-        // SAFETY: sigemptyset initialised the set.
-        check(unsafe { libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD) })?;
-        // SAFETY: sigemptyset initialised all of it.
-        let set = unsafe { set.assume_init() };
-        block_and_watch(&set).map(Self)
+        watch_one(libc::SIGCHLD).map(Self)
     }
 
     /// Waits until something has happened, for at most `limit`.
@@ -60,6 +53,52 @@ impl AsFd for ChildEvents {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// Requests to end (SIGTERM), as a file that is readable when there is one. The signal stays blocked
+/// in the thread that made it, as SIGCHLD does by [`ChildEvents`].
+#[derive(Debug)]
+pub struct Terminations(OwnedFd);
+
+impl Terminations {
+    /// Blocks SIGTERM in the calling thread and watches for it. Does not block.
+    ///
+    /// # Errors
+    /// The kernel's: no descriptor or memory left.
+    pub fn watch() -> io::Result<Self> {
+        watch_one(libc::SIGTERM).map(Self)
+    }
+
+    /// The process that has sent one, as this one's PID namespace numbers it; 0 for one it cannot see.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn next(&self) -> io::Result<Option<u32>> {
+        let mut one = [0u8; size_of::<libc::signalfd_siginfo>()];
+        match rustix::io::read(&self.0, &mut one) {
+            // Before it stand the signal, an errno and a code, of four bytes each.
+            Ok(_) => Ok(Some(u32::from_ne_bytes([one[12], one[13], one[14], one[15]]))),
+            Err(rustix::io::Errno::AGAIN) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl AsFd for Terminations {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn watch_one(signal: libc::c_int) -> io::Result<OwnedFd> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `set` is a sigset_t to be initialised by this call.
+    check(unsafe { libc::sigemptyset(set.as_mut_ptr()) })?;
+    // SAFETY: sigemptyset initialised the set.
+    check(unsafe { libc::sigaddset(set.as_mut_ptr(), signal) })?;
+    // SAFETY: sigemptyset initialised all of it.
+    let set = unsafe { set.assume_init() };
+    block_and_watch(&set)
 }
 
 /// Blocks signals in the calling thread; they can be read from the file.
@@ -166,6 +205,20 @@ mod tests {
     fn signals_that_cannot_be_ignored_are_refused() {
         assert!(ignore_signal(libc::SIGKILL).is_err());
         assert!(ignore_signal(libc::SIGHUP).is_ok());
+    }
+
+    #[test]
+    fn a_request_to_end_names_who_sent_it() {
+        let asked = Terminations::watch().unwrap();
+        assert_eq!(asked.next().unwrap(), None);
+        let process = rustix::process::getpid().as_raw_nonzero().get();
+        // The thread that has it blocked is the one that gets it.
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        // SAFETY: a system call on plain numbers; the signal is blocked there, so no handler runs.
+        let sent = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGTERM) };
+        assert_eq!(sent, 0);
+        assert_eq!(asked.next().unwrap(), Some(std::process::id()));
+        assert_eq!(asked.next().unwrap(), None);
     }
 
     #[test]

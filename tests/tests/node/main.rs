@@ -51,6 +51,7 @@ mod sessions_cli;
 mod sessions_hostile;
 mod sessions_tls;
 mod stats;
+mod stopped_shims;
 mod streamed;
 mod survival;
 mod systemd;

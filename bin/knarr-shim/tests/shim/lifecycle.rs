@@ -8,6 +8,9 @@ use shim_protocol::{Body, Exit, FailureKind, Phase};
 use crate::fixture::{Shim, can_run, until};
 use crate::plans;
 
+/// `statfs(2)` of a namespace: `NSFS_MAGIC`.
+const NSFS: rustix::fs::FsWord = 0x6e73_6673;
+
 #[test]
 fn an_exit_code_is_told_recorded_and_reported() {
     if !can_run() {
@@ -293,4 +296,56 @@ fn containers_do_not_inherit_what_is_the_shims() {
     // 0, 1, 2 and the directory that is listed.
     let want = ["SigBlk:0000000000000000", "SigIgn:0000000000000000", score.trim(), "4", "0022"];
     assert_eq!(records, want.map(|line| format!("stdout F {line}")));
+}
+
+#[test]
+fn a_shim_that_gets_sigterm_stops_its_containers_records_their_ends_and_leaves() {
+    if !can_run() {
+        return;
+    }
+    let (mut shim, mut client) = Shim::with_pod();
+    let script = "trap 'echo TERM; exit 3' TERM; trap 'echo USR1; exit 4' USR1; echo ready; \
+                  while :; do sleep 0.01; done";
+    let (by_term, _) = shim.run(&mut client, script);
+    let (mut start, by_usr1, _) = shim.container(script);
+    start.stop_signal = Some(10);
+    shim.started(&mut client, start);
+    for id in [&by_term, &by_usr1] {
+        until("it is ready", || shim.records(id) == ["stdout F ready"]);
+    }
+    shim.terminate();
+    assert_eq!(client.exit_of(by_term.as_str()).code, 3);
+    assert_eq!(client.exit_of(by_usr1.as_str()).code, 4);
+    assert!(shim.wait().success());
+    assert_eq!(shim.records(&by_term), ["stdout F ready", "stdout F TERM"]);
+    assert_eq!(shim.records(&by_usr1), ["stdout F ready", "stdout F USR1"]);
+    for (id, code) in [(&by_term, 3), (&by_usr1, 4)] {
+        let record = std::fs::read_to_string(shim.exit_record(id)).unwrap();
+        assert_eq!(Exit::from_file(&record).unwrap().code, code);
+    }
+    assert!(shim.cgroups_left().is_empty());
+    // For the daemon, which takes the network away.
+    assert!(rustix::fs::statfs(shim.pin()).is_ok_and(|pin| pin.f_type == NSFS));
+}
+
+#[test]
+fn what_ignores_its_stop_signal_is_killed_and_nothing_new_begins_meanwhile() {
+    if !can_run() {
+        return;
+    }
+    let (mut shim, mut client) = Shim::with_pod();
+    let (id, _) = shim.run(&mut client, "trap '' TERM; echo ready; while :; do sleep 0.01; done");
+    until("it is ready", || shim.records(&id) == ["stdout F ready"]);
+    shim.terminate();
+    until("it has heard", || shim.log().contains("SIGTERM"));
+    let (start, ..) = shim.container("true");
+    let refused = client.fails(Body::Start(Box::new(start)));
+    assert_eq!(refused.kind, FailureKind::WrongState, "{refused:?}");
+    assert!(refused.message.contains("SIGTERM"), "{refused:?}");
+    let exit = client.exit_of(id.as_str());
+    assert_eq!((exit.code, exit.signal), (137, Some(9)));
+    assert!(shim.wait().success());
+    let record = std::fs::read_to_string(shim.exit_record(&id)).unwrap();
+    assert_eq!(Exit::from_file(&record), Ok(exit));
+    assert!(shim.cgroups_left().is_empty());
 }

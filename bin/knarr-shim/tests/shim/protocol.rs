@@ -106,14 +106,14 @@ fn other_users_are_not_listened_to() {
 }
 
 #[test]
-fn signals_meant_for_daemons_do_not_end_it() {
+fn signals_of_terminals_do_not_end_it() {
     if !can_run() {
         return;
     }
     let (mut shim, mut client) = Shim::with_pod();
     let pid = rustix::process::Pid::from_raw(i32::try_from(shim.pid()).unwrap()).unwrap();
     for signal in
-        [rustix::process::Signal::TERM, rustix::process::Signal::HUP, rustix::process::Signal::INT]
+        [rustix::process::Signal::QUIT, rustix::process::Signal::HUP, rustix::process::Signal::INT]
     {
         rustix::process::kill_process(pid, signal).unwrap();
     }

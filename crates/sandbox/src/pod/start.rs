@@ -82,6 +82,7 @@ impl Owner {
             stdin_once: config.stdin_once,
             kill_rest: config.security.namespaces.pid != NamespaceMode::Container,
             pid_target,
+            stop_signal: Some(record.stop_signal.number()),
         };
         let body = self.start_body(&record, start).map_err(planned)?;
         let fail = |source| StartError::Launch { container: id.clone(), source };

@@ -30,6 +30,7 @@ pub(super) struct Birth {
     cgroup: CgroupPlan,
     own_pidns: bool,
     kill_rest: bool,
+    stop_signal: Option<i32>,
     keep_stdin: bool,
     stdin_once: bool,
     /// How many the OOM killer had ended in its cgroup before.
@@ -189,6 +190,7 @@ impl Supervisor {
             cgroup,
             own_pidns: plan.namespaces.pid == PidNamespace::New,
             kill_rest: request.start.kill_rest,
+            stop_signal: request.start.stop_signal,
             keep_stdin,
             stdin_once: request.start.stdin_once,
             sink,
@@ -352,6 +354,7 @@ impl Supervisor {
             cgroup,
             own_pidns: birth.own_pidns,
             kill_rest: birth.kill_rest,
+            stop_signal: birth.stop_signal,
             hooks: None,
             keeper: Keeper::Runtime(external),
             sandbox_cgroup,
