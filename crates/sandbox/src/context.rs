@@ -70,6 +70,8 @@ pub(crate) struct Context {
     /// Why pods cannot have user namespaces here, if they cannot; found out at start.
     pub(crate) user_namespaces: Result<(), String>,
     pub(crate) exec_targets: crate::targets::ExecTargets,
+    /// What says that kubelet uses the other cgroup driver.
+    pub(crate) refused_parent: crate::scopes::RefusedParent,
     /// What the handlers' runtimes can do.
     pub(crate) probes: Probes,
 }

@@ -60,6 +60,7 @@ impl Sandboxes {
             quarantine: crate::quarantine::Quarantine::default(),
             user_namespaces,
             exec_targets: crate::targets::ExecTargets::default(),
+            refused_parent: crate::scopes::RefusedParent::default(),
             probes: crate::handler::Probes::default(),
         });
         let asking = Arc::clone(&cx);
@@ -151,6 +152,7 @@ impl Sandboxes {
             return Err(RunError::UserNamespaces { reason: reason.clone() });
         }
         let driver = self.cx.parts.cgroup_drivers.of(&config.cgroup_parent);
+        self.cx.refused_parent.note(&config.cgroup_parent, &driver);
         let driver = driver.map_err(InvalidPod::CgroupParent)?;
         let config = Arc::new(config);
         loop {

@@ -2,6 +2,7 @@
 //! its containers. `docs/adr/0016-one-delegated-scope-per-pod.md` says why.
 
 use std::io;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use failpoint::Point;
@@ -37,13 +38,36 @@ pub enum CgroupDrivers {
     ByParent,
 }
 
+/// The parent of the last pod that was refused because it was made for the other driver; none once
+/// one of the right form has come.
+#[derive(Debug, Default)]
+pub(crate) struct RefusedParent(Mutex<Option<String>>);
+
+impl RefusedParent {
+    /// Takes note of what has become of a pod's parent.
+    pub(crate) fn note(&self, parent: &str, driver: &Result<CgroupDriver, ParentError>) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match driver {
+            Err(ParentError::Driver { parent, .. }) => *last = Some(parent.clone()),
+            // Nobody's form.
+            Ok(_) if parent.trim_matches('/').is_empty() => {}
+            Ok(_) => *last = None,
+            Err(ParentError::Slice(_) | ParentError::Place { .. }) => {}
+        }
+    }
+
+    pub(crate) fn last(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// A parent that the driver has no use for.
 #[derive(Debug, thiserror::Error)]
 pub enum ParentError {
     /// Of the other driver.
     #[error(
         "cgroup_parent `{parent}` is of the {} driver and knarr uses {}: kubelet's cgroupDriver and \
-         cgroup.driver must be the same", name(*.wants), name(*.driver)
+         cgroup.driver must be the same", driver_name(*.wants), driver_name(*.driver)
     )]
     Driver {
         /// As requested.
@@ -86,7 +110,8 @@ pub enum ScopeError {
     Ask(#[source] io::Error),
 }
 
-fn name(driver: CgroupDriver) -> &'static str {
+/// As configurations call it.
+pub(crate) fn driver_name(driver: CgroupDriver) -> &'static str {
     match driver {
         CgroupDriver::Cgroupfs => "cgroupfs",
         CgroupDriver::Systemd => "systemd",
@@ -253,6 +278,18 @@ mod tests {
             let refused = drivers.of(parent).unwrap_err().to_string();
             assert!(refused.contains("kubelet's cgroupDriver"), "{refused}");
         }
+    }
+
+    #[test]
+    fn a_refused_parent_is_known_until_one_of_the_right_form_comes() {
+        let refused = RefusedParent::default();
+        let note = |parent| refused.note(parent, &SYSTEMD.of(parent));
+        note(DIRECTORY);
+        note("");
+        note("/a.slice/b.slice");
+        assert_eq!(refused.last().as_deref(), Some(DIRECTORY));
+        note(SLICE);
+        assert_eq!(refused.last(), None);
     }
 
     #[test]

@@ -165,8 +165,25 @@ fn kubelet_is_told_the_driver_and_refused_the_other() -> Result<()> {
             });
             refused(node.cri.run_pod(&pod).await, Code::InvalidArgument, &[wanted])?;
         }
+        // The last that was of the other driver is what the doctor tells, until one is as it should be.
+        let told = || -> Result<bool> { Ok(doctor(node)?.contains("/kubepods/burstable/pod1")) };
+        ensure!(told()?, "{}", doctor(node)?);
+        let slice = kubelets_slice(node);
+        let pod = node.pod("as-it-should-be").with(|config| {
+            slice.clone_into(&mut config.linux.get_or_insert_default().cgroup_parent);
+        });
+        node.cri.run_pod(&pod).await?;
+        ensure!(!told()?, "{}", doctor(node)?);
         Ok(())
     })
+}
+
+/// What `knarr doctor` says.
+fn doctor(node: &Node) -> Result<String> {
+    let mut doctor = Command::new(node.daemon.program());
+    doctor.arg("--address").arg(node.scratch.socket()).arg("doctor");
+    let output = doctor.output().context("run the doctor")?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[test]

@@ -64,6 +64,14 @@ const SETTINGS: [(&str, u64, &str); 6] = [
 pub(super) fn all(out: &mut Examination<'_>, network: &NetworkStatus) {
     let dirs = [out.cx.paths().root().to_owned(), out.cx.paths().state().to_owned()];
     look(&mut out.cases, &out.cx.parts.host, &dirs);
+    let groups = crate::cgroups::children(&out.cx.parts.host.cgroup, "");
+    let (drivers, refused) = (out.cx.parts.cgroup_drivers, out.cx.refused_parent.last());
+    super::drivers::look(
+        &mut out.cases,
+        drivers,
+        groups.iter().map(String::as_str),
+        refused.as_deref(),
+    );
     if let NetworkStatus::NotReady { message } = network {
         let remedy = "see docs/operate/network.md; pods cannot start until then";
         out.problem(Area::Host, &"network", message.clone(), remedy);

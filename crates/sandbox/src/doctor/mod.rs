@@ -4,6 +4,7 @@
 //! A pod that is being made or removed is looked at like any other: whoever asks whether an id is
 //! known asks those under way too.
 
+mod drivers;
 mod files;
 mod host;
 mod kernel;
