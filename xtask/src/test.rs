@@ -6,7 +6,7 @@ use anyhow::Result;
 use test_support::packages;
 
 use crate::steps::{cargo, execute, step};
-use crate::{dist, fuzz, generate};
+use crate::{dist, fuzz, generate, vm};
 
 /// Debian packages the build and the ring-2 tests use.
 const PACKAGES: &[&str] = &[
@@ -50,6 +50,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
                 .env("KNARR_DIST", dist::dist_dir(root)),
         )
     })?;
+    vm::briefly(root, None)?;
     fuzz::briefly(root)?;
     println!("\nall is well");
     Ok(())

@@ -42,6 +42,8 @@ pub(super) struct Board<'a> {
     /// Where it can be told to be saved.
     pub(super) monitor: Option<&'a Path>,
     pub(super) time_limit: Duration,
+    /// Its console is not shown.
+    pub(super) quiet: bool,
 }
 
 /// A machine's disk.
@@ -62,6 +64,7 @@ pub(super) struct Machine {
     post: Sender<Event>,
     deadline: Instant,
     limit: Duration,
+    quiet: bool,
 }
 
 impl Machine {
@@ -112,6 +115,7 @@ impl Machine {
             post: post.clone(),
             deadline: Instant::now() + board.time_limit,
             limit: board.time_limit,
+            quiet: board.quiet,
         };
         let console = BufReader::new(console.context("the console")?);
         if board.saved.is_some() {
@@ -138,13 +142,15 @@ impl Machine {
         self.post.clone()
     }
 
-    /// Waits for what happens next; the console's lines are shown as they come.
+    /// Waits for what happens next; the console's lines are shown as they come, unless it is quiet.
     pub(super) fn next(&self) -> Result<Event> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         match self.events.recv_timeout(left) {
             Ok(Event::Line(line)) => {
-                println!("    {line}");
-                std::io::stdout().flush().context("standard output")?;
+                if !self.quiet {
+                    println!("    {line}");
+                    std::io::stdout().flush().context("standard output")?;
+                }
                 Ok(Event::Line(line))
             }
             Ok(event) => Ok(event),

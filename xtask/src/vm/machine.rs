@@ -5,16 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use test_support::images::{OciImage, catalog};
-use test_support::power::storm;
-use test_support::registry::DebianRegistry;
 
+use super::parts::Kind;
 use super::tree::Tree;
-use super::{
-    POWERCUT, Request, SCOPES, SCOPES_TESTS, SELINUX, SELINUX_TESTS, SYSTEMD, selinux, systemd,
-};
+use super::{Request, plant, selinux, systemd};
 use crate::dist::dist_dir;
-use crate::steps::{cargo, execute, output};
+use crate::steps::{execute, output};
 
 /// Modules knarr uses; what they need themselves is found by `modprobe`.
 const MODULES: &[&str] = &[
@@ -58,14 +54,14 @@ pub(super) struct Kernel {
 pub(super) fn kernel(work: &Path) -> Result<Kernel> {
     let dir = work.join("kernel");
     if !dir.join("boot").exists() {
-        let about = output(Command::new("apt-cache").args(["depends", "linux-image-cloud-amd64"]))?;
-        let package = about
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("Depends: "))
-            .context("apt does not know linux-image-cloud-amd64")?;
         let fetched = work.join("package");
         fs::create_dir_all(&fetched).with_context(|| fetched.display().to_string())?;
-        execute(Command::new("apt-get").args(["download", package]).current_dir(&fetched))?;
+        // What apt knows may be too old to be downloaded, or nothing.
+        if download(&fetched).is_err() {
+            execute(Command::new("apt-get").args(["update", "--quiet"]))
+                .and_then(|()| download(&fetched))
+                .context("fetch Debian's kernel for virtual machines (is the network there?)")?;
+        }
         let fresh = work.join("kernel.new");
         execute(Command::new("dpkg").arg("-x").arg(only_entry(&fetched)?).arg(&fresh))?;
         fs::rename(&fresh, &dir).with_context(|| dir.display().to_string())?;
@@ -77,6 +73,16 @@ pub(super) fn kernel(work: &Path) -> Result<Kernel> {
     println!("    Linux {release}");
     let image = dir.join(format!("boot/vmlinuz-{release}"));
     Ok(Kernel { image, release: release.to_owned(), dir })
+}
+
+/// The package that the newest kernel for virtual machines is in.
+fn download(to: &Path) -> Result<()> {
+    let about = output(Command::new("apt-cache").args(["depends", "linux-image-cloud-amd64"]))?;
+    let package = about
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Depends: "))
+        .context("apt does not know linux-image-cloud-amd64")?;
+    execute(Command::new("apt-get").args(["download", "--quiet", package]).current_dir(to))
 }
 
 fn only_entry(dir: &Path) -> Result<PathBuf> {
@@ -92,41 +98,21 @@ pub(super) fn initrd(
     work: &Path,
     kernel: &Kernel,
     request: &Request,
-    parts: &[&str],
+    (kind, parts): (Kind, &[&str]),
 ) -> Result<PathBuf> {
     let tree = Tree::plant(work.join("tree"))?;
     system(&tree)?;
     selinux::policy(&tree, work)?;
     modules(&tree, kernel)?;
+    if kind == Kind::Systemd {
+        systemd::install(&tree, root)?;
+    }
     let dist = request.dist.clone().unwrap_or_else(|| dist_dir(root));
     for name in ["knarr", "knarr-shim"] {
-        let inside = format!("usr/bin/{name}");
-        tree.program(&dist.join(name), &inside)?;
-        strip(&tree, &inside)?;
+        tree.stripped(&dist.join(name), &format!("usr/bin/{name}"))?;
     }
     for part in parts {
-        match *part {
-            "walk" => walk(&tree, work)?,
-            "launch" => test_program(&tree, root, "launch", "launch", "vm/launch")?,
-            // Networks on a kernel whose bridges know VLANs.
-            "network" => network_tests(&tree, root)?,
-            "node" => node_tests(&tree, root, "node", &request.node_tests())?,
-            SYSTEMD => {
-                systemd::install(&tree, root)?;
-                walk(&tree, work)?;
-                tree.text("vm/systemd", 0o755, include_str!("guest/systemd.sh"))?;
-            }
-            SCOPES => node_tests(&tree, root, SCOPES, SCOPES_TESTS)?,
-            SELINUX => node_tests(&tree, root, SELINUX, SELINUX_TESTS)?,
-            POWERCUT => {
-                tree.text("vm/powercut", 0o755, include_str!("guest/powercut.sh"))?;
-                registry(&tree, work, &storm()?)?;
-            }
-            _command => {
-                let command = request.run.as_deref().unwrap_or_default();
-                tree.text("vm/command", 0o755, &format!("#!/bin/sh\n{command}\n"))?;
-            }
-        }
+        plant::part(&tree, root, work, request, part)?;
     }
     for dir in &request.with {
         let inside = tree.dir("with")?;
@@ -154,8 +140,10 @@ fn system(tree: &Tree) -> Result<()> {
         let name = program.rsplit('/').next().unwrap_or(program);
         tree.program(Path::new(program), &format!("usr/sbin/{name}"))?;
     }
-    tree.text("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\n")?;
-    tree.text("etc/group", 0o644, "root:x:0:\n")?;
+    // The second is the message bus's.
+    let users = "root:x:0:0:root:/root:/bin/sh\nmessagebus:x:100:100::/run:/bin/false\n";
+    tree.text("etc/passwd", 0o644, users)?;
+    tree.text("etc/group", 0o644, "root:x:0:\nmessagebus:x:100:\n")?;
     tree.text("etc/hosts", 0o644, "127.0.0.1 localhost\n")?;
     tree.text("etc/resolv.conf", 0o644, "")?;
     tree.text("vm/checks", 0o644, include_str!("guest/checks.sh"))?;
@@ -179,77 +167,6 @@ fn modules(tree: &Tree, kernel: &Kernel) -> Result<()> {
         tree.copy(&kernel.dir.join(&dir).join(list), &format!("{dir}/{list}"))?;
     }
     execute(Command::new("depmod").arg("-b").arg(tree.at("/")).arg(&kernel.release))
-}
-
-/// The walk along the command line.
-fn walk(tree: &Tree, work: &Path) -> Result<()> {
-    tree.text("vm/walk", 0o755, include_str!("guest/walk.sh"))?;
-    tree.text("vm/pod.yaml", 0o644, include_str!("guest/pod.yaml"))?;
-    tree.text("vm/eater.yaml", 0o644, include_str!("guest/eater.yaml"))?;
-    registry(tree, work, &[catalog::client()?])
-}
-
-/// A registry that already holds these images, and where knarr finds it.
-fn registry(tree: &Tree, work: &Path, images: &[OciImage]) -> Result<()> {
-    tree.text("vm/registry.yml", 0o644, include_str!("guest/registry.yml"))?;
-    let hosts = "server = \"http://127.0.0.1:5000\"\n\n\
-         [host.\"http://127.0.0.1:5000\"]\ncapabilities = [\"pull\", \"resolve\"]\n";
-    tree.text("etc/knarr/certs.d/127.0.0.1:5000/hosts.toml", 0o644, hosts)?;
-    let filled = work.join("filled");
-    if filled.exists() {
-        fs::remove_dir_all(&filled).with_context(|| filled.display().to_string())?;
-    }
-    fs::create_dir_all(&filled).with_context(|| filled.display().to_string())?;
-    let registry = DebianRegistry::start(&filled)?;
-    images.iter().try_for_each(|image| registry.push(image))?;
-    drop(registry);
-    let storage = filled.join("registry");
-    execute(Command::new("cp").arg("-a").arg(storage).arg(tree.at("vm/registry")))
-}
-
-/// Tests of the real daemon, as this part; its programs are the machine's own.
-fn node_tests(tree: &Tree, root: &Path, part: &str, names: &[&str]) -> Result<()> {
-    test_program(tree, root, "tests", "node", "vm/node-tests")?;
-    let driver = if part == SCOPES { "systemd" } else { "cgroupfs" };
-    let script = format!(
-        "#!/bin/sh\nKNARR_TEST_CGROUP_DRIVER={driver} KNARR_DIST=/usr/bin exec /vm/node-tests \
-         --test-threads 2 {}\n",
-        names.join(" ")
-    );
-    tree.text(&format!("vm/{part}"), 0o755, &script)
-}
-
-fn network_tests(tree: &Tree, root: &Path) -> Result<()> {
-    tree.text("vm/network", 0o755, include_str!("guest/network.sh"))?;
-    // What VLANs are compared by.
-    for (program, inside) in [
-        ("/usr/sbin/bridge", "usr/sbin/bridge"),
-        ("/usr/lib/cni/bridge", "usr/lib/cni/bridge"),
-        ("/usr/lib/cni/host-local", "usr/lib/cni/host-local"),
-    ] {
-        tree.program(Path::new(program), inside)?;
-    }
-    for test in ["built_in", "host_ports", "networks", "vlan"] {
-        test_program(tree, root, "cni", test, &format!("vm/networks/{test}"))?;
-    }
-    Ok(())
-}
-
-/// The program of one test target.
-fn test_program(tree: &Tree, root: &Path, package: &str, target: &str, to: &str) -> Result<()> {
-    let test = ["test", "--no-run", "--message-format", "json", "--package", package];
-    let text = output(cargo(root).args(test).args(["--test", target]))?;
-    let program = text
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .with_context(|| format!("cargo made no test program `{target}` of `{package}`"))?;
-    tree.program(&program, to)?;
-    strip(tree, to)
-}
-
-fn strip(tree: &Tree, path: &str) -> Result<()> {
-    execute(Command::new("strip").arg("--strip-debug").arg(tree.at(path)))
 }
 
 fn pack(work: &Path) -> Result<PathBuf> {

@@ -5,7 +5,10 @@
 //! says `VM PASS` or `VM FAIL` on its serial console.
 
 mod boot;
+mod brief;
 mod machine;
+mod parts;
+mod plant;
 mod powercut;
 mod selinux;
 mod summary;
@@ -18,7 +21,10 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use test_support::packages;
 
+pub(crate) use self::brief::briefly;
+
 use self::boot::{Board, Disk, Event, Machine};
+use self::parts::{BOOTS, Boot, COMMAND, Kind};
 use self::summary::Summary;
 use crate::dist;
 use crate::steps::step;
@@ -28,6 +34,7 @@ const PACKAGES: &[&str] = &[
     "busybox-static",
     "containernetworking-plugins",
     "cpio",
+    "dbus",
     "docker-registry",
     "e2fsprogs",
     "gzip",
@@ -40,56 +47,28 @@ const PACKAGES: &[&str] = &[
     "xfsprogs",
 ];
 
-/// What the machine can run by itself, in this order; `systemd`, `selinux` and `powercut` are
-/// machines of their own.
-pub(crate) const PARTS: &[&str] =
-    &["walk", "launch", "network", "node", SYSTEMD, SELINUX, POWERCUT];
-/// systemd is the first process, and what it does to a service with pods is looked at.
-const SYSTEMD: &str = "systemd";
-/// Tests of the real daemon there, with its cgroup driver.
-const SCOPES: &str = "scopes";
-const SELINUX: &str = "selinux";
-const POWERCUT: &str = "powercut";
-
-/// Tests of the real daemon that `node` runs unless told otherwise: what the kernel below lacks, or
-/// does otherwise.
-const NODE_TESTS: &[&str] = &[
-    "apparmor::",
-    "devices::",
-    "image_volumes::",
-    "inspect::",
-    "metrics::",
-    "mounts::",
-    "oom::",
-    "privileges::",
-    "resources::",
-    "security::",
-    "stats::",
-    "systemd::",
-    "users::",
-];
-
-/// Those that another cgroup driver changes.
-const SCOPES_TESTS: &[&str] = &["oom::", "resources::", "restart::", "stats::", "systemd::"];
-
-/// Those that only SELinux lets show something.
-const SELINUX_TESTS: &[&str] = &["selinux::"];
-
 /// What a machine is to run.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct Request {
-    /// Only these parts: `walk`, `launch`, `network`, `node`, `systemd`, `selinux`, `powercut`.
-    #[arg(value_parser = PARTS.to_vec())]
+    /// Only these parts; all of them if none is named. Each `systemd…` has systemd as first process.
+    #[arg(value_parser = parts::names())]
     parts: Vec<String>,
-    /// Run just the tests of `tests/tests/node` whose names contain this; can be given again.
+    /// Run just the tests of `tests/tests/node` whose names contain this, in the parts named or in
+    /// `node`; can be given again.
     #[arg(long, value_name = "NAME")]
     tests: Vec<String>,
+    /// Just the short run that is part of `cargo xtask test`.
+    #[arg(long, conflicts_with_all = ["parts", "tests", "run", "with"])]
+    brief: bool,
     /// A directory to find in the machine as `/with/<its name>`; can be given again.
     #[arg(long, value_name = "DIR")]
     with: Vec<PathBuf>,
     /// A shell command to run in the machine, instead of the parts.
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["parts", "tests"])]
     run: Option<String>,
+    /// `--run`: with systemd as the first process.
+    #[arg(long, requires = "run")]
+    systemd: bool,
     /// Take `knarr` and `knarr-shim` from here instead of building them for release.
     #[arg(long, value_name = "DIR")]
     dist: Option<PathBuf>,
@@ -107,26 +86,20 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// What runs, in order.
-    fn parts(&self) -> Vec<&str> {
+    /// The machines to run, each with what of its parts is asked for.
+    fn boots(&self) -> Vec<(Boot, Vec<&'static str>)> {
         if self.run.is_some() {
-            vec!["command"]
-        } else if !self.parts.is_empty() {
-            self.parts.iter().map(String::as_str).collect()
-        } else if !self.tests.is_empty() {
-            vec!["node"]
-        } else {
-            PARTS.to_vec()
+            let kind = if self.systemd { Kind::Systemd } else { Kind::Plain };
+            return vec![(Boot { name: "virtual machine", kind, parts: &[] }, vec![COMMAND])];
         }
-    }
-
-    /// Names of node tests, or parts of them.
-    fn node_tests(&self) -> Vec<&str> {
-        if self.tests.is_empty() {
-            NODE_TESTS.to_vec()
-        } else {
-            self.tests.iter().map(String::as_str).collect()
-        }
+        let asked = |part: &str| match (&self.parts[..], &self.tests[..]) {
+            ([], []) => true,
+            ([], _tests) => part == "node",
+            (parts, _) => parts.iter().any(|one| one == part),
+        };
+        let of = |boot: &Boot| boot.parts.iter().copied().filter(|part| asked(part)).collect();
+        let all = BOOTS.iter().map(|boot| (*boot, of(boot)));
+        all.filter(|(_, parts): &(_, Vec<_>)| !parts.is_empty()).collect()
     }
 }
 
@@ -135,82 +108,109 @@ pub(crate) fn run(root: &Path, request: &Request) -> Result<()> {
     if request.dist.is_none() {
         dist::run(root)?;
     }
+    if request.brief {
+        return briefly(root, request.dist.as_deref());
+    }
     let work = work_dir(root);
     let kernel = step("kernel", || machine::kernel(&work))?;
     let mut summary = Summary::default();
-    let (alone, parts): (Vec<_>, Vec<_>) =
-        request.parts().into_iter().partition(|part| [SYSTEMD, SELINUX, POWERCUT].contains(part));
-    let machine = |name: &str, parts: &[&str], change: Change<'_>, run: &mut Run<'_>| {
-        let initrd = step(&format!("memory disk, {name}"), || {
-            machine::initrd(root, &work, &kernel, request, parts)
+    let mut failed = Vec::new();
+    for (boot, parts) in request.boots() {
+        let initrd = step(&format!("memory disk, {}", boot.name), || {
+            machine::initrd(root, &work, &kernel, request, (boot.kind, &parts))
         })?;
+        let disk = (boot.kind == Kind::Systemd).then(|| systemd::disk(&work)).transpose()?;
+        let own_args = kernel_args(boot.kind);
         let board = Board {
             kernel: &kernel.image,
             initrd: &initrd,
-            kernel_args: &format!("{} {}", change.kernel_args, request.kernel_args),
+            kernel_args: &format!("{own_args} {}", request.kernel_args),
             memory_mib: request.memory,
-            disk: change.disk.map(Disk::File),
-            reboots: change.disk.is_some(),
+            disk: disk.as_deref().map(Disk::File),
+            reboots: disk.is_some(),
             saved: None,
             monitor: None,
             time_limit: Duration::from_secs(request.time_limit),
+            quiet: false,
         };
-        step(name, || run(board))
-    };
-    let plain = Change { kernel_args: "", disk: None };
-    if !parts.is_empty() {
-        machine("virtual machine", &parts, plain, &mut |board| boot(&board, &mut summary))?;
-    }
-    if alone.contains(&SYSTEMD) {
-        let disk = systemd::disk(&work)?;
-        let change = Change { kernel_args: systemd::KERNEL_ARGS, disk: Some(&disk) };
-        let parts = [SYSTEMD, SCOPES];
-        machine("with systemd", &parts, change, &mut |board| boot(&board, &mut summary))?;
-    }
-    if alone.contains(&SELINUX) {
-        let change = Change { kernel_args: selinux::KERNEL_ARGS, disk: None };
-        machine("with SELinux", &[SELINUX], change, &mut |board| boot(&board, &mut summary))?;
+        // The others are run all the same.
+        let ended = step(boot.name, || match boot.kind {
+            Kind::PowerCuts => powercut::run(&request.cuts, board, &work),
+            Kind::Plain | Kind::Systemd | Kind::Selinux => live(&board, &mut summary).map(drop),
+        });
+        if let Err(error) = ended {
+            println!("    {error:#}");
+            failed.push(boot.name);
+        }
     }
     summary.print();
-    if alone.contains(&POWERCUT) {
-        let mut cuts = |board: Board<'_>| powercut::run(&request.cuts, board, &work);
-        machine("power cuts", &[POWERCUT], plain, &mut cuts)?;
-    }
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }
 
-/// What one machine has that others have not.
-#[derive(Debug, Clone, Copy)]
-struct Change<'a> {
-    kernel_args: &'a str,
-    /// A disk that a reboot does not empty.
-    disk: Option<&'a Path>,
+fn kernel_args(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Plain | Kind::PowerCuts => "",
+        Kind::Systemd => systemd::KERNEL_ARGS,
+        Kind::Selinux => selinux::KERNEL_ARGS,
+    }
 }
-
-/// Runs one machine to its end.
-type Run<'r> = dyn FnMut(Board<'_>) -> Result<()> + 'r;
 
 fn work_dir(root: &Path) -> PathBuf {
     root.join("target/vm")
 }
 
-/// Boots and shows the console until the machine switches itself off.
-fn boot(board: &Board<'_>, summary: &mut Summary) -> Result<()> {
+/// Boots and waits until the machine switches itself off; what its console has said.
+fn live(board: &Board<'_>, summary: &mut Summary) -> Result<Vec<String>> {
     let machine = Machine::start(board)?;
-    let mut passed = false;
-    loop {
-        match machine.next()? {
-            Event::Line(line) => {
+    let mut console = Vec::new();
+    let ended = loop {
+        match machine.next() {
+            Ok(Event::Line(line)) => {
                 summary.take(&line);
-                passed |= line == "VM PASS";
+                console.push(line);
             }
-            Event::Off => break,
-            Event::Cut => {}
+            Ok(Event::Off) => break Ok(()),
+            Ok(Event::Cut) => {}
+            Err(error) => break Err(error),
         }
+    };
+    let ended = ended.and_then(|()| {
+        ensure!(console.iter().any(|line| line == "VM PASS"), "the machine did not say `VM PASS`");
+        Ok(())
+    });
+    if board.quiet && ended.is_err() {
+        console.iter().for_each(|line| println!("    {line}"));
     }
-    if !passed {
-        summary.print();
+    ended.map(|()| console)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        request: Request,
     }
-    ensure!(passed, "the machine did not say `VM PASS`");
-    Ok(())
+
+    #[track_caller]
+    fn check(words: &[&str], want: &[&[&str]]) {
+        let line = Line::parse_from([&["vm"], words].concat());
+        let parts: Vec<_> = line.request.boots().into_iter().map(|(_, parts)| parts).collect();
+        assert_eq!(parts, want, "{words:?}");
+    }
+
+    #[test]
+    fn machines_are_those_whose_parts_are_asked_for() {
+        check(&["scopes", "launch", "node"], &[&["launch", "node"], &["scopes"]]);
+        check(&["--tests", "oom::"], &[&["node"]]);
+        check(&["scopes", "--tests", "oom::"], &[&["scopes"]]);
+        check(&["--run", "true", "--systemd"], &[&["command"]]);
+        let all = Line::parse_from(["vm"]).request.boots();
+        assert_eq!(all.len(), BOOTS.len());
+    }
 }

@@ -25,7 +25,7 @@ const PURGE_EVERY: u32 = 5;
 const WRITES: u64 = 400;
 
 /// How many cuts, on what.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Cuts {
     /// `powercut`: cut the power this often.
     #[arg(long, value_name = "N", default_value_t = 2)]

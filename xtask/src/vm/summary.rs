@@ -7,6 +7,8 @@ pub(super) struct Summary {
     passed: usize,
     failed: Vec<String>,
     skipped: Vec<String>,
+    /// How many of those the harness has not called ok.
+    ignored: usize,
 }
 
 impl Summary {
@@ -29,16 +31,28 @@ impl Summary {
             match how.split([' ', ',']).next() {
                 Some("ok") => self.passed += 1,
                 Some("FAILED") => self.failed.push(format!("{}: {test}", self.part)),
-                Some("ignored") => self.skipped.push(format!("{}: {test}: ignored", self.part)),
+                Some("ignored") => {
+                    let why = how.strip_prefix("ignored, ").unwrap_or("ignored");
+                    self.skipped.push(format!("{}: {test}: {why}", self.part));
+                    self.ignored += 1;
+                }
                 _ => {}
             }
         }
     }
 
     /// A skipped test says so and then that it is ok.
+    fn passed(&self) -> usize {
+        self.passed.saturating_sub(self.skipped.len() - self.ignored)
+    }
+
+    /// How many tests were run or skipped.
+    pub(super) fn seen(&self) -> usize {
+        self.passed() + self.failed.len() + self.skipped.len()
+    }
+
     pub(super) fn text(&self) -> String {
-        let ignored = self.skipped.iter().filter(|name| name.ends_with(": ignored")).count();
-        let passed = self.passed.saturating_sub(self.skipped.len() - ignored);
+        let passed = self.passed();
         let (failed, skipped) = (self.failed.len(), self.skipped.len());
         let run = passed + failed;
         let list = |title: &str, names: &[String]| {
@@ -80,7 +94,8 @@ mod tests {
         }
         let text = summary.text();
         assert!(text.starts_with("4 tests run, 2 passed, 2 failed, 2 skipped"), "{text}");
-        for name in ["node: e::f", "node: stats", "node: c::d: no disk", "node: g: ignored"] {
+        assert_eq!(summary.seen(), 6);
+        for name in ["node: e::f", "node: stats", "node: c::d: no disk", "node: g: slow"] {
             assert!(text.contains(name), "{name} in {text}");
         }
     }

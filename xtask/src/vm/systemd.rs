@@ -14,11 +14,14 @@ const PROGRAMS: &[&str] = &[
     "/lib/systemd/systemd-shutdown",
     "/bin/systemctl",
     "/bin/systemd-tmpfiles",
+    "/usr/bin/dbus-daemon",
 ];
 
 /// Units that lead from its start to ours, and to the machine's end.
 const UNITS: &[&str] = &[
     "basic.target",
+    "dbus.service",
+    "dbus.socket",
     "emergency.target",
     "final.target",
     "local-fs.target",
@@ -37,6 +40,10 @@ const UNITS: &[&str] = &[
     "umount.target",
 ];
 
+/// What the message bus is started with.
+const BUS: &[&str] =
+    &["/usr/share/dbus-1/system.conf", "/usr/share/dbus-1/system.d/org.freedesktop.systemd1.conf"];
+
 /// No journal: what is worth reading goes to files.
 const SYSTEM_CONF: &str = "[Manager]\nLogTarget=console\nLogLevel=warning\nShowStatus=no\n\
      DefaultStandardOutput=null\nDefaultTimeoutStopSec=15s\n";
@@ -54,6 +61,9 @@ pub(super) fn install(tree: &Tree, root: &Path) -> Result<()> {
     for unit in UNITS {
         let path = format!("/lib/systemd/system/{unit}");
         tree.copy(Path::new(&path), &path)?;
+    }
+    for path in BUS {
+        tree.copy(Path::new(path), path)?;
     }
     tree.text("etc/systemd/system.conf", 0o644, SYSTEM_CONF)?;
     tree.text("etc/machine-id", 0o444, "6b6e6172720000000000000000000001\n")?;

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::steps::output;
+use crate::steps::{execute, output};
 
 /// A directory that becomes the machine's root.
 #[derive(Debug)]
@@ -69,6 +69,12 @@ impl Tree {
             }
         }
         Ok(())
+    }
+
+    /// As [`Self::program`], without what debuggers want.
+    pub(super) fn stripped(&self, from: &Path, to: &str) -> Result<()> {
+        self.program(from, to)?;
+        execute(Command::new("strip").arg("--strip-debug").arg(self.at(to)))
     }
 
     fn above(&self, file: &Path) -> Result<()> {

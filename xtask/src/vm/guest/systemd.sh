@@ -104,6 +104,20 @@ await 60 another another || fail "the watchdog bites" "$(systemctl status knarr)
 await 60 "runtime API" knarr version || fail "the daemon answers after that"
 unharmed "watchdog"
 
+# Its own socket is out of reach: then there is the message bus.
+systemctl start dbus.socket dbus.service || fail "the bus starts" "$(systemctl status dbus)"
+sed 's/name: walk/name: bused/; s/name: limited/name: busy/' /vm/pod.yaml >/tmp/walk/bused.yaml
+walked=$(scope)
+mv /run/systemd/private /run/systemd/out-of-reach
+check "over the bus: run" "address 10.88." knarr run /tmp/walk/bused.yaml
+bused=$(systemctl list-units --plain --no-legend 'knarr-*.scope' | cut -d' ' -f1 | grep -v "$walked")
+check "over the bus: the scope is active" active systemctl is-active "$bused"
+works "over the bus: stop" knarr stop bused
+check "over the bus: the scope is gone" not-found property LoadState "$bused"
+works "over the bus: rm" knarr rm bused
+mv /run/systemd/out-of-reach /run/systemd/private
+unharmed "over the bus"
+
 works "doctor" knarr doctor
 works "stop the pod" knarr stop walk
 works "rm the pod" knarr rm walk
