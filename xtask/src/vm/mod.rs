@@ -53,8 +53,8 @@ pub(crate) struct Request {
     /// Only these parts; all of them if none is named. Each `systemd…` has systemd as first process.
     #[arg(value_parser = parts::names())]
     parts: Vec<String>,
-    /// Run just the tests of `tests/tests/node` whose names contain this, in the parts named or in
-    /// `node`; can be given again.
+    /// Run just the tests of `tests/tests/node`, or of the failpoints, whose names contain this, in the
+    /// parts named or in `node`; can be given again.
     #[arg(long, value_name = "NAME")]
     tests: Vec<String>,
     /// Just the short run that is part of `cargo xtask test`.

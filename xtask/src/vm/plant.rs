@@ -48,7 +48,8 @@ pub(super) fn part(
         }
         SYSTEMD_FAILPOINTS => {
             failpoints(tree, root)?;
-            script(include_str!("guest/failpoints.sh"))
+            tree.text("vm/failpoints.sh", 0o755, include_str!("guest/failpoints.sh"))?;
+            script(&format!("#!/bin/sh\n/vm/failpoints.sh {}\n", request.tests.join(" ")))
         }
         POWERCUT => {
             registry(tree, work, &storm()?)?;
