@@ -255,6 +255,8 @@ points! {
         ShimSetupAnswer "answer" certain,
     }
     "shim.start" {
+        /// Room for the record of its exit.
+        ShimRoom "room" writing,
         /// The container's log.
         ShimLog "log" writing,
         /// The launch.

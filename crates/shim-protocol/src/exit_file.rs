@@ -3,6 +3,23 @@
 
 use crate::Exit;
 
+/// How much a file takes that has room for any exit, in bytes.
+const ROOM: usize = 128;
+
+/// The first line of a file that was made when its container was started.
+const RESERVED: &str = "reserved";
+
+/// What a file holds until its container ends, so that its end needs no more of the file system
+/// than it already has. To a reader that does not know it, it is a torn file.
+pub fn reserved_exit_file() -> String {
+    format!("{RESERVED:\n<ROOM$}")
+}
+
+/// Whether a file is one whose container has not ended, as far as its shim knew.
+pub fn is_reserved_exit_file(text: &str) -> bool {
+    text.lines().next() == Some(RESERVED)
+}
+
 /// An exit file that could not be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{line}` is not a line of an exit file")]
@@ -54,6 +71,26 @@ mod tests {
             Exit { code: 137, signal: Some(9), oom_killed: true, finished_at: i64::MAX },
         ] {
             assert_eq!(Exit::from_file(&exit.to_file()), Ok(exit));
+        }
+    }
+
+    #[test]
+    fn a_reserved_file_has_room_for_every_exit_and_is_none() {
+        let longest = Exit {
+            code: i32::MIN,
+            signal: Some(i32::MIN),
+            oom_killed: false,
+            finished_at: i64::MIN,
+        };
+        let reserved = reserved_exit_file();
+        assert!(longest.to_file().len() <= reserved.len());
+        assert!(is_reserved_exit_file(&reserved) && Exit::from_file(&reserved).is_err());
+        // Written over it, in one piece or in part.
+        let whole = longest.to_file();
+        for end in 0..=whole.len() {
+            let text = format!("{}{}", &whole[..end], &reserved[end..]);
+            let complete = end >= whole.trim_end().len();
+            assert_eq!(Exit::from_file(&text).is_ok(), complete, "{end}");
         }
     }
 

@@ -19,7 +19,7 @@ mod files;
 mod message;
 
 pub use codec::{CodecError, FrameReader, MAX_FRAME, encode};
-pub use exit_file::ExitFileError;
+pub use exit_file::{ExitFileError, is_reserved_exit_file, reserved_exit_file};
 pub use files::{FrameFiles, MAX_FILES, TooManyFiles};
 pub use message::{
     Asked, AttachEnd, Body, ContainerSnapshot, Event, Exit, Failure, FailureKind, FromShim, Hello,

@@ -132,6 +132,12 @@ impl Supervisor {
         if let Some(target) = &request.pid_target {
             self.check_pid_target(target, &plan)?;
         }
+        self.reserve_exit(&id)?;
+        self.start_known(id.clone(), request, plan)
+            .map_err(|failure| self.without_reserve(&id, failure))
+    }
+
+    fn start_known(&mut self, id: ContainerId, request: &StartContainer, plan: LaunchPlan) -> Done {
         let log = self.open_log(request.log_path.as_deref())?;
         reach(Point::ShimLaunch)?;
         let cgroup = directories_only(plan.cgroup.clone());
@@ -168,6 +174,25 @@ impl Supervisor {
         });
         failpoint::pass(Point::ShimStartAnswer);
         Ok((Response::Started(started), None))
+    }
+
+    /// Nothing is started whose end could not be recorded.
+    pub(crate) fn reserve_exit(&self, id: &ContainerId) -> Result<(), Failure> {
+        self.parts.exits.reserve(id).map_err(|error| {
+            let path = self.parts.exits.path(id);
+            let what = format!("cannot make the exit record {}", path.display());
+            io_failure(FailureKind::Internal, what, &error)
+        })
+    }
+
+    /// A container that was not started has no end.
+    pub(crate) fn without_reserve(&self, id: &ContainerId, mut failure: Failure) -> Failure {
+        if let Err(error) = self.parts.exits.remove(id.as_str()) {
+            let path = self.parts.exits.path(id);
+            let what = format!("cannot remove the exit record {}", path.display());
+            also(&mut failure, &io_failure(FailureKind::Internal, what, &error));
+        }
+        failure
     }
 
     /// Waits for the OOM killer to come to a container that runs now.

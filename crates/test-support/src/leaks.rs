@@ -17,6 +17,7 @@ use rustix::process::Signal;
 use crate::files;
 use crate::proc;
 use crate::scratch::{Scratch, systemd_driver};
+use crate::small_disk;
 
 /// How long things that go by themselves are given to go.
 const A_MOMENT: Duration = Duration::from_secs(5);
@@ -134,8 +135,9 @@ impl<'a> Leaks<'a> {
             .collect()
     }
 
+    /// Not the disks that the test itself has put there.
     fn mounts(&self) -> Vec<Leak> {
-        mount_points()
+        mount_points(|source| source != small_disk::SOURCE)
             .into_iter()
             .filter(|path| {
                 path.starts_with(self.scratch.dir())
@@ -247,6 +249,12 @@ pub(crate) fn sweep(scratch: &Scratch) {
     for leak in leaks.find() {
         remove(&leak);
     }
+    // Last: what was removed so far may have been in use on them.
+    for disk in mount_points(|source| source == small_disk::SOURCE) {
+        if disk.starts_with(scratch.dir()) || disk.starts_with(scratch.state()) {
+            remove(&Leak::Mount(disk));
+        }
+    }
     let bridge = scratch.mark();
     if Path::new("/sys/class/net").join(&bridge).exists() {
         quietly(Command::new("ip").args(["link", "delete", &bridge]));
@@ -308,8 +316,16 @@ fn remove(leak: &Leak) {
         Leak::Reservation(path) => {
             fs::remove_file(path).ok();
         }
-        // Files go with the scratch directory; elements with their table.
-        Leak::File(_) | Leak::Nft(_) => {}
+        // Host ports; what else there may be goes with its table.
+        Leak::Nft(text) => {
+            let key = text.split(" comment ").next().unwrap_or_default();
+            let key = key.split(" : ").next().unwrap_or_default();
+            let map = if key.split(" . ").count() == 3 { "ports_on" } else { "ports" };
+            let element = format!("{{ {key} }}");
+            quietly(Command::new("nft").args(["delete", "element", "ip", "knarr", map, &element]));
+        }
+        // They go with the scratch directory.
+        Leak::File(_) => {}
     }
 }
 
@@ -354,9 +370,11 @@ fn mount_table() -> String {
     fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()
 }
 
-fn mount_points() -> Vec<PathBuf> {
+fn mount_points(of: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let source = |line: &str| line.split(" - ").nth(1)?.split(' ').nth(1).map(str::to_owned);
     mount_table()
         .lines()
+        .filter(|line| source(line).is_some_and(|source| of(&source)))
         .filter_map(|line| line.split(' ').nth(4))
         .map(|path| PathBuf::from(path.replace("\\040", " ")))
         .collect()

@@ -23,6 +23,7 @@ pub mod power;
 pub mod proc;
 pub mod registry;
 pub mod scratch;
+pub mod small_disk;
 pub mod usage;
 
 #[cfg(feature = "cri")]

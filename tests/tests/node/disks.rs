@@ -1,12 +1,15 @@
 //! File systems that cannot be written, and come back: the root, where logs go.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use cri_api::v1;
 use rustix::mount::{MountFlags, UnmountFlags};
-use test_support::node::{PATIENCE, log_lines, on_a_node};
+use test_support::node::{Node, PATIENCE, log_lines, on_a_node, on_a_node_with};
+use test_support::proc;
 use test_support::scratch::Scratch;
+use test_support::small_disk::{Lack, SmallDisk};
 
 /// A file system of its own, unmounted when it is dropped.
 struct Mounted(PathBuf);
@@ -122,6 +125,144 @@ fn a_root_that_becomes_read_only_stops_what_is_new_until_it_can_be_written() -> 
         node.sleeper("refused").await?;
         Ok(())
     })
+}
+
+/// The first process that is not dead and for which this holds.
+fn process(is_it: impl Fn(&proc::Process) -> bool) -> Result<i32> {
+    let found = proc::all().into_iter().find(|it| !it.zombie && is_it(it));
+    Ok(found.context("no such process")?.pid)
+}
+
+/// A test on a node whose records and volatile state are on disks that can be filled.
+fn on_small_disks(test: impl AsyncFnOnce(&mut Node, &[SmallDisk; 2]) -> Result<()>) -> Result<()> {
+    let disks = OnceCell::new();
+    on_a_node_with(
+        |_, scratch| {
+            let mounted = [&scratch.root(), scratch.state()].map(SmallDisk::mount);
+            let mounted = mounted.map(|disk| disk.expect("mount a file system"));
+            disks.set(mounted).expect("once");
+        },
+        async |node| test(node, disks.get().context("no disks")?).await,
+    )
+}
+
+#[test]
+fn an_end_on_full_disks_is_known_though_supervisor_and_daemon_die() -> Result<()> {
+    on_small_disks(async |node, disks| {
+        let image = node.pulled("busybox").await?;
+        let script = "trap 'exit 7' TERM; echo asleep; while :; do sleep 0.01; done";
+        for lack in [Lack::Inodes, Lack::Pages] {
+            // How much is dead before the container ends: nothing, or the daemon.
+            for daemon_first in [false, true] {
+                let pod = node.pod("ends");
+                let (pod_id, id) =
+                    node.run(&pod, &pod.container("main", &image).script(script)).await?;
+                node.wait_log(&id, "asleep").await?;
+                let first = process(|it| it.cgroups.contains(&id) && it.cmdline.contains("trap"))?;
+                let shim = process(|it| {
+                    it.cmdline.starts_with("knarr-shim") && it.cmdline.contains(&pod_id)
+                })?;
+                for disk in disks {
+                    disk.leave(lack, 0)?;
+                }
+                if daemon_first {
+                    node.daemon.kill9()?;
+                }
+                proc::signal(first, rustix::process::Signal::TERM)?;
+                let state = node.scratch.state().join("pods").join(&pod_id);
+                let recorded = |text: &str| text.contains("\ncomplete\n").then_some(());
+                test_support::files::wait_for(&state.join("exits").join(&id), PATIENCE, recorded)?;
+                if !daemon_first {
+                    ensure!(node.wait_exited(&id).await?.exit_code == 7);
+                    node.daemon.kill9()?;
+                }
+                proc::signal(shim, rustix::process::Signal::KILL)?;
+                proc::wait_gone(shim, PATIENCE)?;
+                node.daemon.launch(&node.scratch)?;
+                let status = node.cri.container(&id).await?;
+                ensure!((status.exit_code, status.reason.as_str()) == (7, "Error"), "{status:?}");
+                node.cri.stop_pod(&pod_id).await?;
+                node.cri.remove_pod(&pod_id).await?;
+                for disk in disks {
+                    disk.widen()?;
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn nothing_is_started_whose_end_could_not_be_recorded() -> Result<()> {
+    on_small_disks(async |node, [_, state]| {
+        let image = node.pulled("busybox").await?;
+        let pod = node.pod("starts");
+        let pod_id = node.cri.run_pod(&pod).await?;
+        for (number, lack) in [Lack::Inodes, Lack::Pages].into_iter().enumerate() {
+            let container = pod.container(&format!("refused{number}"), &image).sleeper();
+            let id = node.cri.create(&pod_id, &pod, &container).await?;
+            let before = state.taken()?;
+            state.leave(lack, 0)?;
+            let error = node.cri.start(&id).await.expect_err("no room");
+            state.widen()?;
+            let text = error.message();
+            ensure!(text.contains("exit record") && text.contains("No space left"), "{text}");
+            ensure!(text.contains(&state.path().display().to_string()), "{text}");
+            let status = node.cri.container(&id).await?;
+            ensure!(status.reason == "StartError", "{status:?}");
+            ensure!(state.taken()? == before, "{before:?} became {:?}", state.taken()?);
+        }
+        let next = node.cri.create(&pod_id, &pod, &pod.container("next", &image).sleeper()).await?;
+        node.cri.start(&next).await?;
+        ensure!(node.cri.shell(&next, "echo alive").await? == "alive");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_log_that_cannot_be_rotated_goes_on_in_the_old_file() -> Result<()> {
+    let logs = OnceCell::new();
+    on_a_node_with(
+        |_, scratch| {
+            let disk = SmallDisk::mount(&scratch.logs()).expect("mount a file system");
+            logs.set(disk).expect("once");
+        },
+        async |node| {
+            let logs = logs.get().context("no disk")?;
+            let image = node.pulled("busybox").await?;
+            let script = "echo begun; for i in 1 2 3; do while [ ! -e /say$i ]; do sleep 0.01; done; \
+                          echo said $i; done; sleep 1000";
+            let pod = node.pod("talks");
+            let (_, id) = node.run(&pod, &pod.container("main", &image).script(script)).await?;
+            node.wait_log(&id, "begun").await?;
+            let path = node.log_path(&id).await?;
+            let old = path.with_extension("rotated");
+            std::fs::rename(&path, &old)?;
+            let reopen = async || {
+                let request = v1::ReopenContainerLogRequest { container_id: id.clone() };
+                node.cri.runtime.clone().reopen_container_log(request).await
+            };
+            let said = async |number: usize, file: &Path| {
+                node.cri.shell(&id, &format!("touch /say{number}")).await?;
+                let wanted = format!("said {number}\n");
+                let is_there = |text: &str| text.contains(&wanted).then_some(());
+                test_support::files::wait_for(file, PATIENCE, is_there)
+            };
+            logs.leave(Lack::Inodes, 0)?;
+            let error = reopen().await.expect_err("no inode");
+            let text = error.message();
+            ensure!(text.contains("No space left on device"), "{text}");
+            ensure!(text.contains(&path.display().to_string()), "{text}");
+            said(1, &old).await?;
+            ensure!(!path.exists());
+            logs.widen()?;
+            said(2, &old).await?;
+            reopen().await?;
+            said(3, &path).await?;
+            ensure!(log_lines(&old)?.len() == 3 && log_lines(&path)?.len() == 1);
+            Ok(())
+        },
+    )
 }
 
 #[test]

@@ -110,6 +110,7 @@ impl Owner {
         let text = blocking::run(move || std::fs::read_to_string(path)).await.ok()?;
         match Exit::from_file(&text) {
             Ok(exit) => Some(exit),
+            Err(_) if shim_protocol::is_reserved_exit_file(&text) => None,
             Err(error) => {
                 tracing::warn!(container = %id, %error, "exit file ignored");
                 None

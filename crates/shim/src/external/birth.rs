@@ -143,11 +143,12 @@ impl Supervisor {
             let what = format!("cannot make {}", external.scratch);
             io_failure(FailureKind::Internal, what, &error)
         })?;
+        self.reserve_exit(&external.id)?;
         self.begin_create(asked, request, &plan, &external).map_err(|mut failure| {
             if let Err(undo) = self.delete_external(&external) {
                 also(&mut failure, &undo);
             }
-            failure
+            self.without_reserve(&external.id, failure)
         })
     }
 
@@ -303,7 +304,7 @@ impl Supervisor {
                 if let Err(undo) = self.delete_external(&external) {
                     also(&mut failure, &undo);
                 }
-                Response::Failed(failure)
+                Response::Failed(self.without_reserve(&external.id, failure))
             }
         };
         self.peers.reply(peer, request, (response, None), &self.tools.poller);
@@ -398,6 +399,7 @@ impl Supervisor {
         for undo in [deleted, removed].into_iter().filter_map(Result::err) {
             also(&mut failure, &undo);
         }
+        let failure = self.without_reserve(&external.id, failure);
         let (peer, request) = asked;
         self.peers.reply(peer, request, (Response::Failed(failure), None), &self.tools.poller);
     }
