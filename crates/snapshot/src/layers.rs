@@ -19,7 +19,7 @@ use crate::fixup::{ChainId, Fixup};
 use crate::folder::Folder;
 use crate::ingest::{DIRECTORY, Ingest, IngestError, SKELETON};
 use crate::retired::Retired;
-use crate::sealed::{LayerUsage, Seal};
+use crate::sealed::{LayerUsage, Seal, Sealing};
 use crate::usage::of_tree;
 
 /// Why the store could not be opened.
@@ -81,9 +81,10 @@ pub struct Layers {
 }
 
 impl Layers {
-    /// Opens `<root>/layers` and its neighbours, making them if need be. Abandoned ingests and
-    /// layers without a valid seal are taken out at once and deleted in the background, on a
-    /// thread that ends with the store.
+    /// Opens `<root>/layers` and its neighbours, making them if need be. Abandoned ingests are deleted
+    /// in the background, on a thread that ends with the store. A layer without a valid seal is
+    /// retired, for containers may stand on it; one of a newer version is left where it is, and is
+    /// not in the store.
     ///
     /// # Errors
     /// The directories cannot be made or read.
@@ -103,10 +104,7 @@ impl Layers {
         };
         let mut leftovers = store.ingest.names()?;
         for name in store.layers.names()? {
-            match store.sealed(&name) {
-                Some(seal) => drop(store.write().insert(seal.diff_id, seal)),
-                None => leftovers.push(store.discard(&store.layers, &name)?),
-            }
+            leftovers.extend(store.take_in(&name)?);
         }
         leftovers.extend(store.load_fixups()?);
         leftovers.extend(store.load_retired()?);
@@ -118,11 +116,29 @@ impl Layers {
         Ok(store)
     }
 
-    /// The seal of a layer, if it is one and says that it is this one.
-    fn sealed(&self, name: &CString) -> Option<Seal> {
-        let dir = rustix::fs::openat(&self.layers.fd, name, DIRECTORY, Mode::empty()).ok()?;
-        let seal = Seal::read(dir.as_fd())?;
-        (seal.diff_id.hex().as_bytes() == name.as_bytes()).then_some(seal)
+    /// Puts what is there by this name into the store, if it is a layer; gives the name of what was
+    /// moved to the trash.
+    fn take_in(&self, name: &CString) -> Result<Option<CString>, OpenError> {
+        let diff_id = name.to_str().ok().and_then(Digest::from_hex);
+        let dir = rustix::fs::openat(&self.layers.fd, name, DIRECTORY, Mode::empty());
+        let sealing = dir.map_or(Sealing::Broken, |dir| Sealing::read(dir.as_fd()));
+        match (diff_id, sealing) {
+            (Some(diff_id), Sealing::Whole(seal)) if seal.diff_id == diff_id => {
+                self.write().insert(diff_id, seal);
+                Ok(None)
+            }
+            (Some(layer), Sealing::Newer) => {
+                tracing::warn!(%layer, "it is sealed by a newer version of knarr, and left alone");
+                Ok(None)
+            }
+            (Some(layer), Sealing::Whole(_) | Sealing::Broken) => {
+                tracing::warn!(%layer, "it has no valid seal: it stays until no container has it");
+                self.retire_broken(layer, name).map(|()| None)
+            }
+            (None, Sealing::Whole(_) | Sealing::Newer | Sealing::Broken) => {
+                self.discard(&self.layers, name).map(Some)
+            }
+        }
     }
 
     /// Moves what is no layer out of the way.
@@ -225,7 +241,9 @@ impl Layers {
         match self.name(&self.layers, &ingest, &diff_id.hex(), RenameFlags::NOREPLACE) {
             Ok(()) => ingest.committed(),
             // Another commit of the same layer; only its name may not be durable yet.
-            Err(Errno::EXIST | Errno::NOTEMPTY) => {}
+            Err(Errno::EXIST | Errno::NOTEMPTY) if self.contains(&diff_id) => {}
+            // A layer of a newer version, which whoever pulls it now no longer has.
+            Err(Errno::EXIST | Errno::NOTEMPTY) => self.change_places(ingest, &diff_id)?,
             Err(errno) => return Err(fault("rename")(errno.into())),
         }
         sync(self.layers.fd.as_fd()).map_err(fault("fsync of the store"))?;

@@ -32,7 +32,23 @@ impl Layers {
         }
         let fault = |action| move |source: io::Error| CommitError { diff_id, action, source };
         let seal = self.make_durable(&ingest, unpacked)?;
-        let changes = self.changes();
+        let _changes = self.changes();
+        self.change_places(ingest, &diff_id)?;
+        self.retire_fixups_of(&diff_id);
+        sync(self.layers.fd.as_fd()).map_err(fault("fsync of the store"))?;
+        self.write().insert(diff_id, seal);
+        Ok(())
+    }
+
+    /// A durable ingest becomes the layer of its name, and what has that name is retired. Called
+    /// with the lock on changes.
+    pub(crate) fn change_places(
+        &self,
+        ingest: Ingest,
+        diff_id: &Digest,
+    ) -> Result<(), CommitError> {
+        let diff_id = *diff_id;
+        let fault = |action| move |source: io::Error| CommitError { diff_id, action, source };
         // The fresh one goes where the old one will be, and then they change places: at no moment
         // the old one lies where the next start sweeps.
         let retired = self
@@ -49,17 +65,27 @@ impl Layers {
         let old = self.seal(&diff_id).map(|seal| seal.usage).unwrap_or_default();
         self.known_retired().insert(retired, (diff_id, old));
         if let Err(errno) = exchanged {
-            drop(changes);
             // Nobody uses the fresh one.
             return match self.free_retired(&diff_id) {
                 Ok(()) => Err(fault("rename")(errno.into())),
                 Err(error) => Err(fault("removing the fresh layer")(io::Error::other(error))),
             };
         }
-        self.retire_fixups_of(&diff_id);
-        sync(self.layers.fd.as_fd()).map_err(fault("fsync of the store"))?;
-        self.write().insert(diff_id, seal);
         Ok(())
+    }
+
+    /// Moves a layer that the store cannot use to where it stays until no container has it.
+    pub(crate) fn retire_broken(&self, layer: Digest, name: &CString) -> Result<(), OpenError> {
+        let moved = self.unique(|number| {
+            let (from, to) = (self.layers.fd.as_fd(), self.retired.fd.as_fd());
+            let retired = format!("{}.{number}", layer.hex());
+            rustix::fs::renameat_with(from, name, to, retired, RenameFlags::NOREPLACE)
+        });
+        moved.map_err(|errno| OpenError {
+            action: "retire",
+            path: self.layers.path.join(layer.hex()),
+            source: errno.into(),
+        })
     }
 
     /// Layers of which there are old copies.
@@ -120,14 +146,19 @@ impl Layers {
             let layer = dir.as_ref().and_then(|dir| Seal::read(dir.as_fd()));
             let fixup = dir.as_ref().and_then(|dir| Fixup::read(dir.as_fd()));
             let of = match (layer, fixup) {
-                (Some(seal), _) => (seal.diff_id, seal.usage),
+                // A seal may be another layer's: it was retired for that.
+                (Some(seal), _) => (layer_named(&name).unwrap_or(seal.diff_id), seal.usage),
                 (None, Some((_, Fixup { layer, inodes }))) => {
                     (layer, LayerUsage { bytes: 0, inodes })
                 }
-                (None, None) => {
-                    trash.push(self.discard(&self.retired, &name)?);
-                    continue;
-                }
+                // It was retired because it has no valid seal.
+                (None, None) => match layer_named(&name) {
+                    Some(layer) => (layer, LayerUsage::default()),
+                    None => {
+                        trash.push(self.discard(&self.retired, &name)?);
+                        continue;
+                    }
+                },
             };
             self.known_retired().insert(name, of);
         }
@@ -137,4 +168,9 @@ impl Layers {
     pub(crate) fn known_retired(&self) -> std::sync::MutexGuard<'_, Retired> {
         self.known_retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Of which layer a retired one is, by its name.
+fn layer_named(name: &CString) -> Option<Digest> {
+    Digest::from_hex(name.to_str().ok()?.split_once('.')?.0)
 }

@@ -9,6 +9,9 @@ use rustix::fs::{Mode, OFlags};
 
 const NAME: &str = "sealed";
 const VERSION: &str = "knarr-layer 2";
+/// Its number, and what stands before it.
+const NUMBER: u32 = 2;
+const KIND: &str = "knarr-layer ";
 /// Without what an image needs to know about directories that no entry names.
 const FIRST_VERSION: &str = "knarr-layer 1";
 /// No seal is near this long.
@@ -33,6 +36,30 @@ pub(crate) struct Seal {
     pub(crate) implied: u64,
     /// Checksum of the list of its files.
     pub(crate) inventory: Option<String>,
+}
+
+/// What says of a directory whether it is a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Sealing {
+    /// It is one.
+    Whole(Seal),
+    /// It is one of a version that this build does not know.
+    Newer,
+    /// There is no seal, or it is damaged.
+    Broken,
+}
+
+impl Sealing {
+    pub(crate) fn read(dir: BorrowedFd<'_>) -> Self {
+        let text = read_text(dir).unwrap_or_default();
+        let version: Option<u32> =
+            text.lines().next().and_then(|line| line.strip_prefix(KIND)?.parse().ok());
+        match (Seal::parse(&text), version) {
+            (Some(seal), _) => Self::Whole(seal),
+            (None, Some(version)) if version > NUMBER => Self::Newer,
+            (None, _) => Self::Broken,
+        }
+    }
 }
 
 impl Seal {

@@ -147,16 +147,10 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let layers = Layers::open(scratch.path()).unwrap();
         let kept = add(&layers, &[("d/f", File("12345")), ("l", Same("d/f"))]);
-        let torn = add(&layers, &[("f", File("torn"))]);
-        let other = add(&layers, &[("f", File("other"))]);
         let abandoned = layers.begin().unwrap();
         unpack_into(abandoned.root(), &tar(&[("deep/er/f", File("x"))]));
         // As after a crash: nobody drops it.
         std::mem::forget(abandoned);
-        let sealed = |id: &Digest| scratch.path().join("layers").join(id.hex()).join("sealed");
-        let text = fs::read(sealed(&torn)).unwrap();
-        fs::write(sealed(&torn), &text[..text.len() / 2]).unwrap();
-        fs::copy(sealed(&kept), sealed(&other)).unwrap();
         fs::create_dir(scratch.path().join("layers/stray")).unwrap();
         let usage = layers.usage(&kept);
         // The root, one directory, one file with two names; the layer's own directory, and the
@@ -167,10 +161,9 @@ mod tests {
         let layers = Layers::open(scratch.path()).unwrap();
         assert_eq!(layers.list(), [kept]);
         assert_eq!(layers.usage(&kept), usage);
-        assert!(layers.contains(&kept) && !layers.contains(&torn) && !layers.contains(&other));
         // New ones work while the old ones are being deleted.
-        let again = add(&layers, &[("f", File("torn"))]);
-        assert_eq!(again, torn);
+        let new = add(&layers, &[("f", File("new"))]);
+        assert!(layers.contains(&kept) && layers.contains(&new));
         drop(layers);
         assert_eq!(ingests(scratch.path()), 0);
         assert_eq!(fs::read_dir(scratch.path().join("layers")).unwrap().count(), 2);
@@ -178,6 +171,67 @@ mod tests {
             let mode = fs::metadata(scratch.path().join(dir)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o700);
         }
+    }
+
+    #[test]
+    fn a_layer_without_a_valid_seal_stays_for_those_that_have_it() {
+        if not_root() {
+            return;
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let layers = Layers::open(scratch.path()).unwrap();
+        let kept = add(&layers, &[("f", File("kept"))]);
+        let [torn, other, none] =
+            ["torn", "other", "none"].map(|text| add(&layers, &[("f", File(text))]));
+        let dir = |id: &Digest| scratch.path().join("layers").join(id.hex());
+        let text = fs::read(dir(&torn).join("sealed")).unwrap();
+        fs::write(dir(&torn).join("sealed"), &text[..text.len() / 2]).unwrap();
+        fs::copy(dir(&kept).join("sealed"), dir(&other).join("sealed")).unwrap();
+        fs::remove_file(dir(&none).join("sealed")).unwrap();
+        drop(layers);
+
+        // Also at the start after the next.
+        for _ in 0..2 {
+            let layers = Layers::open(scratch.path()).unwrap();
+            assert_eq!(layers.list(), [kept]);
+            let mut retired = [torn, other, none];
+            retired.sort_unstable();
+            assert_eq!(layers.retired(), retired);
+        }
+        let layers = Layers::open(scratch.path()).unwrap();
+        assert_eq!(add(&layers, &[("f", File("torn"))]), torn);
+        for id in [torn, other, none] {
+            layers.free_retired(&id).unwrap();
+        }
+        assert!(layers.contains(&torn) && layers.retired().is_empty());
+        assert_eq!(fs::read_dir(scratch.path().join("retired")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_layer_of_a_newer_version_is_left_alone_until_it_is_pulled() {
+        if not_root() {
+            return;
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let layers = Layers::open(scratch.path()).unwrap();
+        let id = add(&layers, &[("f", File("x"))]);
+        drop(layers);
+        let seal = scratch.path().join("layers").join(id.hex()).join("sealed");
+        let newer = fs::read_to_string(&seal).unwrap().replace("knarr-layer 2", "knarr-layer 3");
+        fs::write(&seal, &newer).unwrap();
+
+        let layers = Layers::open(scratch.path()).unwrap();
+        assert!(!layers.contains(&id) && layers.retired().is_empty());
+        drop(layers);
+        assert_eq!(fs::read_to_string(&seal).unwrap(), newer);
+
+        let layers = Layers::open(scratch.path()).unwrap();
+        assert_eq!(add(&layers, &[("f", File("x"))]), id);
+        assert_eq!(layers.retired(), [id]);
+        drop(layers);
+        let layers = Layers::open(scratch.path()).unwrap();
+        assert_eq!((layers.list(), layers.retired()), (vec![id], vec![id]));
+        assert_eq!(ingests(scratch.path()), 0);
     }
 
     #[test]
