@@ -71,9 +71,10 @@ impl Group<'_> {
             nano_cores: None,
             pressure: None,
         });
-        let memory_dir = self.dir("memory");
-        let memory = memory_dir.as_deref().and_then(|dir| v1_memory(dir, at));
-        let swap = memory_dir.as_deref().and_then(|dir| v1_swap(dir, at));
+        let (memory, swap) = match self.dir("memory").and_then(V1Memory::read) {
+            Some(read) => (Some(read.memory(at)), read.swap(at)),
+            None => (None, None),
+        };
         let processes = self.dir("pids").and_then(|dir| number(&dir.join("pids.current")));
         ContainerStats { cpu, memory, swap, io: None, processes, writable_layer: None }
     }
@@ -88,8 +89,7 @@ fn v2_memory(dir: &Path, at: UnixNanos) -> Option<MemoryStats> {
         at,
         usage_bytes,
         working_set_bytes,
-        available_bytes: number(&dir.join("memory.max"))
-            .filter(|limit| *limit < NO_LIMIT)
+        available_bytes: limit(&dir.join("memory.max"))
             .map(|limit| limit.saturating_sub(working_set_bytes)),
         rss_bytes: get("anon"),
         page_faults: get("pgfault"),
@@ -98,35 +98,50 @@ fn v2_memory(dir: &Path, at: UnixNanos) -> Option<MemoryStats> {
     })
 }
 
-fn v1_memory(dir: &Path, at: UnixNanos) -> Option<MemoryStats> {
-    let usage_bytes = number(&dir.join("memory.usage_in_bytes"))?;
-    let stat = keyed(&dir.join("memory.stat"));
-    let get = |name: &str| stat.get(name).copied().unwrap_or(0);
-    let working_set_bytes = usage_bytes.saturating_sub(get("total_inactive_file"));
-    Some(MemoryStats {
-        at,
-        usage_bytes,
-        working_set_bytes,
-        available_bytes: number(&dir.join("memory.limit_in_bytes"))
-            .filter(|limit| *limit < NO_LIMIT)
-            .map(|limit| limit.saturating_sub(working_set_bytes)),
-        rss_bytes: get("total_rss"),
-        page_faults: get("total_pgfault"),
-        major_page_faults: get("total_pgmajfault"),
-        pressure: None,
-    })
+/// What a group of version 1 takes, and may.
+struct V1Memory {
+    dir: PathBuf,
+    usage: u64,
+    limit: Option<u64>,
 }
 
-/// v1 counts memory and swap together.
-fn v1_swap(dir: &Path, at: UnixNanos) -> Option<SwapStats> {
-    let both = number(&dir.join("memory.memsw.usage_in_bytes"))?;
-    let memory = number(&dir.join("memory.usage_in_bytes"))?;
-    let usage_bytes = both.saturating_sub(memory);
-    let limit = |file: &str| number(&dir.join(file)).filter(|limit| *limit < NO_LIMIT);
-    let available_bytes = limit("memory.memsw.limit_in_bytes")
-        .zip(limit("memory.limit_in_bytes"))
-        .map(|(both, memory)| both.saturating_sub(memory).saturating_sub(usage_bytes));
-    Some(SwapStats { at, usage_bytes, available_bytes })
+impl V1Memory {
+    fn read(dir: PathBuf) -> Option<Self> {
+        let usage = number(&dir.join("memory.usage_in_bytes"))?;
+        let limit = limit(&dir.join("memory.limit_in_bytes"));
+        Some(Self { dir, usage, limit })
+    }
+
+    fn memory(&self, at: UnixNanos) -> MemoryStats {
+        let stat = keyed(&self.dir.join("memory.stat"));
+        let get = |name: &str| stat.get(name).copied().unwrap_or(0);
+        let working_set_bytes = self.usage.saturating_sub(get("total_inactive_file"));
+        MemoryStats {
+            at,
+            usage_bytes: self.usage,
+            working_set_bytes,
+            available_bytes: self.limit.map(|limit| limit.saturating_sub(working_set_bytes)),
+            rss_bytes: get("total_rss"),
+            page_faults: get("total_pgfault"),
+            major_page_faults: get("total_pgmajfault"),
+            pressure: None,
+        }
+    }
+
+    /// Version 1 counts memory and swap together.
+    fn swap(&self, at: UnixNanos) -> Option<SwapStats> {
+        let both = number(&self.dir.join("memory.memsw.usage_in_bytes"))?;
+        let usage_bytes = both.saturating_sub(self.usage);
+        let available_bytes = limit(&self.dir.join("memory.memsw.limit_in_bytes"))
+            .zip(self.limit)
+            .map(|(both, memory)| both.saturating_sub(memory).saturating_sub(usage_bytes));
+        Some(SwapStats { at, usage_bytes, available_bytes })
+    }
+}
+
+/// None: there is none.
+fn limit(path: &Path) -> Option<u64> {
+    number(path).filter(|limit| *limit < NO_LIMIT)
 }
 
 #[cfg(test)]
