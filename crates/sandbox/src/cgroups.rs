@@ -135,20 +135,25 @@ pub(crate) fn kill(layout: &CgroupLayout, path: &str) -> Result<(), CgroupError>
     Ok(())
 }
 
-/// How long [`end`] waits for those it has killed.
+/// How long those that were killed are waited for.
 pub(crate) const ENDS_WITHIN: Duration = Duration::from_secs(5);
 
-/// As [`kill`], and returns when nothing lives there any more: on v2 the kernel kills meanwhile.
+/// As [`kill`], and returns when nothing lives there any more.
 pub(crate) fn end(layout: &CgroupLayout, path: &str) -> Result<(), CgroupError> {
-    kill(layout, path)?;
-    if matches!(layout, CgroupLayout::V1 { .. }) {
-        return Ok(());
+    for (version, freezer, dir) in directories(layout, path) {
+        end_in(version, freezer, &dir)?;
     }
+    Ok(())
+}
+
+/// In one hierarchy.
+fn end_in(version: Version, freezer: bool, dir: &str) -> Result<(), CgroupError> {
+    sys::cgroup::kill_all(version, dir, freezer)?;
     let deadline = Instant::now() + ENDS_WITHIN;
-    while inhabited(layout, path) {
+    while sys::cgroup::any_alive(dir)? {
         if Instant::now() >= deadline {
             let source = io::ErrorKind::TimedOut.into();
-            return Err(CgroupError { action: "kill", path: path.to_owned(), source });
+            return Err(CgroupError { action: "kill", path: dir.to_owned(), source });
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -176,8 +181,7 @@ pub(crate) fn sweep(
     for group in groups {
         for (version, freezer, dir) in directories(layout, &group) {
             if Path::new(&dir).exists() {
-                let gone = sys::cgroup::kill_all(version, &dir, freezer)
-                    .and_then(|()| sys::cgroup::remove(&dir));
+                let gone = end_in(version, freezer, &dir).and_then(|()| sys::cgroup::remove(&dir));
                 swept = swept.and(gone);
             }
         }
@@ -244,7 +248,7 @@ pub(crate) fn sweep_named(
             let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if names.contains(name) && dir.exists() {
                 let dir = dir.to_string_lossy();
-                sys::cgroup::kill_all(version, &dir, freezer)?;
+                end_in(version, freezer, &dir)?;
                 sys::cgroup::remove(&dir)?;
             }
         }

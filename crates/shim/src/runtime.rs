@@ -184,8 +184,7 @@ impl Runtime {
         self.launcher.write_sysctl(name, value).map_err(|error| launch_failed(&error))
     }
 
-    /// SIGKILLs everything in a container's cgroups, thawing them. On v1 blocks until all are dead,
-    /// for a bounded time.
+    /// SIGKILLs everything in a container's cgroups, thawing them. Waits for nobody's death.
     ///
     /// # Errors
     /// Names the cgroup.

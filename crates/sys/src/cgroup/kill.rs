@@ -1,5 +1,6 @@
 //! Ending every process of a cgroup.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -18,8 +19,9 @@ const KILLED_WITHIN: Duration = Duration::from_secs(5);
 /// missing directory is success. With v1 a process may be given: the one whose reaping ends the
 /// group; `freezer` says that the directory is in the freezer hierarchy.
 ///
-/// On v2 the kernel does it in one write. On v1 blocks until the group holds only dead processes,
-/// for a bounded time.
+/// On v2 the kernel does it in one write. On v1 it takes rounds, until one finds nobody new: a
+/// process that is to die forks no more. Nobody is waited for: in uninterruptible IO one may
+/// outlive its SIGKILL for as long as that takes.
 ///
 /// # Errors
 /// [`CgroupError`].
@@ -40,13 +42,14 @@ pub fn kill_all(version: Version, path: &str, freezer: bool) -> Result<(), Cgrou
 
 fn kill_v1(path: &str, freezer: bool) -> Result<(), CgroupError> {
     let deadline = Instant::now() + KILLED_WITHIN;
+    let mut killed = HashSet::new();
     loop {
         if freezer {
             freeze(path);
         }
         let living = living(path);
         if let Ok(living) = &living {
-            for process in living {
+            for (_, process) in living {
                 crate::supervise::signal_by_pidfd(std::os::fd::AsFd::as_fd(process), libc::SIGKILL)
                     .ok();
             }
@@ -54,7 +57,9 @@ fn kill_v1(path: &str, freezer: bool) -> Result<(), CgroupError> {
         if freezer {
             set_state(path, "THAWED");
         }
-        if living?.is_empty() {
+        let before = killed.len();
+        killed.extend(living?.into_iter().map(|(pid, _)| pid));
+        if killed.len() == before {
             return Ok(());
         }
         if Instant::now() >= deadline {
@@ -64,16 +69,25 @@ fn kill_v1(path: &str, freezer: bool) -> Result<(), CgroupError> {
     }
 }
 
+/// Whether a process lives in the group or below it; the dead that wait to be reaped do not. A
+/// missing directory has none.
+///
+/// # Errors
+/// [`CgroupError`].
+pub fn any_alive(path: &str) -> Result<bool, CgroupError> {
+    Ok(pids(path)?.into_iter().any(|pid| !is_dead(pid)))
+}
+
 /// Handles on the processes of the group that are not dead yet. A pid read before its handle was
 /// opened and again after it means the same process both times, or one that joined: either is ours.
-fn living(path: &str) -> Result<Vec<OwnedFd>, CgroupError> {
+fn living(path: &str) -> Result<Vec<(Pid, OwnedFd)>, CgroupError> {
     let handles: Vec<(Pid, OwnedFd)> = pids(path)?
         .into_iter()
         .filter_map(|pid| Some((pid, crate::pidfd::open(pid).ok()?)))
         .collect();
     let still = pids(path)?;
-    let ours = handles.into_iter().filter(|(pid, _)| still.contains(pid) && !is_dead(*pid));
-    Ok(ours.map(|(_, handle)| handle).collect())
+    let ours = |(pid, _): &(Pid, OwnedFd)| still.contains(pid) && !is_dead(*pid);
+    Ok(handles.into_iter().filter(ours).collect())
 }
 
 /// Zombies keep their place in a v1 group until reaped.

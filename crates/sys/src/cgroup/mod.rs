@@ -11,5 +11,5 @@ mod oom;
 pub use detect::{DetectError, detect, parse_layout};
 pub use dir::{Cgroup, CgroupError, Version, make, pids, remove};
 pub use freezer::{is_frozen, set_frozen};
-pub use kill::kill_all;
+pub use kill::{any_alive, kill_all};
 pub use oom::{OomWatch, oom_kills};
