@@ -118,6 +118,10 @@ const IMPURE: &[&str] = &[
     "Instant::now",
 ];
 
+/// What is valid for a time there, a registry's token or a streaming URL, must be neither for ever
+/// nor at an end when the wall clock jumps.
+const WITHOUT_A_WALL_CLOCK: &[&str] = &["crates/registry/src", "crates/streaming/src"];
+
 const MAY_BE_UNSAFE: &[&str] = &["crates/sys/", "crates/launch/"];
 
 const LONGEST_FILE: usize = 700;
@@ -190,6 +194,20 @@ fn crates_use_only_what_the_picture_draws() -> Result<()> {
             if ours && !may_use.contains(&name) {
                 offences.push(format!("{} must not use {name}", package.name));
             }
+        }
+    }
+    verdict(&offences)
+}
+
+#[test]
+fn tokens_go_by_a_clock_that_does_not_jump() -> Result<()> {
+    let mut offences = Vec::new();
+    for (name, text) in sources()? {
+        if !WITHOUT_A_WALL_CLOCK.iter().any(|dir| name.starts_with(dir)) {
+            continue;
+        }
+        for (number, line) in code(&text).filter(|(_, line)| line.contains("SystemTime")) {
+            offences.push(format!("{name}:{number}: {}", line.trim()));
         }
     }
     verdict(&offences)

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cri_api::v1;
+use streaming::client::{Transport, Verdict};
 use test_support::node::{Node, on_a_node_with};
+
+use crate::live::{Live, exec_url};
 
 /// Debian's `libfaketime`: answers for the wall clock, for programs that are not linked statically.
 const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
@@ -71,11 +74,16 @@ fn a_clock_that_jumps_expires_nothing_and_lengthens_no_deadline() -> Result<()> 
             node.wait_log(&id, "asleep").await?;
             let (cri, target) = (node.cri.clone(), id.clone());
             let stopping = tokio::spawn(async move { cri.stop(&target, 2).await });
+            // Asked for now, and used under the other clock.
+            let url = exec_url(node, &steady, "echo alive", false).await?;
             jump(node, by)?;
+            let session = Live::connect(&url, Transport::WebSocket, false).await?;
+            let (said, _, verdict) = session.rest().await?;
+            ensure!(said == b"alive\n" && verdict == Verdict::Success, "{said:?} {verdict:?}");
+            ensure!(Live::connect(&url, Transport::WebSocket, false).await.is_err(), "used twice");
             tokio::time::timeout(LONG, stopping).await.context("no end")???;
             let status = node.cri.container(&id).await?;
             ensure!(status.exit_code == 137 && status.finished_at >= status.started_at);
-
             let status = live(node, &format!("jumped{number}")).await?;
             ensure!(status.created_at != earlier, "the clock did not jump");
             earlier = status.created_at;
