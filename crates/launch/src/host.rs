@@ -308,8 +308,24 @@ pub(crate) fn finish_overlay(
     }
     context.label(label)?;
     context.set("source", "overlay")?;
-    let made = context.mount(0);
+    let made = context.mount(0).and_then(|mount| match writable {
+        Some((_, work)) => refuse_read_only(mount, work),
+        None => Ok(mount),
+    });
     Ok((context, made))
+}
+
+/// Where overlayfs cannot make what it needs in its work directory it says so in the kernel's log
+/// alone, and cannot be written.
+fn refuse_read_only(mount: OwnedFd, work: &str) -> io::Result<OwnedFd> {
+    let flags = rustix::fs::fstatvfs(&mount)?.f_flag;
+    if !flags.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+        return Ok(mount);
+    }
+    let trial = std::path::Path::new(work).join("trial");
+    std::fs::create_dir(&trial)?;
+    std::fs::remove_dir(&trial)?;
+    Err(io::Error::from_raw_os_error(libc::EROFS))
 }
 
 fn null() -> Result<OwnedFd, LaunchError> {

@@ -15,6 +15,7 @@
 )]
 
 mod chain;
+mod no_room;
 mod operation;
 mod program;
 mod walk;
@@ -96,4 +97,40 @@ fn starting_the_daemon() -> Result<()> {
 #[test]
 fn chains_of_plugins() -> Result<()> {
     chain::walk()
+}
+
+#[test]
+fn no_room_for_a_pod() -> Result<()> {
+    no_room::walk(Operation::RunPod, 10)
+}
+
+#[test]
+fn no_room_for_a_container() -> Result<()> {
+    no_room::walk(Operation::Create, 8)?;
+    no_room::walk(Operation::Start, 4)
+}
+
+#[test]
+fn no_room_while_things_end() -> Result<()> {
+    no_room::walk(Operation::Stop, 1)?;
+    no_room::walk(Operation::Remove, 0)?;
+    no_room::walk(Operation::StopPod, 1)?;
+    no_room::walk(Operation::RemovePod, 0)?;
+    no_room::walk(Operation::RemoveImage, 0)
+}
+
+#[test]
+fn no_room_for_new_limits() -> Result<()> {
+    no_room::walk(Operation::UpdatePod, 1)?;
+    no_room::walk(Operation::Update, 1)
+}
+
+#[test]
+fn no_room_for_an_image() -> Result<()> {
+    no_room::walk(Operation::Pull, 10)
+}
+
+#[test]
+fn no_room_for_a_start_of_the_daemon() -> Result<()> {
+    no_room::walk(Operation::Recover, 1)
 }

@@ -176,7 +176,8 @@ impl Operation {
             }
             Self::RemovePod => {
                 self.call(cri, before).await?;
-                ensure!(cri.pods(None).await?.is_empty());
+                let listed = cri.pods(None).await?;
+                ensure!(listed.iter().all(|pod| pod.id != before.pod_id), "{listed:?}");
             }
             Self::Pull => {
                 self.call(cri, before).await?;
