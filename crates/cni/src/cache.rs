@@ -31,6 +31,13 @@ pub struct CacheError {
     pub source: io::Error,
 }
 
+impl CacheError {
+    /// Whether the file can be read and does not hold what it should.
+    fn is_damage(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+    }
+}
+
 /// What is known about one attachment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -135,17 +142,31 @@ impl Cache {
 
     /// The entries of a container, whatever its networks are called, by interface.
     pub(crate) fn of_container(&self, container: &str) -> Result<Vec<Entry>, CacheError> {
+        let (found, damaged) = self.whole_and_damaged(container)?;
+        damaged.into_iter().next().map_or(Ok(found), Err)
+    }
+
+    /// As [`Self::of_container`], and those of its files that hold no entry.
+    pub(crate) fn whole_and_damaged(
+        &self,
+        container: &str,
+    ) -> Result<(Vec<Entry>, Vec<CacheError>), CacheError> {
         let part = format!("-{container}-");
-        let mut found = Vec::new();
+        let (mut found, mut damaged) = (Vec::new(), Vec::new());
         for path in self.paths()? {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if name.contains(&part) {
-                found.extend(read(&path)?.filter(|entry| entry.container_id == container));
+            if !name.contains(&part) {
+                continue;
+            }
+            match read(&path) {
+                Ok(entry) => found.extend(entry.filter(|entry| entry.container_id == container)),
+                Err(error) if error.is_damage() => damaged.push(error),
+                Err(error) => return Err(error),
             }
         }
         // eth0, eth1, …, eth10
         found.sort_by(|a, b| (a.if_name.len(), &a.if_name).cmp(&(b.if_name.len(), &b.if_name)));
-        Ok(found)
+        Ok((found, damaged))
     }
 
     /// Every readable entry. Those of other runtimes may have a form that is not ours: skipped.
@@ -163,7 +184,11 @@ impl Cache {
 
     /// Forgets an attachment; success if there is none.
     pub(crate) fn remove(&self, entry: &Entry) -> Result<(), CacheError> {
-        let path = self.path(&entry.network_name, &entry.container_id, &entry.if_name);
+        self.remove_file(self.path(&entry.network_name, &entry.container_id, &entry.if_name))
+    }
+
+    /// Removes an entry's file; gone already is success.
+    pub(crate) fn remove_file(&self, path: PathBuf) -> Result<(), CacheError> {
         let gone = failpoint::reach(Point::CniDelCache).and_then(|()| std::fs::remove_file(&path));
         match gone {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -281,6 +306,9 @@ mod tests {
         let cache = Cache::new(dir.path(), Path::new("/one"));
         let all = cache.all().unwrap();
         assert_eq!(all.len(), 1);
+        let (whole, damaged) = cache.whole_and_damaged("torn").unwrap();
+        assert_eq!((whole.len(), damaged.len()), (0, 1));
+        cache.of_container("torn").unwrap_err();
         assert!(!cache.is_ours(&all[0]));
     }
 }

@@ -24,8 +24,8 @@ impl Engine {
     /// namespace may be gone.
     ///
     /// Works from what was recorded when the pod was attached. Without a record (never attached
-    /// completely, or detached already) the current configuration is tried, and a failure is
-    /// only logged: there is nothing that could succeed later.
+    /// completely, or detached already), or with one that is damaged, the current configuration is
+    /// tried, and a failure is only logged: there is nothing that could succeed later.
     ///
     /// # Errors
     /// See [`DelError`]. One network's failure does not keep the others attached.
@@ -38,17 +38,21 @@ impl Engine {
             source,
         })?;
         let failed = |source| DelError::Cache { container: container.to_owned(), source };
-        let entries = self.cache.of_container(container).map_err(failed)?;
+        let (entries, damaged) = self.cache.whole_and_damaged(container).map_err(failed)?;
         self.cache.remove_unfinished(|id| id != container).map_err(failed)?;
-        if entries.is_empty() {
-            self.del_unrecorded(attachment);
-            return Ok(());
-        }
         let detached = entries.iter().rev();
-        let failed: Vec<DelError> = detached
+        let mut failures: Vec<DelError> = detached
             .filter_map(|entry| self.del_recorded(entry, Some(&attachment.netns_path)).err())
             .collect();
-        DelError::all(container, failed)
+        if entries.is_empty() || !damaged.is_empty() {
+            self.del_unrecorded(attachment);
+        }
+        for error in damaged {
+            let text = chain(&error);
+            tracing::warn!(sandbox = %attachment.sandbox, error = text, "detached without it");
+            failures.extend(self.cache.remove_file(error.path).map_err(failed).err());
+        }
+        DelError::all(container, failures)
     }
 
     pub(crate) fn del_recorded(

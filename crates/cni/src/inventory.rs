@@ -69,7 +69,7 @@ impl Engine {
         let networks = subdirectories(dir)
             .map_err(|source| GcError::Reservations { path: dir.to_owned(), source })?;
         for network in networks {
-            let held = Reservations::lock(dir, &network).and_then(|held| held.held());
+            let held = Reservations::look(dir, &network);
             for (address, text) in held.map_err(GcError::Held)? {
                 let container = holder(&text);
                 let explained = out.iter().any(|holding| {

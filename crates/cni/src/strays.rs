@@ -118,7 +118,7 @@ impl Engine {
             .map_err(|source| GcError::Reservations { path: dir.to_owned(), source })?;
         let mut found = Vec::new();
         for network in networks {
-            let held = Reservations::lock(dir, &network).and_then(|held| held.held());
+            let held = Reservations::look(dir, &network);
             for (_, text) in held.map_err(GcError::Held)? {
                 let ifname = text.lines().nth(1).unwrap_or_default().trim().to_owned();
                 found.push((holder(&text).to_owned(), ifname));

@@ -151,16 +151,31 @@ impl Reservations {
         Ok(found)
     }
 
+    /// What is reserved on a network, for who only looks: nothing is made or changed. Waits for
+    /// those who change it.
+    pub(crate) fn look(
+        data_dir: &Path,
+        network: &str,
+    ) -> Result<Vec<(IpAddr, String)>, BuiltInError> {
+        let dir = data_dir.join(network);
+        let path = dir.join("lock");
+        let lock = match File::open(&path) {
+            Ok(lock) => lock,
+            // Nobody has ever changed anything.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed("open", &path, error)),
+        };
+        rustix::fs::flock(&lock, FlockOperation::LockShared)
+            .map_err(|e| failed("lock", &path, e.into()))?;
+        Self { dir, network: network.to_owned(), _lock: lock }.held()
+    }
+
     /// Every reserved address with the text that says for whom.
     pub(crate) fn held(&self) -> Result<Vec<(IpAddr, String)>, BuiltInError> {
         let mut found = Vec::new();
         for address in self.reserved()? {
             let path = self.dir.join(address.to_string());
-            match std::fs::read_to_string(&path) {
-                Ok(text) => found.push((address, text)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(failed("read", &path, error)),
-            }
+            found.extend(read_holder(&path)?.map(|text| (address, text)));
         }
         Ok(found)
     }
@@ -198,12 +213,7 @@ impl Reservations {
         release: impl Fn(&str) -> bool,
     ) -> Result<bool, BuiltInError> {
         let path = self.dir.join(address.to_string());
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(failed("read", &path, error)),
-        };
-        if !release(&text) {
+        if !read_holder(&path)?.is_some_and(|text| release(&text)) {
             return Ok(false);
         }
         failpoint::reach(Point::CniDelRelease)
@@ -293,6 +303,16 @@ fn failed(operation: &'static str, path: &Path, source: io::Error) -> BuiltInErr
     BuiltInError::Reservation { operation, path: path.to_owned(), source }
 }
 
+/// What a reservation says of its holder, if it is there. A damaged one says nothing that anybody
+/// is called.
+fn read_holder(path: &Path) -> Result<Option<String>, BuiltInError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("read", path, error)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -338,6 +358,17 @@ mod tests {
         assert_eq!(read("fd00::2"), "abc\r\neth0");
         assert_eq!(read("last_reserved_ip.1"), "fd00::2");
         assert_eq!(read("lock"), "");
+    }
+
+    #[test]
+    fn a_reservation_that_says_nothing_is_nobodys() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = Reservations::lock(dir.path(), "net").unwrap();
+        let path = dir.path().join("net/10.0.0.9");
+        std::fs::write(&path, b"\xff\xfe").unwrap();
+        assert_eq!(held.held().unwrap().len(), 1);
+        assert_eq!(held.retain(|text| text.contains("abc")).unwrap(), 1);
+        assert!(!path.exists());
     }
 
     #[test]
