@@ -126,7 +126,11 @@ fn examine_alone(
     }
     let (root, state) = doctor.places();
     let paths = sandbox::Paths::new(std::path::absolute(root)?, std::path::absolute(state)?);
-    let findings = sandbox::examine_without_a_daemon(&paths, connection.address().as_ref());
+    let network = config::load(doctor.config())
+        .map(|loaded| cni::Engine::new(loaded.config.network(paths.root())))
+        .map_err(|error| model::chain(&error));
+    let address = connection.address();
+    let findings = sandbox::examine_without_a_daemon(&paths, address.as_ref(), &network);
     let code = doctor.tell(&cri_server::told(findings), io)?;
     io.out.flush()?;
     Ok(code)

@@ -48,7 +48,7 @@ pub use registry::Credentials;
 pub use rootfs::{MergeError, RootfsError, Source, make_rootfs};
 pub use snapshot::{LayerUsage, LayerVerdict};
 pub use tag::TagError;
-pub use unusable::Unusable;
+pub use unusable::{Recorded, Unusable, recorded};
 pub use usage::{ImageDetails, StoreUsage};
 pub use verifiers::{VerifierError, Verifiers};
 pub use verify::{RepairError, Repaired, VerifyError};

@@ -202,6 +202,29 @@ impl Directory {
         Ok(images)
     }
 
+    /// What the records say of layers, for who only looks: nothing is set aside.
+    ///
+    /// # Errors
+    /// The directory is there and cannot be listed.
+    pub(crate) fn look(
+        root: &Path,
+        has_layer: impl Fn(&Digest) -> bool,
+    ) -> Result<(HashSet<Digest>, Vec<Unusable>), OpenError> {
+        let directory = Self { path: root.join("images"), unusable: Shelf::default() };
+        let (mut layers, mut unusable) = (HashSet::new(), Vec::new());
+        let paths = if directory.path.exists() { directory.files()? } else { Vec::new() };
+        for path in paths {
+            let id = path.file_stem().and_then(OsStr::to_str).and_then(Digest::from_hex);
+            let is_record = path.extension().is_some_and(|it| it == "json" || it == "bad");
+            let Some(id) = id.filter(|_| is_record) else { continue };
+            match directory.load_one(id, &has_layer) {
+                Ok(image) => layers.extend(image.diff_ids.iter().copied()),
+                Err(problem) => unusable.push(Unusable { id, path, reason: chain(&problem) }),
+            }
+        }
+        Ok((layers, unusable))
+    }
+
     fn files(&self) -> Result<Vec<PathBuf>, OpenError> {
         let fail = |source| OpenError::Directory { path: self.path.clone(), source };
         let entries = fs::read_dir(&self.path).map_err(fail)?;
@@ -315,6 +338,22 @@ mod tests {
 
     fn load(images: &Directory) -> Vec<Image> {
         images.load(|_| true).unwrap()
+    }
+
+    #[test]
+    fn who_only_looks_sees_the_same_and_changes_nothing() {
+        let (dir, images) = directory();
+        assert_eq!(Directory::look(&dir.path().join("none"), |_| true).unwrap().1, []);
+        let record = record(3, "a:1");
+        images.write_documents(&record.id, &documents()).unwrap();
+        images.write_record(&record).unwrap();
+        assert_eq!(Directory::look(dir.path(), |_| true).unwrap(), (HashSet::new(), Vec::new()));
+        let path = images.file(&record.id, "json");
+        fs::write(&path, "torn").unwrap();
+        let (_, unusable) = Directory::look(dir.path(), |_| true).unwrap();
+        assert_eq!(unusable.len(), 1, "{unusable:?}");
+        assert_eq!((unusable[0].id, &unusable[0].path), (record.id, &path));
+        assert!(path.exists());
     }
 
     #[test]

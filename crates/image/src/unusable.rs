@@ -1,10 +1,14 @@
 //! Images whose records or configurations cannot be used. A pull of the same image puts it right.
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use model::Digest;
+
+use crate::error::OpenError;
+use crate::record::Directory;
 
 /// One of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +19,25 @@ pub struct Unusable {
     pub path: PathBuf,
     /// Why it cannot be used.
     pub reason: String,
+}
+
+/// What the records below a root say, as they are.
+#[derive(Debug, Clone, Default)]
+pub struct Recorded {
+    /// The layers that images stand on.
+    pub layers: HashSet<Digest>,
+    /// Images whose records cannot be used; what they stand on is not known.
+    pub unusable: Vec<Unusable>,
+}
+
+/// Looks at the records below `root` without changing any, and with nobody serving them; of the
+/// layers there is `has_layer`. Blocks on the disk.
+///
+/// # Errors
+/// They cannot be listed.
+pub fn recorded(root: &Path, has_layer: impl Fn(&Digest) -> bool) -> Result<Recorded, OpenError> {
+    let (layers, unusable) = Directory::look(root, has_layer)?;
+    Ok(Recorded { layers, unusable })
 }
 
 /// All of them. Never waits.

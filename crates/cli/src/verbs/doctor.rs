@@ -29,6 +29,10 @@ pub struct Doctor {
     /// Its directory of sockets, to look into when knarr does not run
     #[arg(long, value_name = "DIR", default_value = "/run/knarr")]
     state: PathBuf,
+    /// Its configuration, to know its networks by when knarr does not run [default:
+    /// /etc/knarr/config.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     output: FormatArg,
 }
@@ -49,6 +53,12 @@ impl Doctor {
     #[must_use]
     pub fn places(&self) -> (&Path, &Path) {
         (&self.root, &self.state)
+    }
+
+    /// What it is configured by when it does not run, if that is not the usual file.
+    #[must_use]
+    pub fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
     }
 
     /// Whether something is to be mended.

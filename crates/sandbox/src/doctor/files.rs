@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 
-use model::SandboxId;
+use model::{Digest, SandboxId};
 
-use super::{Area, Examination, Mend, Severity};
+use super::{Area, Cases, Examination, Mend, Severity};
+use crate::record::ContainerRecord;
 
 /// Pods, containers and images whose records cannot be used.
 pub(super) fn records(out: &mut Examination<'_>) {
@@ -42,18 +43,32 @@ pub(super) fn states(out: &mut Examination<'_>) {
     }
 }
 
-/// Layers that nothing uses, and containers whose layers are not there.
-pub(super) fn layers(out: &mut Examination<'_>) {
+/// What the daemon knows of its layers.
+pub(super) fn layers_of_all(out: &mut Examination<'_>) {
     let present: HashSet<_> = out.cx.parts.layers.list().into_iter().collect();
     let mut used: HashSet<_> = out.cx.quarantine.layers();
     for image in out.cx.parts.images.list().iter() {
         used.extend(image.diff_ids.iter().copied());
     }
-    for container in out.cx.index.containers() {
-        for layer in container.record.all_layers() {
+    let containers = out.cx.index.containers();
+    let containers = containers.iter().map(|container| container.record.as_ref());
+    layers(&mut out.cases, &present, containers, Some(used));
+}
+
+/// Layers that nothing uses, and containers whose layers are not there. `used`, besides by
+/// containers: without it, who uses what is not known.
+pub(super) fn layers<'a>(
+    out: &mut Cases,
+    present: &HashSet<Digest>,
+    containers: impl Iterator<Item = &'a ContainerRecord>,
+    used: Option<HashSet<Digest>>,
+) {
+    let mut stood_on = HashSet::new();
+    for container in containers {
+        for layer in container.all_layers() {
             if !present.contains(&layer) {
                 let problem =
-                    format!("container {} stands on it and it is not there", container.record.id);
+                    format!("container {} stands on it and it is not there", container.id);
                 out.problem(
                     Area::Layer,
                     &layer,
@@ -61,10 +76,11 @@ pub(super) fn layers(out: &mut Examination<'_>) {
                     "remove the container and pull its image again",
                 );
             }
-            used.insert(layer);
+            stood_on.insert(layer);
         }
     }
-    for layer in present.difference(&used) {
+    let Some(used) = used else { return };
+    for layer in present.difference(&used).filter(|layer| !stood_on.contains(layer)) {
         let problem = "no image and no container uses it".to_owned();
         let told = (problem, "remove it, as happens by itself every ten minutes");
         out.add(Area::Layer, Severity::Advice, &layer, told, Some(Mend::CollectLayers));

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cni::Live;
 use model::{CgroupDriver, NamespaceMode, SandboxId, Slice};
 
-use super::{Area, Examination, Mend};
+use super::{Area, Cases, Examination, Mend, Severity};
 use crate::cgroups;
 use crate::host::start_ticks;
+use crate::paths::Paths;
 use crate::record::ContainerState;
 use crate::scopes::{DEFAULT_SLICE, in_slice};
 use crate::shims;
@@ -136,21 +138,22 @@ pub(super) fn namespaces(out: &mut Examination<'_>) {
 }
 
 /// Nothing of ours is mounted on the host, but for the directories themselves.
-pub(super) fn mounts(out: &mut Examination<'_>) {
+pub(super) fn mounts(out: &mut Cases, paths: &Paths, live: &impl Live) {
     let table = match std::fs::read_to_string("/proc/self/mountinfo") {
         Ok(table) => table,
         Err(error) => return out.unseen(Area::Mount, &"/proc/self/mountinfo", &error),
     };
-    let (root, states) = (out.cx.paths().root().to_owned(), out.cx.paths().pod_states());
+    let (root, states) = (paths.root(), paths.pod_states());
     let inner = ["layers", "fixups", "retired", "ingest", "pods", "images"];
     let inner = inner.map(|name| root.join(name));
     for point in table.lines().filter_map(mount_point) {
         let id = point.strip_prefix(&states).ok().and_then(|rest| rest.iter().next());
         let id = id.and_then(|id| SandboxId::parse(id.to_str()?).ok());
-        if let Some(id) = id.filter(|id| !out.knows(id.as_str())) {
+        if let Some(id) = id.filter(|id| !live.is_live(id.as_str())) {
             let problem = format!("a mount in the state of pod sandbox {id}, which is not known");
-            let mend = Mend::Unmount(point.clone());
-            out.mendable(Area::Mount, &point.display(), (problem, "unmount it"), mend);
+            let told = (problem, "unmount it");
+            let mend = Some(Mend::Unmount(point.clone()));
+            out.add(Area::Mount, Severity::Problem, &point.display(), told, mend);
         } else if inner.iter().any(|dir| point.starts_with(dir) && point != *dir) {
             let problem = "somebody mounted this within knarr's directories".to_owned();
             out.problem(

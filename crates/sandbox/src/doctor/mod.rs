@@ -192,17 +192,6 @@ impl Examination<'_> {
         self.cases.add(area, Severity::Problem, object, told, Some(mend));
     }
 
-    fn add(
-        &mut self,
-        area: Area,
-        severity: Severity,
-        object: &dyn Display,
-        told: (String, &str),
-        mend: Option<Mend>,
-    ) {
-        self.cases.add(area, severity, object, told, mend);
-    }
-
     /// Whether a pod of that id exists, is being made or removed, or is in quarantine.
     fn knows(&self, id: &str) -> bool {
         self.live.is_live(id)
@@ -260,11 +249,12 @@ impl Sandboxes {
             kernel::processes(&mut examination);
             kernel::cgroups(&mut examination);
             kernel::namespaces(&mut examination);
-            kernel::mounts(&mut examination);
-            network::attachments(&mut examination);
-            network::strays(&mut examination);
+            let Examination { live, cases, .. } = &mut examination;
+            kernel::mounts(cases, cx.paths(), live);
+            network::attachments(cases, &cx.parts.network, live);
+            network::strays(cases, &cx.parts.network, live);
             files::states(&mut examination);
-            files::layers(&mut examination);
+            files::layers_of_all(&mut examination);
             files::ingests(&mut examination);
             host::all(&mut examination, &status);
             examination.cases.0

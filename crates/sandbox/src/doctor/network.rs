@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use super::{Area, Examination, Mend, Severity};
+use cni::{Engine, Live};
+
+use super::{Area, Cases, Mend, Severity};
 
 /// How long links are given that go by themselves.
 const A_MOMENT: Duration = Duration::from_millis(500);
 
 /// What records and reservations say of pods that are not known.
-pub(super) fn attachments(out: &mut Examination<'_>) {
-    let holdings = match out.cx.parts.network.holdings(&out.live) {
+pub(super) fn attachments(out: &mut Cases, network: &Engine, live: &impl Live) {
+    let holdings = match network.holdings(live) {
         Ok(holdings) => holdings,
         Err(error) => return out.unseen(Area::Address, &"the pods' networks", &error),
     };
@@ -21,13 +23,14 @@ pub(super) fn attachments(out: &mut Examination<'_>) {
             if holding.container.is_empty() { "(none)" } else { &holding.container },
         );
         let told = (problem, "release it, as `knarr net gc` does");
-        out.mendable(Area::Address, &addresses.join(","), told, Mend::CollectNetworks);
+        let mend = Some(Mend::CollectNetworks);
+        out.add(Area::Address, Severity::Problem, &addresses.join(","), told, mend);
     }
 }
 
 /// What the kernel has.
-pub(super) fn strays(out: &mut Examination<'_>) {
-    let mut found = match out.cx.parts.network.strays(&out.live) {
+pub(super) fn strays(out: &mut Cases, network: &Engine, live: &impl Live) {
+    let mut found = match network.strays(live) {
         Ok(found) => found,
         Err(error) => return out.unseen(Area::Link, &"links and host ports", &error),
     };
@@ -35,7 +38,7 @@ pub(super) fn strays(out: &mut Examination<'_>) {
         // What was just going is gone then.
         std::thread::sleep(A_MOMENT);
         found.retain({
-            let again = out.cx.parts.network.strays(&out.live).unwrap_or_default();
+            let again = network.strays(live).unwrap_or_default();
             move |stray| again.contains(stray)
         });
     }

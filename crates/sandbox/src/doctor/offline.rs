@@ -1,12 +1,12 @@
 //! A look at the node when no daemon runs: records and kernel are read, and nothing is changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
 use model::{CgroupLayout, SandboxId};
 use store::{Record, RecordFile};
 
-use super::{Area, Case, Cases, Finding, Severity, host};
+use super::{Area, Case, Cases, Finding, Outcome, Severity, files, host, kernel, network};
 use crate::cgroups;
 use crate::error::chain;
 use crate::paths::{NETNS, Paths};
@@ -17,15 +17,34 @@ use crate::shims;
 const START: &str = "start knarr, which ends or takes over what it finds; then ask again";
 
 /// What records and kernel say of each other while nobody serves `socket`. What a running daemon
-/// would not count as wrong is advice. Blocking.
-pub fn examine_without_a_daemon(paths: &Paths, socket: &Path) -> Vec<Finding> {
-    let mut look = Look { paths, out: Cases::default(), pods: BTreeMap::new() };
+/// would not count as wrong is advice. `network` knows the pods' networks by its configuration; or
+/// why nobody does. Blocking.
+pub fn examine_without_a_daemon(
+    paths: &Paths,
+    socket: &Path,
+    network: &Result<cni::Engine, String>,
+) -> Vec<Finding> {
+    let mut look = Look { paths, out: Cases::default(), pods: BTreeMap::new(), all_known: true };
     let problem = "knarr does not run, so the records are compared with the kernel as they are";
     look.out.problem(Area::Host, &socket.display(), problem.to_owned(), "start knarr");
     look.records();
     look.processes();
     look.namespaces();
     look.states();
+    let mut out = std::mem::take(&mut look.out);
+    kernel::mounts(&mut out, paths, &look);
+    match network {
+        Ok(network) => {
+            network::attachments(&mut out, network, &look);
+            network::strays(&mut out, network, &look);
+        }
+        Err(reason) => {
+            let problem = format!("addresses, links and host ports are not looked at: {reason}");
+            out.problem(Area::Address, &"the pods' networks", problem, "name it by --config");
+        }
+    }
+    look.out = out;
+    look.layers();
     match crate::host::host_facts() {
         Ok(facts) => {
             look.cgroups(&facts.cgroup);
@@ -35,9 +54,28 @@ pub fn examine_without_a_daemon(paths: &Paths, socket: &Path) -> Vec<Finding> {
         }
         Err(error) => look.out.unseen(Area::Host, &"the host", &error),
     }
-    let mut findings: Vec<_> = look.out.0.into_iter().map(|Case { finding, .. }| finding).collect();
+    let mut findings: Vec<_> = look.out.0.into_iter().map(without_mending).collect();
     findings.sort_by_key(|finding| (finding.severity, finding.area));
     findings
+}
+
+/// What only a daemon mends.
+fn without_mending(Case { mut finding, mend }: Case) -> Finding {
+    if mend.is_some() {
+        finding.outcome = Outcome::Found { mendable: false };
+        DOCTOR_FIXES.clone_into(&mut finding.remedy);
+    }
+    finding
+}
+
+impl cni::Live for Look<'_> {
+    fn is_live(&self, container: &str) -> bool {
+        SandboxId::parse(container).is_ok_and(|id| self.pods.contains_key(&id))
+    }
+
+    fn all(&self) -> Vec<SandboxId> {
+        self.pods.keys().cloned().collect()
+    }
 }
 
 struct Look<'a> {
@@ -45,6 +83,8 @@ struct Look<'a> {
     out: Cases,
     /// Every pod that has a directory; those whose record can be read with it and their containers.
     pods: BTreeMap<SandboxId, Option<(PodRecord, Vec<ContainerRecord>)>>,
+    /// Every record of a pod or a container can be read.
+    all_known: bool,
 }
 
 impl Look<'_> {
@@ -57,6 +97,7 @@ impl Look<'_> {
                 let remedy = "repair it, or start knarr and remove the pod: `knarr rm --force ID`";
                 self.out.problem(Area::Record, &path.display(), problem, remedy);
                 self.pods.insert(id, None);
+                self.all_known = false;
                 continue;
             }
             let record = self.read::<PodRecord>(&self.paths.pod_record(&id));
@@ -77,6 +118,7 @@ impl Look<'_> {
                 let problem = format!("cannot be used: {}", chain(&error));
                 let remedy = "repair it, or start knarr, which sets it aside";
                 self.out.problem(Area::Record, &path.display(), problem, remedy);
+                self.all_known = false;
                 None
             }
         }
@@ -144,6 +186,34 @@ impl Look<'_> {
         }
     }
 
+    fn layers(&mut self) {
+        let root = self.paths.root();
+        let found = match snapshot::look(root) {
+            Ok(found) => found,
+            Err(error) => return self.out.unseen(Area::Layer, &root.display(), &error),
+        };
+        let unfinished = found.unsealed.iter().map(|path| (Area::Layer, path));
+        for (area, path) in unfinished.chain(found.ingests.iter().map(|it| (Area::Ingest, it))) {
+            let problem = "a layer that was on its way in or out when knarr ended".to_owned();
+            self.out.advice(area, &path.display(), problem, "start knarr, which removes it");
+        }
+        let present: HashSet<_> = found.layers.into_iter().collect();
+        let recorded = match image::recorded(root, |layer| present.contains(layer)) {
+            Ok(recorded) => recorded,
+            Err(error) => return self.out.unseen(Area::Record, &root.display(), &error),
+        };
+        for image in &recorded.unusable {
+            let problem = format!("the record of image {}: {}", image.id, image.reason);
+            let remedy = "start knarr, and pull the image again";
+            self.out.advice(Area::Record, &image.path.display(), problem, remedy);
+        }
+        // What those stand on whose records cannot be read is not known to be unused.
+        let all_known = recorded.unusable.is_empty() && self.all_known;
+        let containers = self.pods.values().flatten().flat_map(|(_, containers)| containers);
+        let used = all_known.then_some(recorded.layers);
+        files::layers(&mut self.out, &present, containers, used);
+    }
+
     fn cgroups(&mut self, layout: &CgroupLayout) {
         let shims = shims::everywhere().unwrap_or_default();
         let containers = self.pods.values().flatten().flat_map(|(_, containers)| containers);
@@ -151,10 +221,18 @@ impl Look<'_> {
         known.extend(self.pods.keys().map(ToString::to_string));
         known.extend(shims.iter().map(ToString::to_string));
         let broken = self.pods.values().any(Option::is_none);
-        let parent = crate::context::DEFAULT_PARENT;
-        for name in cgroups::children(layout, parent) {
-            // Those of pods whose records cannot be read are not known to be nobody's.
-            if broken || SandboxId::parse(&name).is_err() || known.contains(&name) {
+        // Those of pods whose records cannot be read are not known to be nobody's.
+        if broken {
+            return;
+        }
+        let own = self.pods.values().flatten().map(|(pod, _)| crate::context::cgroup_parent(pod));
+        let parents: BTreeSet<String> =
+            own.chain([crate::context::DEFAULT_PARENT.to_owned()]).collect();
+        let groups = parents.iter().flat_map(|parent| {
+            cgroups::children(layout, parent).into_iter().map(move |name| (parent, name))
+        });
+        for (parent, name) in groups {
+            if SandboxId::parse(&name).is_err() || known.contains(&name) {
                 continue;
             }
             let problem = "the control group of a pod or container without a record".to_owned();
@@ -193,10 +271,14 @@ mod tests {
         std::fs::create_dir_all(paths.pod(&id)).unwrap();
         std::fs::write(paths.pod_record(&id), "{\"knarr\"").unwrap();
         std::fs::create_dir_all(paths.pod_state(&SandboxId::from_random([8; 32]))).unwrap();
-        let found = examine_without_a_daemon(&paths, Path::new("/run/knarr.sock"));
+        std::fs::create_dir_all(paths.root().join("ingest/3")).unwrap();
+        let network = Err("no configuration".to_owned());
+        let found = examine_without_a_daemon(&paths, Path::new("/run/knarr.sock"), &network);
         let of = |area| found.iter().filter(|it| it.area == area).collect::<Vec<_>>();
         assert_eq!(of(Area::Record).len(), 1, "{found:?}");
         assert_eq!(of(Area::State).len(), 1, "{found:?}");
+        assert_eq!(of(Area::Ingest).len(), 1, "{found:?}");
+        assert!(of(Area::Address)[0].problem.ends_with("no configuration"), "{found:?}");
         assert!(found.iter().any(|it| it.object == "/run/knarr.sock"), "{found:?}");
         assert!(paths.pod_record(&id).exists(), "it is moved aside");
     }
