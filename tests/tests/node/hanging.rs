@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use cri_api::v1;
 use test_support::fuse::Fuse;
 use test_support::node::{Node, on_a_node};
+use test_support::pods::ContainerBuilder;
 
 /// What a container may take to die, a pod's other steps, and a machine that has a lot to do.
 const LONG: Duration = Duration::from_secs(240);
@@ -31,18 +32,34 @@ async fn others_live(node: &Node, name: &str) -> Result<()> {
 
 #[test]
 fn a_volume_that_stops_answering_holds_up_its_own_container_and_nothing_else() -> Result<()> {
+    stops_answering(v1::NamespaceMode::Container, 137)
+}
+
+/// There nothing takes the container's other processes along when its first one is killed, and that
+/// one may die of the signal before.
+#[test]
+fn a_volume_that_stops_answering_holds_up_nothing_else_in_a_shared_pid_namespace() -> Result<()> {
+    stops_answering(v1::NamespaceMode::Pod, 143)
+}
+
+fn stops_answering(pid: v1::NamespaceMode, code: i32) -> Result<()> {
+    let shares = |container: ContainerBuilder| {
+        container.security(|security| {
+            security.namespace_options.get_or_insert_default().set_pid(pid);
+        })
+    };
     on_a_node(async |node| {
         let image = node.pulled("busybox").await?;
         let fuse = Fuse::mount(&node.scratch.dir().join("mounted"))?;
-        let pod = node.pod("stuck");
+        let pod = node.pod("stuck").namespaces(|namespaces| namespaces.set_pid(pid));
         let script = "ls -d /volume/a && echo works; while [ ! -e /go ]; do sleep 0.01; done; \
                       echo stuck; ls -d /volume/b";
         let stuck =
             pod.container("stuck", &image).script(script).mount(fuse.dir(), "/volume", false);
-        let (pod_id, stuck) = node.run(&pod, &stuck).await?;
+        let (pod_id, stuck) = node.run(&pod, &shares(stuck)).await?;
         node.wait_log(&stuck, "works").await?;
-        let beside =
-            node.cri.create(&pod_id, &pod, &pod.container("beside", &image).sleeper()).await?;
+        let beside = shares(pod.container("beside", &image).sleeper());
+        let beside = node.cri.create(&pod_id, &pod, &beside).await?;
         node.cri.start(&beside).await?;
         fuse.hang();
         node.cri.shell(&stuck, "touch /go").await?;
@@ -77,7 +94,7 @@ fn a_volume_that_stops_answering_holds_up_its_own_container_and_nothing_else() -
         // Cut off, as an administrator does: it has ended, and the pod goes.
         drop(fuse);
         let status = node.wait_exited(&stuck).await?;
-        ensure!(status.exit_code == 137, "{status:?}");
+        ensure!(status.exit_code == code, "{status:?}");
         node.cri.stop_pod(&pod_id).await?;
         node.cri.remove_pod(&pod_id).await?;
         Ok(())
