@@ -9,6 +9,7 @@
 mod apparmor;
 mod bad_input;
 mod broken_fields;
+mod broken_records;
 mod churn;
 mod cli;
 mod clocks;
