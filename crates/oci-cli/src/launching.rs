@@ -75,6 +75,16 @@ impl Host {
         container: &Container,
         record: &Record,
     ) -> Result<Status, OciError> {
+        self.status_in(container, record, || self.cgroup(&container.spec()?, record))
+    }
+
+    /// As [`Self::status`], for who knows the container's cgroup otherwise.
+    pub(crate) fn status_in(
+        &self,
+        container: &Container,
+        record: &Record,
+        cgroup: impl FnOnce() -> Result<CgroupPlan, OciError>,
+    ) -> Result<Status, OciError> {
         let Some(init) = &record.init else {
             let creating = container.is_locked()?;
             return Ok(if creating { Status::Creating } else { Status::Stopped });
@@ -85,10 +95,9 @@ impl Host {
         if !record.started && init.waits() {
             return Ok(Status::Created);
         }
-        let spec = container.spec()?;
         let launcher = launcher(container, Options::default())?;
         // A host without a freezer has nothing that is paused.
-        let frozen = launcher.is_frozen(&self.cgroup(&spec, record)?);
+        let frozen = launcher.is_frozen(&cgroup()?);
         Ok(if frozen.unwrap_or_default() { Status::Paused } else { Status::Running })
     }
 }
@@ -185,6 +194,7 @@ impl Bundle {
             init: None,
             started: false,
             systemd: cx.systemd_cgroup,
+            place: Some(crate::container::place_of(&self.spec)),
             resources: None,
         })
     }

@@ -24,12 +24,16 @@ pub(crate) fn of(spec: &Spec, record: &Record) -> Result<Option<SystemdScope>, O
     if record.systemd { Ok(Some(oci_runtime::cgroup::scope(spec, &record.id)?)) } else { Ok(None) }
 }
 
+/// Whether a specification names its cgroup in systemd's form.
+pub(crate) fn is_meant(spec: &Spec) -> bool {
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
+    path.and_then(|path| path.to_str())
+        .is_some_and(|path| !path.starts_with('/') && path.split(':').count() == 3)
+}
+
 /// Whether systemd can be asked here, and whether it is to be.
 pub(crate) fn check(spec: &Spec, record: &Record, layout: &CgroupLayout) -> Result<(), OciError> {
-    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
-    let form = path
-        .and_then(|path| path.to_str())
-        .is_some_and(|path| !path.starts_with('/') && path.split(':').count() == 3);
+    let form = is_meant(spec);
     if !record.systemd {
         let option =
             "linux.cgroupsPath in systemd's form (slice:prefix:name) without --systemd-cgroup";

@@ -28,7 +28,7 @@ pub(crate) fn scheduling(process: &Process) -> Result<Option<Scheduling>, PlanEr
     Ok(Some(Scheduling {
         policy,
         flags,
-        nice: asked.nice().unwrap_or_default(),
+        nice: nice(asked, policy),
         priority,
         runtime: asked.runtime().unwrap_or_default(),
         deadline: asked.deadline().unwrap_or_default(),
@@ -36,18 +36,15 @@ pub(crate) fn scheduling(process: &Process) -> Result<Option<Scheduling>, PlanEr
     }))
 }
 
-/// OCI: a nice value is for the ordinary policies, a priority for the real-time ones, times for
-/// deadlines. The kernel would pass over what does not fit.
+/// OCI: a priority is for the real-time policies, times for deadlines. The kernel would pass over what
+/// does not fit.
 fn check(asked: &Scheduler, policy: u32, priority: u32) -> Result<(), PlanError> {
     let refuse = |field: &str, value: String, want| {
         Err(PlanError::invalid(format!("process.scheduler.{field}"), value, want))
     };
-    let nice = asked.nice().unwrap_or_default();
+    let nice = nice(asked, policy);
     if !(-20..=19).contains(&nice) {
         return refuse("nice", nice.to_string(), "-20 to 19");
-    }
-    if nice != 0 && !matches!(policy, 0 | 3) {
-        return refuse("nice", nice.to_string(), "none but for SCHED_OTHER and SCHED_BATCH");
     }
     if priority != 0 && !matches!(policy, 1 | 2) {
         return refuse("priority", priority.to_string(), "none but for SCHED_FIFO and SCHED_RR");
@@ -58,6 +55,12 @@ fn check(asked: &Scheduler, policy: u32, priority: u32) -> Result<(), PlanError>
         return refuse("runtime", "set".to_owned(), "none but for SCHED_DEADLINE");
     }
     Ok(())
+}
+
+/// OCI: a nice value is for the ordinary policies. Others have always been written with one, which
+/// every runtime passes over.
+fn nice(asked: &Scheduler, policy: u32) -> i32 {
+    asked.nice().filter(|_| matches!(policy, 0 | 3)).unwrap_or_default()
 }
 
 fn bit(flag: LinuxSchedulerFlag) -> u64 {
@@ -122,12 +125,18 @@ mod tests {
         });
         let plan = scheduling(&process("scheduler", deadline)).unwrap().unwrap();
         assert_eq!((plan.policy, plan.runtime, plan.deadline, plan.period), (6, 10, 20, 30));
+        let nice = json!({"policy": "SCHED_FIFO", "priority": 1, "nice": 19});
+        let plan = scheduling(&process("scheduler", nice)).unwrap().unwrap();
+        assert_eq!(
+            (plan.policy, plan.nice, plan.priority),
+            (1, 0, 1),
+            "nice is for other policies"
+        );
     }
 
     #[test]
     fn what_a_policy_does_not_have_is_refused() {
         for (value, word) in [
-            (json!({"policy": "SCHED_FIFO", "nice": 3}), "nice"),
             (json!({"policy": "SCHED_OTHER", "priority": 3}), "priority"),
             (json!({"policy": "SCHED_OTHER", "priority": -3}), "priority"),
             (json!({"policy": "SCHED_OTHER", "nice": 30}), "nice"),

@@ -205,6 +205,7 @@ impl Job<'_> {
             Start::WhenCalled(gate) => {
                 self.join_late()?;
                 self.let_go(gate, root, label)?;
+                session::end_on_signals()?;
                 let connection = self.reporter.wait_for_caller(gate).at(Step::Channel, "")?;
                 caller.get_or_init(|| connection);
                 Ok(())

@@ -136,6 +136,15 @@ pub(super) fn clean_slate(keep_keyring: bool) -> Result<(), LaunchError> {
     sys::process::new_session_keyring().at(Step::Session, "keyring")
 }
 
+/// Whoever signals a process that waits means to end it. The first of a PID namespace would hear
+/// nothing of that; exec gives its program the default dispositions back.
+pub(super) fn end_on_signals() -> Result<(), LaunchError> {
+    if rustix::process::getpid().is_init() {
+        sys::signal::end_on_any().at(Step::Session, "signals")?;
+    }
+    Ok(())
+}
+
 /// Starts a session of its own, without a controlling terminal.
 pub(super) fn begin() -> Result<(), LaunchError> {
     rustix::process::setsid().at(Step::Session, "setsid")?;

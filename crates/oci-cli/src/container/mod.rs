@@ -9,12 +9,13 @@
 //! ```
 //!
 //! The record is written before anything is made and again when the first process is known, so that
-//! `delete --force` finds whatever a creator that was killed has left.
+//! `delete --force` finds whatever a creator that was killed has left. It says where the processes are, so
+//! that they are found without the specification, too.
 
 mod record;
 mod status;
 mod store;
 
-pub(crate) use record::{FORMAT, Init, Record};
+pub(crate) use record::{FORMAT, Init, Record, place_of};
 pub(crate) use status::Status;
 pub(crate) use store::{Container, Lock, Store, parse_spec, write_atomically};

@@ -2,7 +2,9 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
+use oci_spec::runtime::{Linux, LinuxIntelRdt, Spec};
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -29,9 +31,63 @@ pub(crate) struct Record {
     /// Its cgroup is a scope that systemd has made.
     #[serde(default)]
     pub(crate) systemd: bool,
+    /// What of the specification's `linux` says where its processes are: they are to be found without
+    /// the specification, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) place: Option<Place>,
     /// Limits last applied by `update`, as in a specification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) resources: Option<serde_json::Value>,
+}
+
+impl Record {
+    /// Of a container nothing is known of but its id.
+    pub(crate) fn unknown(id: &str) -> Self {
+        Self {
+            format: FORMAT,
+            id: id.to_owned(),
+            bundle: String::new(),
+            rootfs: String::new(),
+            created: String::new(),
+            owner: 0,
+            init: None,
+            started: false,
+            systemd: false,
+            place: None,
+            resources: None,
+        }
+    }
+
+    /// A specification that says where the container's processes are, and no more.
+    pub(crate) fn place(&self) -> Spec {
+        let mut linux = Linux::default();
+        if let Some(Place { cgroups_path, intel_rdt }) = &self.place {
+            linux.set_cgroups_path(cgroups_path.as_ref().map(PathBuf::from));
+            linux.set_intel_rdt(intel_rdt.clone());
+        }
+        let mut spec = Spec::default();
+        spec.set_linux(Some(linux));
+        spec
+    }
+}
+
+/// Fields of `linux`, under their names there.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Place {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cgroups_path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    intel_rdt: Option<LinuxIntelRdt>,
+}
+
+/// Where a container with this specification has its processes.
+pub(crate) fn place_of(spec: &Spec) -> Place {
+    let Some(linux) = spec.linux() else { return Place::default() };
+    Place {
+        cgroups_path: linux.cgroups_path().as_ref().map(|path| path.to_string_lossy().into()),
+        intel_rdt: linux.intel_rdt().clone(),
+    }
 }
 
 /// A container's first process.

@@ -302,16 +302,10 @@ mod tests {
 
     fn record(id: &str) -> Record {
         Record {
-            format: FORMAT,
-            id: id.to_owned(),
             bundle: "/b".into(),
             rootfs: "/b/rootfs".into(),
             created: "2026-01-01T00:00:00Z".into(),
-            owner: 0,
-            init: None,
-            started: false,
-            systemd: false,
-            resources: None,
+            ..Record::unknown(id)
         }
     }
 

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use launch::{Launcher, Options};
+use oci_spec::runtime::Spec;
 
 use super::Context;
 use crate::args::DeleteArgs;
@@ -29,14 +30,29 @@ pub(super) fn one(cx: &Context<'_>, id: &str, force: bool) -> Result<(), OciErro
         Err(OciError::NotFound { .. }) if force => return Ok(()),
         opened => opened?,
     };
-    match container.record().and_then(|record| Ok((container.spec()?, record))) {
-        Ok((spec, record)) => with_record(cx, &container, &lock, &spec, &record, force),
-        // Without a record that can be read nothing is known but the id.
+    let (spec, record) = match container.record().and_then(|it| Ok((container.spec()?, it))) {
         Err(error) if force => {
             cx.log.warning(&model::chain(&error));
-            container.remove(&lock)
+            salvage(&container)
         }
-        Err(error) => Err(error),
+        known => known?,
+    };
+    with_record(cx, &container, &lock, &spec, &record, force)
+}
+
+/// What can still be known of a damaged container: where its processes are is in the record, in the
+/// specification, and by default in the id. Of an unreadable specification the hooks are lost.
+fn salvage(container: &Container) -> (Spec, Record) {
+    match (container.record(), container.spec()) {
+        (Ok(record), _) => (record.place(), record),
+        (Err(_), Ok(spec)) => {
+            let systemd = scope::is_meant(&spec);
+            (spec, Record { systemd, ..Record::unknown(&container.id) })
+        }
+        (Err(_), Err(_)) => {
+            let record = Record::unknown(&container.id);
+            (record.place(), record)
+        }
     }
 }
 
@@ -44,14 +60,15 @@ fn with_record(
     cx: &Context<'_>,
     container: &Container,
     lock: &Lock,
-    spec: &oci_spec::runtime::Spec,
+    spec: &Spec,
     record: &Record,
     force: bool,
 ) -> Result<(), OciError> {
     let host = Host::look()?;
+    let cgroup = host.cgroup(spec, record)?;
     let status = match record.init.and_then(|init| init.open()) {
         None => Status::Stopped,
-        Some(_) => host.status(container, record)?,
+        Some(_) => host.status_in(container, record, || Ok(cgroup.clone()))?,
     };
     let kills = match status {
         Status::Stopped | Status::Created => true,
@@ -63,7 +80,6 @@ fn with_record(
         return Err(OciError::NotStopped { id: record.id.clone(), status });
     }
     let launcher = launching::launcher(container, Options::default())?;
-    let cgroup = host.cgroup(spec, record)?;
     let mut failed: Vec<OciError> = Vec::new();
     // A group that is paused would not notice that it is killed.
     if status == Status::Paused {
@@ -103,7 +119,7 @@ fn after(
     cx: &Context<'_>,
     host: &Host,
     container: &Container,
-    spec: &oci_spec::runtime::Spec,
+    spec: &Spec,
     record: &Record,
     launcher: &Launcher,
 ) -> Result<(), OciError> {

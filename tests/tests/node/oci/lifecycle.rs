@@ -70,6 +70,40 @@ fn a_container_that_was_not_started_is_deleted_without_force() -> Result<()> {
     })
 }
 
+/// Its process is the first of a PID namespace, to which signals without a handler do not get.
+#[test]
+fn a_container_that_was_not_started_ends_at_a_signal() -> Result<()> {
+    with_runtime(|runtime| {
+        let command = "grep SigCgt /proc/self/status; kill -TERM $$; sleep 100000";
+        let bundle = runtime.bundle("b", command, |_| {})?;
+        for signal in ["TERM", "INT", "SIGHUP", "USR1", "SIGRTMIN+3"] {
+            let id = runtime.id(&signal.replace('+', "-"));
+            runtime.leave(&["create", "-b", &bundle, &id])?;
+            let pid = runtime.state(&id)?["pid"].clone();
+            // These end nobody.
+            for harmless in ["WINCH", "CHLD", "CONT"] {
+                runtime.call(&["kill", &id, harmless])?.ok()?;
+            }
+            ensure!(runtime.status(&id)? == "created");
+            runtime.call(&["kill", &id, signal])?.ok()?;
+            wait_ended(&pid)?;
+            let said = runtime.call(&["start", &id])?;
+            ensure!(said.code == 1 && said.err.contains("stopped"), "{said:?}");
+            runtime.call(&["delete", &id])?.ok()?;
+        }
+        // Its program begins with none of that.
+        let id = runtime.id("started");
+        runtime.leave(&["create", "-b", &bundle, &id])?;
+        runtime.call(&["kill", &id, "WINCH"])?.ok()?;
+        runtime.call(&["start", &id])?.ok()?;
+        wait_for(&runtime.dir().join("streams"), PATIENCE, |text| {
+            text.contains("SigCgt:\t0000000000000000").then_some(())
+        })?;
+        runtime.call(&["kill", &id, "KILL"])?.ok()?;
+        Ok(())
+    })
+}
+
 #[test]
 fn run_gives_the_programs_output_and_exit_code_and_leaves_nothing() -> Result<()> {
     with_runtime(|runtime| {

@@ -178,6 +178,44 @@ fn a_damaged_state_is_named_by_every_verb_and_hides_no_other_container() -> Resu
     })
 }
 
+/// Also where it is not the id that the cgroup is called by.
+#[test]
+fn of_a_damaged_container_force_leaves_no_process_and_no_cgroup() -> Result<()> {
+    with_runtime(|runtime| {
+        let specification: &[&str] = &["config.json"];
+        let all = ["config.json", "state.json"];
+        for (number, files) in [specification, &all[1..], &all].into_iter().enumerate() {
+            for named in [true, false] {
+                if named && files.len() > 1 {
+                    // Nobody knows that name any more.
+                    continue;
+                }
+                let id = runtime.id(&format!("{number}{named}"));
+                let path = format!("/{}", runtime.id(&format!("cg{number}")));
+                let bundle = runtime.bundle(&id, "sleep 100000 & sleep 100000", |spec| {
+                    if named {
+                        spec["linux"]["cgroupsPath"] = json!(path);
+                    }
+                })?;
+                runtime.leave(&["run", "-d", "-b", &bundle, &id])?;
+                let pid = runtime.state(&id)?["pid"].clone();
+                ensure!(!runtime.cgroups().is_empty(), "there is nothing to be left");
+                for file in files {
+                    fs::write(runtime.root().join(&id).join(file), "{\"")?;
+                }
+                let said = runtime.call(&["delete", &id])?;
+                ensure!(said.code == 1 && said.err.contains(".json"), "{said:?}");
+                runtime.call(&["delete", "--force", &id])?.ok()?;
+                wait_ended(&pid)?;
+                ensure!(runtime.cgroups().is_empty(), "{files:?}: {:?}", runtime.cgroups());
+                let said = runtime.call(&["state", &id])?;
+                ensure!(said.code == 1 && said.err.contains("does not exist"), "{said:?}");
+            }
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn what_verbs_are_not_for_is_said_and_changes_nothing() -> Result<()> {
     with_runtime(|runtime| {
