@@ -10,6 +10,7 @@ use crate::{dist, fuzz, generate, vm};
 
 /// Debian packages the build and the ring-2 tests use.
 const PACKAGES: &[&str] = &[
+    "buildah",
     "busybox-static",
     "ca-certificates",
     "containerd",
@@ -25,6 +26,7 @@ const PACKAGES: &[&str] = &[
     "libfaketime",
     "nftables",
     "nginx-light",
+    "podman",
     "procps",
     "runc",
     "runsc",

@@ -45,6 +45,15 @@ impl Said {
         Self { code, out: text(&output.stdout), err: text(&output.stderr) }
     }
 
+    /// What a program says that is run to its end.
+    ///
+    /// # Errors
+    /// It cannot be executed.
+    pub fn of_command(command: &mut Command) -> Result<Self> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        Ok(Self::of(&command.output().with_context(|| format!("run {program}"))?))
+    }
+
     /// Its output, if it succeeded.
     ///
     /// # Errors
@@ -118,7 +127,7 @@ impl Runtime {
     /// # Errors
     /// The program cannot be executed.
     pub fn call(&self, words: &[&str]) -> Result<Said> {
-        Ok(Said::of(&self.command(words).output().context("run the runtime")?))
+        Said::of_command(&mut self.command(words))
     }
 
     /// As [`Self::call`], for those that leave a process behind: its streams are a file.

@@ -31,6 +31,13 @@ fn the_runtimes_own_program_cannot_be_run_or_written_from_inside() -> Result<()>
             }
             let said = runtime.call(&["run", "-b", &bundle, &runtime.id(name)])?;
             ensure!(said.code != 0 && !said.out.contains("ociVersionMin"), "{name}: {said:?}");
+            // The same, once somebody is inside.
+            let bundle = runtime.bundle(&format!("{name}-exec"), "sleep 100000", |_| {})?;
+            fs::rename(&place, rootfs(runtime, &format!("{name}-exec")).join("entry"))?;
+            let id = runtime.id(&format!("{name}-exec"));
+            runtime.leave(&["run", "-d", "-b", &bundle, &id])?;
+            let said = runtime.call(&["exec", &id, "/entry", "features"])?;
+            ensure!(said.code != 0 && !said.out.contains("ociVersionMin"), "{name}: {said:?}");
         }
         // Who is exec'd shows its program to the container for a moment; whatever is found in there
         // is on a mount that cannot be written.
