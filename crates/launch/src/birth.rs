@@ -7,7 +7,6 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
 use sys::namespace::Kind;
 use sys::process::{Child, NewNamespaces};
 
@@ -170,13 +169,13 @@ pub(crate) struct Joins {
 
 impl Joins {
     pub(crate) fn open(plan: &LaunchPlan) -> Result<Self, LaunchError> {
-        let open = |path: &str| {
-            rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-                .at(Step::NamespaceOpen, path)
+        let open = |path: &str, kind: Kind| {
+            sys::namespace::open(path, kind)
+                .at(Step::NamespaceOpen, &format!("{path} of kind {}", kind.name()))
         };
         let namespaces = &plan.namespaces;
         let pid = match &namespaces.pid {
-            PidNamespace::Join(path) => Some(open(path)?),
+            PidNamespace::Join(path) => Some(open(path, Kind::Pid)?),
             PidNamespace::New | PidNamespace::Inherit | PidNamespace::Pod => None,
         };
         let mut ours = Vec::new();
@@ -188,7 +187,7 @@ impl Joins {
             (&namespaces.time, Kind::Time),
         ] {
             if let Namespace::Join(path) = wanted {
-                ours.push((kind, open(path)?));
+                ours.push((kind, open(path, kind)?));
             }
         }
         Ok(Self { pid, ours })

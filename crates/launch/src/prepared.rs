@@ -65,12 +65,26 @@ impl Prepared {
     /// # Errors
     /// [`LaunchError`]; nothing is left then.
     pub fn start(self) -> Result<Running, LaunchError> {
+        self.start_and(|_| Ok(()))
+    }
+
+    /// As [`Self::start`]; then `after` has to succeed for the process to stay.
+    ///
+    /// # Errors
+    /// [`LaunchError`]; nothing is left then.
+    pub fn start_and(
+        self,
+        after: impl FnOnce(Pid) -> Result<(), LaunchError>,
+    ) -> Result<Running, LaunchError> {
+        let pid = self.pid;
         let Self { pid: _, mut console, mut warnings, attempt } = self;
         report::go(&attempt.channel).at(Step::Channel, "")?;
         match attempt.listen(&mut console, &mut warnings, no_hooks)? {
             // A second `Ready` would be a bug of ours, but the process is as good as before it.
-            Heard::Ready | Heard::Runs => attempt.succeed(console, warnings),
+            Heard::Ready | Heard::Runs => {}
         }
+        after(pid)?;
+        attempt.succeed(console, warnings)
     }
 }
 
@@ -265,13 +279,13 @@ impl Launcher {
         let mut console = None;
         let until = attempt.hooks_until;
         let hooks = |child: &Child| self.create_runtime_hooks(plan, child, until);
-        let mut running = match attempt.listen(&mut console, &mut warnings, hooks)? {
-            Heard::Ready | Heard::Runs => attempt.succeed(console, warnings)?,
-        };
-        if let Some(hooks) = &plan.hooks {
-            running.warnings.extend(self.run_poststart(hooks, running.pid, until));
+        match attempt.listen(&mut console, &mut warnings, hooks)? {
+            Heard::Ready | Heard::Runs => {}
         }
-        Ok(running)
+        if let (Some(hooks), Some(child)) = (&plan.hooks, &attempt.child) {
+            self.run_poststart(hooks, child.pid, until)?;
+        }
+        attempt.succeed(console, warnings)
     }
 
     fn create_runtime_hooks(
@@ -288,26 +302,26 @@ impl Launcher {
     }
 
     /// Runs what a plan wants to be run once its program runs, unless it was started by
-    /// [`Self::launch`], which does; says what failed.
-    pub fn poststart_hooks(&self, hooks: &HooksPlan, pid: Pid) -> Vec<Warning> {
+    /// [`Self::launch`], which does. OCI: where one fails the container is stopped, which is left to
+    /// the caller.
+    ///
+    /// # Errors
+    /// [`Step::Hook`]; the later ones were not run.
+    pub fn poststart_hooks(&self, hooks: &HooksPlan, pid: Pid) -> Result<(), LaunchError> {
         self.run_poststart(hooks, pid, Deadline::of_launch())
     }
 
-    fn run_poststart(&self, hooks: &HooksPlan, pid: Pid, until: Deadline) -> Vec<Warning> {
+    fn run_poststart(
+        &self,
+        hooks: &HooksPlan,
+        pid: Pid,
+        until: Deadline,
+    ) -> Result<(), LaunchError> {
         if hooks.poststart.is_empty() {
-            return Vec::new();
+            return Ok(());
         }
-        let pid = pid.as_raw_nonzero().get();
-        let run = || {
-            Ok(hooks::run_all(
-                hooks,
-                ("poststart", &hooks.poststart),
-                hooks::Status::Running,
-                pid,
-                until,
-            ))
-        };
-        hook_warnings(self.on_host(run))
+        let (pid, status) = (pid.as_raw_nonzero().get(), hooks::Status::Running);
+        self.on_host(|| hooks::run(hooks, ("poststart", &hooks.poststart), status, pid, until))
     }
 
     /// Runs what a plan wants to be run once its container is gone; says what failed.

@@ -2,10 +2,13 @@
 //! rely on, so single-threaded processes are the only sensible callers.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags};
+
+/// `ioctl_nsfs(2)`: which `CLONE_NEW*` made it.
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 
 /// One kind of namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +106,23 @@ pub fn is_own(pid: rustix::process::Pid, kind: Kind) -> bool {
 
 fn open_link(path: &str) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Opens a file that stands for a namespace of a kind.
+///
+/// # Errors
+/// What `open(2)` refuses with; `EINVAL` for any other file.
+pub fn open(path: &str, kind: Kind) -> io::Result<OwnedFd> {
+    // Without waiting for the other end of what may be a pipe.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = rustix::fs::open(path, flags, Mode::empty())?;
+    // SAFETY: the request takes no argument and gives a number; files of other kinds refuse it.
+    let found = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
+    if u32::try_from(found).is_ok_and(|found| found == kind.flag()) {
+        Ok(file)
+    } else {
+        Err(io::Error::from_raw_os_error(libc::EINVAL))
+    }
 }
 
 /// Enters the namespace a file stands for; `EINVAL` when it is of another kind.

@@ -14,7 +14,7 @@ pub(crate) const CASES: &[Case] = &[
     ("hooks::in_the_container_they_see_its_root_and_the_hosts_files", create_container),
     ("hooks::one_that_fails_refuses_the_launch_in_its_words", a_failure_refuses),
     ("hooks::one_that_takes_too_long_is_killed", too_long),
-    ("hooks::what_fails_after_the_start_is_a_warning", poststart),
+    ("hooks::a_failure_after_the_start_ends_the_process", poststart),
     ("hooks::the_end_is_told", poststop),
 ];
 
@@ -110,13 +110,17 @@ fn too_long(world: &mut World) {
 fn poststart(world: &mut World) {
     let state = world.path("state");
     let good = shell(&format!("cat > {state}"));
-    let plan = hooked(world, "sleep 60", |hooks| {
-        hooks.poststart = vec![shell("exit 1"), good];
-    });
-    let running = world.launch(&plan);
-    let [warning] = running.warnings.as_slice() else { panic!("{:?}", running.warnings) };
-    assert!(warning.why.contains("exit status 1"), "{warning:?}");
-    assert!(read(world, "state").contains("\"status\":\"running\""), "the next one runs");
+    let plan = hooked(world, "sleep 60", |hooks| hooks.poststart = vec![good.clone()]);
+    world.launch(&plan);
+    assert!(read(world, "state").contains("\"status\":\"running\""));
+    world.host(|| fs::remove_file(&state).unwrap());
+    fresh(world);
+    let bad = shell("exit 1");
+    let plan = hooked(world, "sleep 60", |hooks| hooks.poststart = vec![bad, good]);
+    let error = world.refused(&plan);
+    assert_eq!(error.step, Step::Hook);
+    assert!(error.sentence().contains("poststart hook #0: /bin/sh: exit status 1"), "{error}");
+    assert!(!world.host(|| fs::exists(&state).unwrap()), "the next one has run");
 }
 
 fn poststop(world: &mut World) {

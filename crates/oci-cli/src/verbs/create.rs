@@ -121,9 +121,16 @@ impl<'a> New<'a> {
             let _until_the_container_is_in_it = held.transpose()?;
             // Programs of the host that the bundle names expect to start there.
             rustix::process::chdir(self.record.bundle.as_str()).at("enter", &self.record.bundle)?;
-            f(&launcher, &plan)
+            f(&launcher, &plan).inspect_err(|_| self.after(&launcher, &plan))
         };
         attempt().map_err(|error| self.forget(error))
+    }
+
+    /// OCI: hooks for the end of a container are run for one whose creation fails, too.
+    fn after(&self, launcher: &Launcher, plan: &LaunchPlan) {
+        if let Some(hooks) = &plan.hooks {
+            launching::log_warnings(&launcher.poststop_hooks(hooks), self.cx.log);
+        }
     }
 
     /// Puts the first process on record.

@@ -40,10 +40,10 @@ fn start(
     prepared.console = launching::settle_console(io, prepared.console.take())?;
     launching::write_pid_file(io, prepared.pid)?;
     launching::hand_over_process(io, prepared.pidfd())?;
-    let mut running = prepared.start()?;
-    if let Some(hooks) = &plan.hooks {
-        running.warnings.extend(launcher.poststart_hooks(hooks, running.pid));
-    }
+    let running = prepared.start_and(|pid| match &plan.hooks {
+        Some(hooks) => launcher.poststart_hooks(hooks, pid),
+        None => Ok(()),
+    })?;
     launching::log_warnings(&running.warnings, cx.log);
     Ok(running)
 }

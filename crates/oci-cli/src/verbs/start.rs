@@ -34,7 +34,7 @@ pub(crate) fn run(cx: &Context<'_>, id: &str) -> Result<(), OciError> {
     let hooks = host.with_context(&record, |context| oci_runtime::hooks_plan(&spec, context))?;
     if let Some(hooks) = hooks {
         let launcher = launching::launcher(&container, Options::default())?;
-        launching::log_warnings(&launcher.poststart_hooks(&hooks, pid), cx.log);
+        launcher.poststart_hooks(&hooks, pid).inspect_err(|_| kill(&record))?;
     }
     Ok(())
 }

@@ -51,6 +51,12 @@ const ABSURD: &[(&str, Change)] = &[
         spec["process"]["rlimits"] = json!([{"type": "RLIMIT_NONE", "soft": 1, "hard": 1}]);
     }),
     ("namespaces", |spec| add(&mut spec["linux"]["namespaces"], json!({"type": "pid"}))),
+    ("/etc/hostname", |spec| {
+        spec["hostname"] = json!("");
+        spec["linux"]["namespaces"] = json!([
+            {"type": "mount"}, {"type": "network", "path": "/etc/hostname"},
+        ]);
+    }),
     ("devices", |spec| {
         spec["linux"]["devices"] =
             json!([{"path": "../../dev/up", "type": "c", "major": 1, "minor": 3}]);

@@ -366,3 +366,37 @@ fn a_hook_that_fails_ends_the_creation_and_leaves_nothing() -> Result<()> {
         Ok(())
     })
 }
+
+/// As that of a start that fails; those for the end are run all the same.
+#[test]
+fn a_hook_that_fails_after_the_start_ends_the_container() -> Result<()> {
+    with_runtime(|runtime| {
+        let told = runtime.dir().join("told");
+        let hook = |name: &str, then: &str| -> Result<serde_json::Value> {
+            let path = runtime.dir().join(format!("{name}.sh"));
+            script(&path, &format!("echo {name} >> {}; {then}", told.display()))?;
+            Ok(json!({"path": path}))
+        };
+        let hooks = json!({
+            "poststart": [hook("first", "echo no luck >&2; exit 3")?, hook("second", "")?],
+            "poststop": [hook("end", "")?],
+        });
+        let bundle = runtime.bundle("b", "sleep 100000", |spec| spec["hooks"] = hooks)?;
+        let id = runtime.id("a");
+        runtime.leave(&["create", "-b", &bundle, &id])?;
+        let pid = runtime.state(&id)?["pid"].clone();
+        let said = runtime.call(&["start", &id])?;
+        ensure!(said.code == 1 && said.err.contains("no luck"), "{said:?}");
+        wait_ended(&pid)?;
+        ensure!(runtime.status(&id)? == "stopped");
+        runtime.call(&["delete", &id])?.ok()?;
+        ensure!(fs::read_to_string(&told)? == "first\nend\n");
+
+        let said = runtime.call(&["run", "-b", &bundle, &id])?;
+        ensure!(said.code == 1 && said.err.contains("no luck"), "{said:?}");
+        ensure!(fs::read_to_string(&told)? == "first\nend\nfirst\nend\n");
+        ensure!(runtime.call(&["list", "-q"])?.ok()?.is_empty());
+        ensure!(runtime.cgroups().is_empty(), "{:?}", runtime.cgroups());
+        Ok(())
+    })
+}
