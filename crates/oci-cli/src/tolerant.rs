@@ -64,7 +64,7 @@ fn mend(process: &mut Value) -> Vec<String> {
         return Vec::new();
     }
     let names: Vec<String> = unknown.into_iter().collect();
-    vec![format!("ignoring unknown or unavailable capabilities: {}", names.join(" "))]
+    vec![format!("ignoring unknown or unavailable capabilities: [{}]", names.join(" "))]
 }
 
 /// The kernel's and the specification's name of a flag that our reader knows by another.
@@ -107,7 +107,7 @@ mod tests {
         assert!(sets.bounding().as_ref().unwrap().contains(&Capability::Kill));
         assert_eq!(sets.bounding().as_ref().unwrap().len(), 1);
         assert_eq!(passed.len(), 1);
-        assert!(passed[0].ends_with("CAP_NONE_SUCH CAP_X"), "{passed:?}");
+        assert!(passed[0].ends_with("[CAP_NONE_SUCH CAP_X]"), "{passed:?}");
     }
 
     #[test]

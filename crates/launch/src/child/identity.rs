@@ -103,6 +103,11 @@ fn available(
     }
     let permitted = wanted.permitted & held;
     let inheritable = wanted.inheritable & held & wanted.bounding;
+    let unbounded = wanted.inheritable & held & !wanted.bounding;
+    if unbounded != 0 {
+        let what = format!("inheritable capabilities {}", numbers(unbounded));
+        reporter.warn(&what, "they are not in the bounding set");
+    }
     let lost = wanted.ambient & held & !(permitted & inheritable);
     if lost != 0 {
         let what = format!("ambient capabilities {}", numbers(lost));

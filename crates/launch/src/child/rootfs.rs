@@ -105,7 +105,7 @@ impl<'a> Builder<'a> {
             };
             sys::mount::attach(source.as_fd(), target.as_fd())
         };
-        attach().at(Step::MountTarget, &mount.target)
+        attach().map_err(|error| target::error(&mount.target, error))
     }
 
     /// Attaches the directory of an image that the plan wants. Before 6.15 the kernel copies parts
@@ -142,7 +142,7 @@ impl<'a> Builder<'a> {
         } else {
             target::resolve(self.root, &mount.target, true)
         }
-        .at(Step::MountTarget, &mount.target)?;
+        .map_err(|error| target::error(&mount.target, error))?;
         // A copy has to be written before the mount becomes read-only, and so has `/dev`.
         let filled_later = mount.target == "/dev";
         let held_back = if copy_up || filled_later { mount.attr_set & ATTR_RDONLY } else { 0 };

@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
 use sys::fs::{Missing, Symlinks};
 
+use crate::error::{LaunchError, Step};
+
 /// `PROC_SUPER_MAGIC`.
 const PROC_MAGIC: i64 = 0x9fa0;
 
@@ -34,6 +36,17 @@ pub(super) fn resolve_real(root: BorrowedFd<'_>, path: &str) -> io::Result<Owned
         }
         result => result,
     }
+}
+
+/// Why nothing can be mounted at a path, in words that callers look for.
+pub(super) fn error(path: &str, error: io::Error) -> LaunchError {
+    let link = matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENOTDIR));
+    let what = if link && matches!(path, "/proc" | "/sys") {
+        format!("{path}, which must be mounted on ordinary directory")
+    } else {
+        path.to_owned()
+    };
+    LaunchError::new(Step::MountTarget, what, error)
 }
 
 fn names_proc(path: &str) -> bool {

@@ -147,6 +147,14 @@ fn nothing_is_inheritable_that_was_not_asked_for() -> Result<()> {
         let ambient = "grep CapAmb /proc/self/status";
         let out = runtime.call(&["exec", "--cap", "CAP_SYSLOG", &id, "sh", "-c", ambient])?.ok()?;
         ensure!(out == "CapAmb:\t0000000400000001\n", "{out}");
+        // What may never be gained cannot be handed on either.
+        let bundle = runtime.bundle("bounded", "grep CapInh /proc/self/status", |spec| {
+            spec["process"]["capabilities"]["bounding"] = json!(["CAP_CHOWN"]);
+            spec["process"]["capabilities"]["inheritable"] = json!(["CAP_CHOWN", "CAP_KILL"]);
+        })?;
+        let said = runtime.call(&["run", "-b", &bundle, &runtime.id("bounded")])?;
+        ensure!(said.out == "CapInh:\t0000000000000001\n", "{said:?}");
+        ensure!(said.err.contains("inheritable capabilities 5 is not applied"), "{said:?}");
         Ok(())
     })
 }
