@@ -432,7 +432,7 @@ fn a_symlinked_proc_is_refused(world: &mut World) {
     lower.insert(0, world.path("evil"));
     let error = world.refused(&plan);
     assert_eq!((error.step, error.errno()), (Step::MountTarget, Some(libc::ELOOP)));
-    assert_eq!(error.subject, "/proc");
+    assert_eq!(error.subject, "/proc, which must be mounted on ordinary directory");
 }
 
 fn a_target_never_leads_into_proc(world: &mut World) {
