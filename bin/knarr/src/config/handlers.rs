@@ -64,13 +64,22 @@ fn one(name: &str, settings: &Settings, problems: &mut Vec<Problem>) -> Handler 
             refuse(key, format!("handler `{name}` has no path: `{key}` means nothing for it"));
         }
     }
+    let sandbox = text("type").as_deref() == Some("gvisor");
+    if list("options").iter().any(|word| is_flag(word, "systemd-cgroup")) {
+        refuse(
+            "options",
+            format!(
+                "handler `{name}`: --systemd-cgroup would have the runtime ask systemd for scopes of its own: a \
+                 pod's control groups are knarr's with either driver; leave it out"
+            ),
+        );
+    }
     let binary = path.map(|path| {
-        let sandbox = text("type").as_deref() == Some("gvisor");
         Binary {
             path: path.into(),
             kind: if sandbox { RuntimeKind::Sandbox } else { RuntimeKind::Processes },
             root: text("root").map(PathBuf::from),
-            options: list("options"),
+            options: options(list("options"), sandbox),
             sandbox_container: match text("sandbox_container").as_deref() {
                 Some("true") => true,
                 Some("false") => false,
@@ -81,6 +90,22 @@ fn one(name: &str, settings: &Settings, problems: &mut Vec<Problem>) -> Handler 
     });
     let base_spec = text("base_spec").map(PathBuf::from);
     Handler { binary, annotations: list("annotations"), base_spec }
+}
+
+/// Whether a word before the verb is this flag, with one dash or two, with a value or without.
+fn is_flag(word: &str, flag: &str) -> bool {
+    let name = word.trim_start_matches('-').split('=').next();
+    word.starts_with('-') && name == Some(flag)
+}
+
+/// A container's writable layer is knarr's, which measures and removes it: by itself gVisor keeps what a
+/// container writes in a file in there, and finds that no more when it deletes the container.
+fn options(mut given: Vec<String>, sandbox: bool) -> Vec<String> {
+    let told = given.iter().any(|word| is_flag(word, "overlay2") || is_flag(word, "overlay"));
+    if sandbox && !told {
+        given.push("--overlay2=none".to_owned());
+    }
+    given
 }
 
 impl Config {

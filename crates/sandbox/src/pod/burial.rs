@@ -75,9 +75,14 @@ impl Owner {
             ContainerState::Created | ContainerState::Exited(_) => (None, None),
         };
         let cgroup = cgroup_of(&self.cgroup_parent, id);
+        // What runs in a sandbox is, for the host, the sandbox's process.
+        let sandbox = self.record.runtime.sandbox_program().map(|_program| self.sandbox_cgroup());
         let layout = self.cx.parts.host.cgroup.clone();
         let (ran, ended) = blocking::run(move || {
-            let ran = pid.is_some_and(|pid| cgroups::holds(&layout, &cgroup, pid));
+            let holds = |group: &String, pid| cgroups::holds(&layout, group, pid);
+            let ran = pid.is_some_and(|pid| {
+                holds(&cgroup, pid) || sandbox.is_some_and(|group| holds(&group, pid))
+            });
             (ran, cgroups::end(&layout, &cgroup))
         })
         .await;

@@ -67,6 +67,11 @@ impl Owner {
         self.record.runtime.sandbox_program().is_some() && id.as_str() == self.id().as_str()
     }
 
+    /// The group of the container that stands for the pod.
+    pub(super) fn sandbox_cgroup(&self) -> String {
+        format!("{}/{}", self.cgroup_parent, self.id())
+    }
+
     /// Has the pod's runtime give up containers whose shim is gone. What fails is logged: their
     /// processes are ended in any case, and a runtime that is gone must not keep pods from going.
     pub(super) async fn delete_by_runtime(&self, mut ids: Vec<String>) {

@@ -21,6 +21,7 @@ use crate::stdio::Stdio;
 use crate::supervisor::Supervisor;
 
 const SIGKILL: i32 = 9;
+const SIGSTOP: i32 = 19;
 
 /// A process on its way into a container.
 #[derive(Debug)]
@@ -208,7 +209,7 @@ impl Supervisor {
         let (Some(external), Some(inside)) = (external, inside) else { return Ok(false) };
         // Held before it can be reaped.
         let stand_in = sys::pidfd::open(pid);
-        self.signal_one_inside(&external, signal, inside)?;
+        self.signal_family_inside(&external, signal, inside)?;
         if signal == SIGKILL {
             // The process that stands for it goes by itself; it must not outlive the answer.
             stand_in
@@ -216,6 +217,38 @@ impl Supervisor {
                 .ok();
         }
         Ok(true)
+    }
+}
+
+/// A family that grows faster than it is ended is left at that.
+const ROUNDS: u32 = 5;
+
+impl Supervisor {
+    /// Sends a signal to a process inside and those that descend from it. Who is to be killed is stopped first:
+    /// then it makes no more of them.
+    fn signal_family_inside(
+        &mut self,
+        external: &External,
+        signal: i32,
+        inside: i32,
+    ) -> Result<(), Failure> {
+        if signal == SIGKILL {
+            self.signal_one_inside(external, SIGSTOP, inside)?;
+            for _ in 0..ROUNDS {
+                let family = self.descendants_inside(external, inside)?;
+                if family.is_empty() {
+                    break;
+                }
+                for one in family {
+                    self.signal_one_inside(external, signal, one)?;
+                }
+            }
+        } else {
+            for one in self.descendants_inside(external, inside)? {
+                self.signal_one_inside(external, signal, one)?;
+            }
+        }
+        self.signal_one_inside(external, signal, inside)
     }
 }
 

@@ -69,7 +69,7 @@ pub(crate) struct Jobs {
     /// Who asked for everything the shim holds, which is not known until these have come to an end.
     pub(super) state_waiters: Vec<(PeerNumber, u64)>,
     /// What came of commands that somebody waits for.
-    outcomes: Vec<(Pid, Result<(), Failure>)>,
+    outcomes: Vec<(Pid, Result<String, Failure>)>,
 }
 
 impl Job {
@@ -176,14 +176,17 @@ impl Supervisor {
             Step::Create(birth) => self.created(birth, asked, outcome),
             Step::Start(birth) => self.started(birth, asked, outcome),
             Step::Exec(entry) => self.entered(&entry, asked, outcome),
-            Step::Alone(..) => self.jobs.outcomes.push((pid, outcome)),
+            Step::Alone(..) => {
+                let printed = outcome.map(|()| outputs.text());
+                self.jobs.outcomes.push((pid, printed));
+            }
         }
         self.settle_jobs();
         true
     }
 
-    /// Runs a short command and waits for it. Children that end meanwhile are reaped: the command may
-    /// wait for that.
+    /// Runs a short command and waits for it: what it printed. Children that end meanwhile are reaped: the
+    /// command may wait for that.
     ///
     /// # Errors
     /// In the runtime's own words.
@@ -192,7 +195,7 @@ impl Supervisor {
         external: &External,
         verb: &'static str,
         words: &[&str],
-    ) -> Result<(), Failure> {
+    ) -> Result<String, Failure> {
         let cannot = |error| external.cannot_run(verb, &error);
         let (runtime, null) = (&self.parts.runtime, &self.parts.null);
         let log = external.file(&format!("{verb}.log"));

@@ -207,7 +207,7 @@ impl Supervisor {
         if !all {
             words.remove(0);
         }
-        ignoring_its_end(self.run_external(external, "kill", &words))
+        ignoring_its_end(self.run_external(external, "kill", &words)).map(drop)
     }
 
     /// Sends a signal to a process that was run inside, by its number there.
@@ -222,7 +222,20 @@ impl Supervisor {
     ) -> Result<(), Failure> {
         let (number, pid) = (signal.to_string(), inside.to_string());
         let words = ["--pid", &pid, external.id.as_str(), &number];
-        ignoring_its_end(self.run_external(external, "kill", &words))
+        ignoring_its_end(self.run_external(external, "kill", &words)).map(drop)
+    }
+
+    /// The processes inside that descend from one, by their numbers there.
+    ///
+    /// # Errors
+    /// As [`Self::signal_external`].
+    pub(super) fn descendants_inside(
+        &mut self,
+        external: &External,
+        of: i32,
+    ) -> Result<Vec<i32>, Failure> {
+        let table = ignoring_its_end(self.run_external(external, "ps", &[external.id.as_str()]))?;
+        Ok(said::descendants(&said::parents(&table), of))
     }
 
     /// Has the runtime forget the container and give back what it holds for it, running or not.
@@ -243,8 +256,8 @@ impl Supervisor {
     }
 }
 
-/// What has ended in this moment needs no signal. Runtimes say so in words only.
-fn ignoring_its_end(result: Result<(), Failure>) -> Result<(), Failure> {
+/// What has ended in this moment needs no signal, and has nothing to tell. Runtimes say so in words only.
+fn ignoring_its_end(result: Result<String, Failure>) -> Result<String, Failure> {
     const GONE: [&str; 6] = [
         "not running",
         "no such process",
@@ -254,7 +267,9 @@ fn ignoring_its_end(result: Result<(), Failure>) -> Result<(), Failure> {
         "container is stopped",
     ];
     match result {
-        Err(failure) if GONE.iter().any(|words| failure.message.contains(words)) => Ok(()),
+        Err(failure) if GONE.iter().any(|words| failure.message.contains(words)) => {
+            Ok(String::new())
+        }
         other => other,
     }
 }

@@ -54,6 +54,33 @@ pub(super) fn number_of(text: &str, key: &str) -> Option<i32> {
     rest.get(..end)?.parse().ok()
 }
 
+/// Processes and their parents, of a table whose first line has `PID` and `PPID`.
+pub(super) fn parents(table: &str) -> Vec<(i32, i32)> {
+    let mut lines = table.lines();
+    let head: Vec<_> = lines.next().unwrap_or_default().split_whitespace().collect();
+    let column = |name: &str| head.iter().position(|word| *word == name);
+    let (Some(own), Some(parent)) = (column("PID"), column("PPID")) else { return Vec::new() };
+    let row = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        Some((words.get(own)?.parse().ok()?, words.get(parent)?.parse().ok()?))
+    };
+    lines.filter_map(row).collect()
+}
+
+/// Everybody who descends from `of`, the nearest first.
+pub(super) fn descendants(parents: &[(i32, i32)], of: i32) -> Vec<i32> {
+    let mut found = vec![of];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        let children = parents.iter().filter(|(own, its)| *its == parent && !found.contains(own));
+        let children: Vec<i32> = children.map(|(own, _)| *own).collect();
+        found.extend(children);
+        next += 1;
+    }
+    found.remove(0);
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,5 +118,21 @@ mod tests {
         assert_eq!(number_of("{\"id\":\"x\",\"exitStatus\":137}\n", "exitStatus"), Some(137));
         assert_eq!(number_of("{\"exitStatus\": -1 }", "exitStatus"), Some(-1));
         assert_eq!(number_of("{}", "exitStatus"), None);
+    }
+
+    #[test]
+    fn families_are_read_of_a_table() {
+        let table = "UID       PID       PPID      C         TTY       STIME     TIME      CMD\n\
+                     0         1         0         0         ?         16:50     10ms      sh\n\
+                     0         7         0         0         ?         16:50     0s        sh\n\
+                     0         9         8         0         ?         16:50     0s        sleep\n\
+                     0         8         7         0         ?         16:50     0s        sh\n";
+        let parents = parents(table);
+        assert_eq!(parents, [(1, 0), (7, 0), (9, 8), (8, 7)]);
+        assert_eq!(descendants(&parents, 7), [8, 9]);
+        assert_eq!(descendants(&parents, 9), []);
+        // Of numbers that make no sense nothing comes, and it ends.
+        assert_eq!(descendants(&[(1, 2), (2, 1)], 1), [2]);
+        assert_eq!(super::parents("nothing of the kind\n1 2 3\n"), []);
     }
 }
