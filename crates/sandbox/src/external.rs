@@ -104,13 +104,19 @@ pub(crate) fn process(
 
 /// Puts what a handler's base spec has, and the container's has not, under the latter.
 pub(crate) fn put_base(spec: &mut Spec, path: &Path) -> Result<(), BaseSpecError> {
-    let text = std::fs::read(path)
-        .map_err(|source| BaseSpecError::Read { path: path.to_owned(), source })?;
+    let base = read_base(path)?;
     let parsed = |source| BaseSpecError::Parse { path: path.to_owned(), source };
-    let base: Value = serde_json::from_slice(&text).map_err(parsed)?;
     let own = serde_json::to_value(&*spec).map_err(parsed)?;
     *spec = serde_json::from_value(merged("", base, own)).map_err(parsed)?;
     Ok(())
+}
+
+/// What the file of a base spec has.
+pub(crate) fn read_base(path: &Path) -> Result<Value, BaseSpecError> {
+    let text = std::fs::read(path)
+        .map_err(|source| BaseSpecError::Read { path: path.to_owned(), source })?;
+    let parsed = |source| BaseSpecError::Parse { path: path.to_owned(), source };
+    serde_json::from_slice(&text).map_err(parsed)
 }
 
 /// Objects are merged, of everything else the container's own is kept. Lists of its mounts and limits

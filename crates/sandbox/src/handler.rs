@@ -1,15 +1,16 @@
 //! Runtime handlers (RuntimeClass): which OCI runtime runs a pod's containers, and what it can do.
 
 mod choice;
+mod probe;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use model::StringMap;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::probe::{Probed, Probes};
 use crate::session::enter;
 
 /// How long a runtime may take to say what it can do.
@@ -79,6 +80,9 @@ pub struct HandlerState {
     pub name: String,
     /// Its runtime's path, unless that is the built-in one.
     pub path: Option<PathBuf>,
+    /// What it calls itself: the first line of what it prints for `--version`. Unknown of the built-in one,
+    /// whose version is knarr's, and of one that cannot be run.
+    pub version: Option<String>,
     /// What it can do, or one sentence that says why it cannot do anything.
     pub features: Result<Features, String>,
 }
@@ -103,37 +107,6 @@ impl Handler {
 }
 
 impl Program {
-    /// Asks the runtime what it can do. Blocks, for a bounded time.
-    ///
-    /// # Errors
-    /// One sentence: it cannot be run.
-    pub(crate) fn probe(&self) -> Result<Features, String> {
-        // gVisor has no such command, and crun before 1.9: of those nothing is expected.
-        if self.kind == RuntimeKind::Processes
-            && let Ok(text) = self.ask("features")
-            && let Some(features) = parse(&text)
-        {
-            return Ok(features);
-        }
-        self.ask("--version").map(|_version| Features::default())
-    }
-
-    fn ask(&self, word: &str) -> Result<Vec<u8>, String> {
-        let mut words: Vec<&str> = self.options.iter().map(String::as_str).collect();
-        words.push(word);
-        let path = self.path.display();
-        let environment = [("PATH", PATH.to_owned())];
-        let ran = sys::program::run(&self.path, &words, &environment, b"", ANSWERS_WITHIN);
-        let finished =
-            ran.map_err(|error| format!("{path} cannot be run: {}", model::chain(&error)))?;
-        if finished.status.success() {
-            return Ok(finished.stdout);
-        }
-        let said = String::from_utf8_lossy(&finished.stderr);
-        let said = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("nothing");
-        Err(format!("{path} {word} ended with {}, and said: {said}", finished.status))
-    }
-
     /// What a container of a sandbox uses, in the runtime's own words (`events --stats`). The runtime
     /// is reached from the pod's network namespace, `netns`. Blocks, for a bounded time.
     ///
@@ -190,78 +163,9 @@ impl Program {
     }
 }
 
-/// Reads what `features` says: OCI runtime specification, features document.
-fn parse(text: &[u8]) -> Option<Features> {
-    let told: serde_json::Value = serde_json::from_slice(text).ok()?;
-    let has = |list: &serde_json::Value, word: &str| {
-        list.as_array().is_some_and(|all| all.iter().any(|one| one == word))
-    };
-    let idmap = told.pointer("/linux/mountExtensions/idmap/enabled");
-    Some(Features {
-        recursive_read_only: has(told.get("mountOptions")?, "rro"),
-        user_namespaces: has(told.pointer("/linux/namespaces")?, "user")
-            && idmap.and_then(serde_json::Value::as_bool).unwrap_or_default(),
-    })
-}
-
-/// What is known of the handlers' runtimes; those that could not be run are asked again when
-/// somebody wants them.
-#[derive(Debug, Default)]
-pub(crate) struct Probes(RwLock<BTreeMap<String, Result<Features, String>>>);
-
-impl Probes {
-    pub(crate) fn get(&self, name: &str) -> Option<Result<Features, String>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
-    }
-
-    pub(crate) fn put(&self, name: &str, probed: Result<Features, String>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), probed);
-    }
-
-    /// Asks every runtime, side by side. Blocks for as long as the slowest takes.
-    pub(crate) fn ask_all(&self, handlers: &Handlers) {
-        std::thread::scope(|scope| {
-            for (name, handler) in &handlers.known {
-                let Some(program) = &handler.program else { continue };
-                scope.spawn(move || {
-                    let probed = program.probe();
-                    if let Err(reason) = &probed {
-                        tracing::error!(handler = name, reason, "this handler's pods cannot run");
-                    }
-                    self.put(name, probed);
-                });
-            }
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn features_are_what_the_runtime_says() {
-        let told = br#"{"ociVersionMin":"1.0.0","mountOptions":["ro","rro"],"linux":
-            {"namespaces":["mount","user"],"mountExtensions":{"idmap":{"enabled":true}}}}"#;
-        let all = Features { recursive_read_only: true, user_namespaces: true };
-        assert_eq!(parse(told), Some(all));
-        let old = br#"{"mountOptions":["ro"],"linux":{"namespaces":["mount","user"]}}"#;
-        assert_eq!(parse(old), Some(Features::default()));
-        assert_eq!(parse(b"no such command"), None);
-    }
-
-    #[test]
-    fn a_runtime_that_cannot_be_run_is_named() {
-        let program = Program {
-            path: "/no/such/runtime".into(),
-            kind: RuntimeKind::Processes,
-            root: "/nowhere".into(),
-            options: Vec::new(),
-            sandbox_container: false,
-        };
-        let reason = program.probe().unwrap_err();
-        assert!(reason.contains("/no/such/runtime") && reason.contains("No such file"), "{reason}");
-    }
 
     #[test]
     fn annotations_pass_by_name_or_beginning() {

@@ -64,7 +64,7 @@ impl Sandboxes {
             probes: crate::handler::Probes::default(),
         });
         let asking = Arc::clone(&cx);
-        crate::blocking::run(move || asking.probes.ask_all(&asking.parts.handlers)).await;
+        crate::blocking::run(move || asking.probes.renew_all(&asking.parts.handlers)).await;
         let this = Self { cx, tasks: TaskTracker::new(), draining: CancellationToken::new() };
         let owners = recover_all(&this.cx).await?;
         this.keep_layers_of_containers();

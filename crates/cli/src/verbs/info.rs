@@ -23,8 +23,7 @@ impl Info {
     /// # Errors
     /// [`Error`].
     pub async fn run(self, client: &Client, io: &mut Io<'_>) -> Result<u8, Error> {
-        let verbose = self.output.format != Format::Table;
-        let request = v1::StatusRequest { verbose };
+        let request = v1::StatusRequest { verbose: true };
         let answer = client
             .call("ask for the runtime's status", Limit::Standard, client.runtime().status(request))
             .await?;
@@ -74,23 +73,69 @@ fn conditions(answer: &v1::StatusResponse) -> Table {
 }
 
 fn handlers(answer: &v1::StatusResponse) -> Table {
-    let mut table = Table::new(&["HANDLER", "USER NAMESPACES", "RECURSIVE READ-ONLY"], &[0]);
+    let columns = ["HANDLER", "USER NAMESPACES", "RECURSIVE READ-ONLY", "RUNTIME"];
+    let mut table = Table::new(&columns, &[0]);
     let word = |flag: bool| if flag { "yes" } else { "no" }.to_owned();
+    let config: Value = answer
+        .info
+        .get("config")
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default();
     for handler in &answer.runtime_handlers {
-        let name = if handler.name.is_empty() { "(default)" } else { &handler.name };
+        let containerd = &config["containerd"];
+        let is_default = handler.name.is_empty();
+        let name = if is_default { "(default)" } else { &handler.name };
+        let named = if is_default { containerd["defaultRuntimeName"].as_str() } else { Some(name) };
         let features = handler.features.unwrap_or_default();
         table.row(vec![
             name.to_owned(),
             word(features.user_namespaces),
             word(features.recursive_read_only_mounts),
+            runtime(&containerd["runtimes"][named.unwrap_or_default()]),
         ]);
     }
     table
 }
 
+/// What a handler's runtime calls itself, or that it does not work: the conditions say why.
+fn runtime(about: &Value) -> String {
+    let text = |key: &str| about[key].as_str().map(str::to_owned);
+    let broken = || text("problem").map(|_reason| "does not work".to_owned());
+    text("version").or_else(broken).unwrap_or_else(|| "built in".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::unfold_info;
+    use cri_api::v1;
+
+    use super::{handlers, unfold_info};
+
+    #[test]
+    fn handlers_are_told_with_what_their_runtimes_call_themselves() {
+        let config = serde_json::json!({"containerd": {"defaultRuntimeName": "knarr", "runtimes": {
+            "knarr": {"version": null, "problem": null},
+            "runc": {"version": "runc version 1.1.5", "problem": null},
+            "absent": {"version": null, "problem": "No such file"},
+        }}});
+        let named = ["", "knarr", "runc", "absent"];
+        let runtime_handlers = named
+            .map(|name| v1::RuntimeHandler { name: name.into(), ..v1::RuntimeHandler::default() });
+        let answer = v1::StatusResponse {
+            info: [("config".to_owned(), config.to_string())].into(),
+            runtime_handlers: runtime_handlers.into(),
+            ..v1::StatusResponse::default()
+        };
+        let text = handlers(&answer).render(None);
+        for (name, runtime) in [
+            ("(default)", "built in"),
+            ("knarr", "built in"),
+            ("runc", "runc version 1.1.5"),
+            ("absent", "does not work"),
+        ] {
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+            assert!(line.ends_with(runtime), "{text}");
+        }
+    }
 
     #[test]
     fn documents_inside_strings_are_unfolded_and_other_strings_kept() {

@@ -100,6 +100,7 @@ async fn info(server: &Server, status: NetworkStatus) -> BTreeMap<String, String
             "runtimeType": RUNTIME_TYPE,
             "snapshotter": SNAPSHOTTER,
             "runtimePath": handler.path,
+            "version": handler.version,
             "problem": handler.features.as_ref().err(),
             "options": { "SystemdCgroup": server.cgroup_driver == CgroupDriver::Systemd },
         })

@@ -6,6 +6,7 @@
 
 mod drivers;
 mod files;
+mod handlers;
 mod host;
 mod kernel;
 mod mend;
@@ -52,6 +53,8 @@ pub enum Area {
     Ingest,
     /// A pod's volatile state: its socket, its exit files.
     State,
+    /// A handler's runtime.
+    Handler,
     /// The host.
     Host,
 }
@@ -71,6 +74,7 @@ impl Area {
             Self::Layer => "layer",
             Self::Ingest => "ingest",
             Self::State => "state",
+            Self::Handler => "handler",
             Self::Host => "host",
         }
     }
@@ -256,6 +260,7 @@ impl Sandboxes {
             files::states(&mut examination);
             files::layers_of_all(&mut examination);
             files::ingests(&mut examination);
+            handlers::all(&mut examination);
             host::all(&mut examination, &status);
             examination.cases.0
         })

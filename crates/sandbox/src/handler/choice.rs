@@ -28,7 +28,8 @@ impl Context {
         if handler.program.is_none() {
             return Ok(own);
         }
-        let probed = self.probes.get(name).unwrap_or_else(|| Ok(Features::default()))?;
+        let probed = self.probes.get(name).transpose()?.map(|probed| probed.features);
+        let probed = probed.unwrap_or_default();
         Ok(Features {
             recursive_read_only: own.recursive_read_only && probed.recursive_read_only,
             user_namespaces: own.user_namespaces && probed.user_namespaces,
@@ -45,13 +46,14 @@ impl Sandboxes {
         let state = |(name, handler): (&String, &Handler)| HandlerState {
             name: name.clone(),
             path: handler.program.as_ref().map(|program| program.path.clone()),
+            version: self.cx.probes.get(name).and_then(Result::ok).map(|probed| probed.version),
             features: self.cx.features(name, handler),
         };
         default.into_iter().chain(others).map(state).collect()
     }
 
-    /// The handler a pod asks for. One whose runtime did not work when it was last asked is asked
-    /// again.
+    /// The handler a pod asks for. One whose runtime did not work when it was last asked, or is another
+    /// since, is asked again.
     ///
     /// # Errors
     /// There is none of that name, or its runtime cannot be run, or cannot give what is asked for.
@@ -79,13 +81,9 @@ impl Sandboxes {
         Ok(handler.clone())
     }
 
-    /// A program may have been removed since, or installed.
+    /// A program may have been removed since, or installed, or mended.
     async fn ask_again(&self, name: &str, program: &Program) {
-        let broken = self.cx.probes.get(name).is_none_or(|probed| probed.is_err());
-        if !broken && program.path.exists() {
-            return;
-        }
         let (cx, name, program) = (Arc::clone(&self.cx), name.to_owned(), program.clone());
-        blocking::run(move || cx.probes.put(&name, program.probe())).await;
+        blocking::run(move || cx.probes.renew(&name, &program, true)).await;
     }
 }

@@ -1,0 +1,248 @@
+//! What a runtime can do, asked of itself, and remembered until there is another file in its place.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{PoisonError, RwLock};
+
+use super::{ANSWERS_WITHIN, Features, Handlers, PATH, Program, RuntimeKind};
+
+/// What a runtime that works has said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Probed {
+    pub(crate) features: Features,
+    /// The first line of `--version`.
+    pub(crate) version: String,
+    /// Why `features` told nothing, where it should have: what it can do then is unknown, and not used.
+    pub(crate) unknown: Option<String>,
+}
+
+impl Program {
+    /// Asks the runtime what it can do. Blocks, for a bounded time.
+    ///
+    /// # Errors
+    /// One sentence: it cannot be run.
+    pub(crate) fn probe(&self) -> Result<Probed, String> {
+        let version = self.ask("--version")?;
+        let version = String::from_utf8_lossy(&version).lines().next().unwrap_or_default().into();
+        let told = match self.kind {
+            RuntimeKind::Processes => self.ask("features").and_then(|text| {
+                let path = self.path.display();
+                parse(&text).ok_or_else(|| format!("{path} features: that is no list of features"))
+            }),
+            // gVisor has no such command.
+            RuntimeKind::Sandbox => Ok(Features::default()),
+        };
+        let unknown = told.as_ref().err().cloned();
+        Ok(Probed { features: told.unwrap_or_default(), version, unknown })
+    }
+
+    fn ask(&self, word: &str) -> Result<Vec<u8>, String> {
+        let mut words: Vec<&str> = self.options.iter().map(String::as_str).collect();
+        words.push(word);
+        let path = self.path.display();
+        let environment = [("PATH", PATH.to_owned())];
+        let ran = sys::program::run(&self.path, &words, &environment, b"", ANSWERS_WITHIN);
+        let finished =
+            ran.map_err(|error| format!("{path} cannot be run: {}", model::chain(&error)))?;
+        if finished.status.success() {
+            return Ok(finished.stdout);
+        }
+        let said = String::from_utf8_lossy(&finished.stderr);
+        let said = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("nothing");
+        Err(format!("{path} {word} ended with {}, and said: {said}", finished.status))
+    }
+}
+
+/// Reads what `features` says: OCI runtime specification, features document.
+fn parse(text: &[u8]) -> Option<Features> {
+    let told: serde_json::Value = serde_json::from_slice(text).ok()?;
+    let has = |list: &serde_json::Value, word: &str| {
+        list.as_array().is_some_and(|all| all.iter().any(|one| one == word))
+    };
+    let idmap = told.pointer("/linux/mountExtensions/idmap/enabled");
+    Some(Features {
+        recursive_read_only: has(told.get("mountOptions")?, "rro"),
+        user_namespaces: has(told.pointer("/linux/namespaces")?, "user")
+            && idmap.and_then(serde_json::Value::as_bool).unwrap_or_default(),
+    })
+}
+
+/// The file that was asked, as far as one can tell without reading it: device, inode, and when either its
+/// contents or its mode were last changed. `None`: there was none.
+type Stamp = Option<(u64, u64, i64, i64)>;
+
+fn stamp(path: &Path) -> Stamp {
+    let file = match std::fs::metadata(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        // Asking it tells what is wrong; this only compares.
+        Err(_) => return Some((0, 0, 0, 0)),
+    };
+    Some((file.dev(), file.ino(), file.ctime(), file.ctime_nsec()))
+}
+
+#[derive(Debug, Clone)]
+struct Probe {
+    of: Stamp,
+    probed: Result<Probed, String>,
+}
+
+/// What is known of the handlers' runtimes.
+#[derive(Debug, Default)]
+pub(crate) struct Probes(RwLock<BTreeMap<String, Probe>>);
+
+impl Probes {
+    pub(crate) fn get(&self, name: &str) -> Option<Result<Probed, String>> {
+        self.known(name).map(|probe| probe.probed)
+    }
+
+    fn known(&self, name: &str) -> Option<Probe> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Asks a runtime, and tells the log when the answer is another than before. Blocks for as long as
+    /// that takes.
+    pub(crate) fn ask(&self, name: &str, program: &Program) -> Result<Probed, String> {
+        // Before: a file that is replaced meanwhile is asked again.
+        let of = stamp(&program.path);
+        let probed = program.probe();
+        let probe = Probe { of, probed: probed.clone() };
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let before = all.insert(name.to_owned(), probe);
+        drop(all);
+        let before = before.map(|probe| probe.probed);
+        match (&probed, before) {
+            (Err(reason), before) if before.as_ref() != Some(&probed) => {
+                tracing::error!(handler = name, reason, "this handler's pods cannot run");
+            }
+            (Ok(Probed { version, .. }), Some(Err(_))) => {
+                tracing::info!(handler = name, version, "this handler's pods can run again");
+            }
+            (Ok(_) | Err(_), _) => {}
+        }
+        probed
+    }
+
+    /// Asks again if there is another file than the one that was asked, and, for somebody who `needs` it, if
+    /// that did not work: what it lacked may be there now. Blocks.
+    pub(crate) fn renew(&self, name: &str, program: &Program, needs: bool) {
+        let known = self.known(name).filter(|probe| probe.of == stamp(&program.path));
+        if known.is_none_or(|probe| needs && probe.probed.is_err()) {
+            // What came of it is kept, and told to whoever asks.
+            drop(self.ask(name, program));
+        }
+    }
+
+    /// Asks every runtime, side by side, again only where the file is another. Blocks for as long as
+    /// the slowest takes.
+    pub(crate) fn renew_all(&self, handlers: &Handlers) {
+        std::thread::scope(|scope| {
+            for (name, handler) in &handlers.known {
+                let Some(program) = &handler.program else { continue };
+                scope.spawn(move || self.renew(name, program, false));
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn program(path: &Path) -> Program {
+        Program {
+            path: path.to_owned(),
+            kind: RuntimeKind::Processes,
+            root: "/nowhere".into(),
+            options: Vec::new(),
+            sandbox_container: false,
+        }
+    }
+
+    /// A program that answers `--version` and, with a status of its own, `features`.
+    fn runtime(path: &Path, version: &str, features: &str) {
+        let fresh = path.with_extension("new");
+        let text =
+            format!("#!/bin/sh\ncase \"$1\" in --version) echo {version};; *) {features};; esac\n");
+        fs::write(&fresh, text).unwrap();
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(&fresh, path).unwrap();
+    }
+
+    #[test]
+    fn features_are_what_the_runtime_says() {
+        let told = br#"{"ociVersionMin":"1.0.0","mountOptions":["ro","rro"],"linux":
+            {"namespaces":["mount","user"],"mountExtensions":{"idmap":{"enabled":true}}}}"#;
+        let all = Features { recursive_read_only: true, user_namespaces: true };
+        assert_eq!(parse(told), Some(all));
+        let old = br#"{"mountOptions":["ro"],"linux":{"namespaces":["mount","user"]}}"#;
+        assert_eq!(parse(old), Some(Features::default()));
+        assert_eq!(parse(b"no such command"), None);
+    }
+
+    #[test]
+    fn a_runtime_that_cannot_be_run_is_named() {
+        let reason = program(Path::new("/no/such/runtime")).probe().unwrap_err();
+        assert!(reason.contains("/no/such/runtime") && reason.contains("No such file"), "{reason}");
+    }
+
+    #[test]
+    fn features_that_fail_are_told_and_do_not_keep_it_from_working() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("runtime");
+        for (features, said) in
+            [("echo no such command >&2; exit 3", "no such command"), ("echo text", "no list")]
+        {
+            runtime(&path, "old 1.0", features);
+            let probed = program(&path).probe().unwrap();
+            assert_eq!(
+                (probed.version.as_str(), probed.features),
+                ("old 1.0", Features::default())
+            );
+            assert!(probed.unknown.as_ref().is_some_and(|why| why.contains(said)), "{probed:?}");
+        }
+    }
+
+    #[test]
+    fn who_was_asked_is_asked_again_when_the_file_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("runtime");
+        let (probes, program) = (Probes::default(), program(&path));
+        let renewed = |needs| {
+            probes.renew("one", &program, needs);
+            probes.get("one").unwrap().map(|probed| probed.version)
+        };
+        assert!(renewed(false).unwrap_err().contains("No such file"));
+        runtime(&path, "one", "exit 1");
+        assert_eq!(renewed(false).as_deref(), Ok("one"));
+        runtime(&path, "two", "exit 1");
+        assert_eq!(renewed(false).as_deref(), Ok("two"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(renewed(false).unwrap_err().contains("Permission denied"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(renewed(false).as_deref(), Ok("two"));
+    }
+
+    #[test]
+    fn what_a_runtime_lacked_is_looked_for_when_somebody_needs_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, part) = (dir.path().join("runtime"), dir.path().join("part"));
+        let (probes, program) = (Probes::default(), program(&path));
+        let text = format!("#!/bin/sh\ncat {}\n", part.display());
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let renewed = |needs| {
+            probes.renew("one", &program, needs);
+            probes.get("one").unwrap().map(|probed| probed.version)
+        };
+        assert!(renewed(true).is_err());
+        fs::write(&part, "whole\n").unwrap();
+        assert!(renewed(false).is_err(), "nobody needs it");
+        assert_eq!(renewed(true).as_deref(), Ok("whole"));
+    }
+}
