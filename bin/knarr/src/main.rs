@@ -9,6 +9,7 @@ mod memory;
 mod plugin;
 mod runtime;
 mod serve;
+mod subordinate;
 mod unpack;
 mod watchdog;
 

@@ -6,12 +6,13 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use image::{Credentials, Source};
-use model::{Reference, ResolvedUser, RunAs};
+use model::{IdMapping, IdMaps, Reference, ResolvedUser, RunAs};
 use oci_spec::runtime::Spec;
 use rustix::fs::OFlags;
 use sys::fs::Symlinks;
+use sys::userns::Mapper;
 
-use crate::config;
+use crate::{config, subordinate};
 
 /// No user database is larger.
 const ACCOUNTS_MAX: u64 = 4 << 20;
@@ -29,16 +30,38 @@ pub(crate) fn run(asked: &cli::verbs::Unpack) -> Result<()> {
         let mut entries = std::fs::read_dir(bundle).with_context(|| name(bundle))?;
         ensure!(entries.next().is_none(), "{} is not empty", bundle.display());
     }
-    let rootless = !rustix::process::geteuid().is_root();
     // Before there is a second thread.
-    let ids = rootless.then(sys::userns::become_own_root).transpose();
-    let ids = ids.context("cannot make a user namespace to unpack in")?;
+    let maps = enter_own_users()?;
     std::fs::create_dir_all(bundle).with_context(|| name(bundle))?;
-    let made = make(&loaded.config.image().registry, &source, bundle, ids);
+    let made = make(&loaded.config.image().registry, &source, bundle, maps.as_ref());
     if made.is_err() {
         discard(bundle, there).context("after a failure")?;
     }
     made
+}
+
+/// An ordinary user goes on as root of a user namespace: with the ids he was given, or alone. None: for root.
+fn enter_own_users() -> Result<Option<IdMaps>> {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    if uid.is_root() {
+        return Ok(None);
+    }
+    let (uid, gid) = (uid.as_raw(), gid.as_raw());
+    let given = subordinate::maps(uid, gid).context("cannot read which ids this user was given")?;
+    if let Some(maps) = given {
+        sys::userns::enter_new(&maps, Mapper::Helpers).context(
+            "newuidmap or newgidmap does not map the ids of /etc/subuid and /etc/subgid for this user",
+        )?;
+        return Ok(Some(maps));
+    }
+    sys::userns::become_own_root().context("cannot make a user namespace to unpack in")?;
+    let own = |host_id| vec![IdMapping { container_id: 0, host_id, length: 1 }];
+    Ok(Some(IdMaps { uids: own(uid), gids: own(gid) }))
+}
+
+/// Whether there is more than one user.
+fn has_others(maps: &IdMaps) -> bool {
+    maps.uids.len() > 1
 }
 
 /// Where the image is: `oci:DIR[:NAME]`, `docker-archive:` or `oci-archive:FILE[:NAME]`, the path of
@@ -76,13 +99,17 @@ fn make(
     registry: &registry::Config,
     source: &Source,
     bundle: &Path,
-    ids: Option<sys::userns::OwnIds>,
+    maps: Option<&IdMaps>,
 ) -> Result<()> {
     let (rootfs, scratch) = (bundle.join("rootfs"), bundle.join(SCRATCH));
     for dir in [&rootfs, &scratch] {
         std::fs::create_dir(dir).with_context(|| name(dir))?;
     }
-    let rights = if ids.is_some() { layer::Rights::Ordinary } else { layer::Rights::Root };
+    let rights = match maps {
+        None => layer::Rights::Root,
+        Some(maps) if has_others(maps) => layer::Rights::Subordinate,
+        Some(_) => layer::Rights::Ordinary,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let making = image::make_rootfs(registry.clone(), source, &rootfs, &scratch, rights);
     let image = runtime.block_on(making)?;
@@ -91,18 +118,36 @@ fn make(
     let [passwd, group] = ["etc/passwd", "etc/group"].map(|file| accounts(&root, file));
     let (run_as, wanted) = (RunAs::default(), &image.config.user);
     let mut user = bundle::resolve_user(&run_as, wanted, &passwd?, &group?)?;
-    if ids.is_some() && (user.uid, user.gid) != (0, 0) {
-        let what = format!("the image's user is {wanted}: this user alone is there, as root\n");
-        io::stderr().write_all(what.as_bytes())?;
+    if !rights.keep_owners() {
+        if (user.uid, user.gid) != (0, 0) {
+            let what = format!("the image's user is {wanted}: this user alone is there, as root\n");
+            io::stderr().write_all(what.as_bytes())?;
+        }
+        // Nor can the user have groups that the image gives root.
         user = ResolvedUser { uid: 0, gid: 0, groups: vec![0], home: user.home };
     }
     let v2 = sys::cgroup::detect().is_ok_and(|layout| layout.is_v2());
-    let general = oci_cli::general_spec(ids.map(|ids| (ids.uid, ids.gid)), v2);
+    let own = maps.and_then(|maps| Some((maps.host_uid(0)?, maps.host_gid(0)?)));
+    let mut general = oci_cli::general_spec(own, v2);
+    if let Some(maps) = maps {
+        general["linux"]["uidMappings"] = ranges(&maps.uids);
+        general["linux"]["gidMappings"] = ranges(&maps.gids);
+    }
     let general: Spec = serde_json::from_value(general)?;
     let spec = bundle::image_spec(general, &image, &user);
     let path = bundle.join("config.json");
     let text = format!("{}\n", serde_json::to_string_pretty(&spec)?);
     std::fs::write(&path, text).with_context(|| name(&path))
+}
+
+/// As the specification has them.
+fn ranges(map: &[IdMapping]) -> serde_json::Value {
+    let range = |it: &IdMapping| {
+        serde_json::json!({
+            "containerID": it.container_id, "hostID": it.host_id, "size": it.length
+        })
+    };
+    map.iter().map(range).collect()
 }
 
 /// A text of the image's; nothing where there is none. The image may have a link there to anywhere.

@@ -219,7 +219,7 @@ impl<'r> Applier<'r> {
             FileType::BlockDevice => Made::Block(dev),
             _ => Made::Fifo,
         };
-        if self.dirs.rights == Rights::Ordinary && kind != FileType::Fifo {
+        if !self.dirs.rights.are_roots() && kind != FileType::Fifo {
             return self.named(entry, &made, |dir, name| {
                 rustix::fs::openat(dir, name, attrs::NEW_FILE, OWNER_ONLY).map(drop)
             });

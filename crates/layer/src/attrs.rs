@@ -70,7 +70,7 @@ pub(crate) const NEW_FILE: OFlags = OFlags::WRONLY
     .union(OFlags::CLOEXEC);
 
 fn owner(entry: &Entry, rights: Rights) -> (Option<Uid>, Option<Gid>) {
-    if rights == Rights::Ordinary {
+    if !rights.keep_owners() {
         return (None, None);
     }
     (Some(Uid::from_raw(entry.attrs.uid)), Some(Gid::from_raw(entry.attrs.gid)))
@@ -126,7 +126,7 @@ fn set_xattrs(
         }
         match set(key, value) {
             Ok(()) => done.set.push(place),
-            Err(Errno::PERM | Errno::NOTSUP | Errno::INVAL) if rights == Rights::Ordinary => {
+            Err(Errno::PERM | Errno::NOTSUP | Errno::INVAL) if !rights.are_roots() => {
                 done.dropped += 1;
             }
             Err(Errno::NOTSUP) if fate == Fate::Optional => done.dropped += 1,

@@ -75,15 +75,36 @@ pub enum Rights {
     /// his, an empty file stands for a device, xattrs that only root may set are dropped, and the
     /// mark of opaque directories is `user.overlay.opaque`.
     Ordinary,
+    /// As [`Self::Ordinary`], and the namespace has the ids that the user was given besides his own
+    /// (`subuid(5)`): owners are as the layer says.
+    Subordinate,
 }
 
 impl Rights {
+    /// Whether files get the owners that the layer says.
+    #[must_use]
+    pub fn keep_owners(self) -> bool {
+        match self {
+            Self::Root | Self::Subordinate => true,
+            Self::Ordinary => false,
+        }
+    }
+
+    /// Whether devices can be made, and the xattrs be set that only root may.
+    #[must_use]
+    pub fn are_roots(self) -> bool {
+        match self {
+            Self::Root => true,
+            Self::Ordinary | Self::Subordinate => false,
+        }
+    }
+
     /// The xattr that marks a directory that hides what lower layers have in it.
     #[must_use]
     pub fn opaque_xattr(self) -> &'static str {
         match self {
             Self::Root => crate::dirs::OPAQUE_XATTR,
-            Self::Ordinary => "user.overlay.opaque",
+            Self::Ordinary | Self::Subordinate => "user.overlay.opaque",
         }
     }
 }

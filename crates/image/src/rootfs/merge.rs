@@ -155,7 +155,7 @@ impl Merger<'_> {
         to: BorrowedFd<'_>,
         stat: &Stat,
     ) -> Result<(), Errno> {
-        if self.rights == Rights::Root {
+        if self.rights.keep_owners() {
             let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
             rustix::fs::fchown(to, Some(owner.0), Some(owner.1))?;
         }
