@@ -15,6 +15,7 @@ mod dist;
 mod elf;
 mod fuzz;
 mod generate;
+mod handlers;
 mod steps;
 mod test;
 mod vm;
@@ -30,8 +31,9 @@ struct Args {
 enum Task {
     /// Build `knarr` and the static `knarr-shim` side by side into `target/dist/`.
     Build,
-    /// Run every check and every test, installing what they need. CI runs this and nothing else.
-    Test,
+    /// Run every check and every test, installing what they need. CI runs this and nothing else. With
+    /// `--handler`, run just the tests of pods, under other OCI runtimes.
+    Test(handlers::Options),
     /// Run a pod of two containers the way a user would, with nothing but the `knarr` command.
     Demo,
     /// Run knarr on cgroup v2, with AppArmor, without and with systemd, in virtual machines.
@@ -54,7 +56,7 @@ fn main() -> Result<()> {
     let root = workspace_root()?;
     match args.task {
         Task::Build => dist::run(&root),
-        Task::Test => test::run(&root),
+        Task::Test(options) => test::run(&root, &options),
         Task::Demo => demo::run(&root),
         Task::Vm(request) => vm::run(&root, &request),
         Task::Bench(options) => bench::run(&root, &options),

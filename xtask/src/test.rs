@@ -6,7 +6,7 @@ use anyhow::Result;
 use test_support::packages;
 
 use crate::steps::{cargo, execute, step};
-use crate::{dist, fuzz, generate, vm};
+use crate::{dist, fuzz, generate, handlers, vm};
 
 /// Debian packages the build and the ring-2 tests use.
 const PACKAGES: &[&str] = &[
@@ -31,12 +31,16 @@ const PACKAGES: &[&str] = &[
     "runc",
     "runsc",
     "strace",
+    "uidmap",
     "umoci",
     "xfsprogs",
 ];
 
-pub(crate) fn run(root: &Path) -> Result<()> {
+pub(crate) fn run(root: &Path, options: &handlers::Options) -> Result<()> {
     step("packages", || packages::ensure(PACKAGES))?;
+    if !options.names.is_empty() {
+        return handlers::run(root, options);
+    }
     step("format", || execute(cargo(root).args(["fmt", "--all", "--check"])))?;
     step("generated code", || generate::run(root, true))?;
     step("clippy", || {
@@ -45,11 +49,13 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     })?;
     step("dependencies", || deny(root))?;
     dist::run(root)?;
+    let runtimes = handlers::runtimes::dirs(root, &[])?;
     step("tests", || {
         execute(
             cargo(root)
                 .args(["test", "--workspace", "--no-fail-fast"])
-                .env("KNARR_DIST", dist::dist_dir(root)),
+                .env("KNARR_DIST", dist::dist_dir(root))
+                .env("KNARR_RUNTIMES", &runtimes),
         )
     })?;
     vm::briefly(root, None)?;

@@ -1,11 +1,13 @@
 //! Other OCI runtimes for a test's daemon. With `KNARR_TEST_HANDLER=runc` in the environment every node's
-//! default handler is that one: the tests of pods then are tests of it.
+//! default handler is that one: the tests of pods then are tests of it. Runtimes in the directories that
+//! `KNARR_RUNTIMES` names come before the host's.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 
 use crate::scratch::Scratch;
 
@@ -61,9 +63,26 @@ impl Runtime {
             Self::KnarrOci => return crate::node::dist().map(|dist| dist.join("knarr")),
             Self::Runc | Self::Crun | Self::Youki | Self::Runsc => self.name(),
         };
-        let dirs = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
-        let found = dirs.iter().map(|dir| Path::new(dir).join(name)).find(|path| path.exists());
+        let given = std::env::var_os("KNARR_RUNTIMES").unwrap_or_default();
+        let of_host = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
+        let mut dirs = std::env::split_paths(&given).chain(of_host.map(PathBuf::from));
+        let found = dirs.find_map(|dir| Some(dir.join(name)).filter(|path| path.is_file()));
         found.ok_or_else(|| format!("{name} is not installed"))
+    }
+
+    /// Whether its containers can have the pod's network.
+    ///
+    /// # Errors
+    /// It is not installed, or does not say what it is.
+    pub fn has_pod_network(self) -> Result<bool> {
+        Ok(self != Self::Runsc || self.date_of_gvisor()? >= DIRECTFS)
+    }
+
+    fn date_of_gvisor(self) -> Result<u32> {
+        let path = self.find().map_err(|why| anyhow!("{why}"))?;
+        let said = Command::new(&path).arg("--version").output();
+        let said = said.with_context(|| path.display().to_string())?;
+        date_of_gvisor(&String::from_utf8_lossy(&said.stdout))
     }
 
     /// The handler's table for a daemon's configuration.
@@ -71,10 +90,7 @@ impl Runtime {
     /// # Errors
     /// It is not installed, or the file system refuses.
     pub fn configuration(self, scratch: &Scratch) -> Result<String> {
-        let path = match self.find() {
-            Ok(path) => path,
-            Err(why) => bail!("{why}"),
-        };
+        let path = self.find().map_err(|why| anyhow!("{why}"))?;
         let own = scratch.dir().join("runtimes");
         fs::create_dir_all(&own).with_context(|| own.display().to_string())?;
         let own = own.join(self.name());
@@ -95,10 +111,19 @@ impl Runtime {
             }
             Self::Crun => path,
             Self::Runsc => {
-                // Debian's takes newer kernels' pod networks for the host's, and refuses them.
-                more = "type = \"gvisor\"\noptions = [\"--platform=ptrace\", \"--network=none\"]\n"
-                    .to_owned();
-                path
+                let date = self.date_of_gvisor()?;
+                let options = if date >= DIRECTFS {
+                    r#"["--platform=systrap"]"#
+                } else {
+                    r#"["--platform=ptrace", "--network=none"]"#
+                };
+                more = format!("type = \"gvisor\"\noptions = {options}\n");
+                if (DIRECTFS..KNOWS_NETWORKS).contains(&date) {
+                    script(&own, &without_a_sign_of_the_host(&path))?;
+                    own
+                } else {
+                    path
+                }
             }
             Self::KnarrOci => {
                 script(&own, &format!("exec {} oci \"$@\"", path.display()))?;
@@ -126,4 +151,51 @@ fn script(path: &Path, body: &str) -> Result<()> {
     fs::write(path, format!("#!/bin/sh\n{body}\n")).with_context(|| path.display().to_string())?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755))
         .with_context(|| path.display().to_string())
+}
+
+/// The date of the first gVisor that these tests run with the pod's network: those before have neither
+/// the platform nor the ways to files of today's.
+const DIRECTFS: u32 = 20_240_101;
+
+/// The date of the first gVisor that knows pods' networks from the host's on Linux 6.11 and later: those before take
+/// a setting for the host's that is in every network there.
+const KNOWS_NETWORKS: u32 = 20_240_806;
+
+/// Runs `runsc` with that setting hidden where it looks for it: when it starts what stands for a pod.
+/// Nowhere else, for what it opens in a mount namespace of the script's own would go with that.
+fn without_a_sign_of_the_host(runsc: &Path) -> String {
+    format!(
+        r#"root=; verb=; last=
+for word in "$@"; do
+    [ "$last" = --root ] && root=$word
+    [ "$word" = start ] && verb=start
+    last=$word
+done
+[ "$verb" = start ] && [ -d "${{root%/handlers/*}}/pods/$last" ] || exec {runsc} "$@"
+exec unshare -m --propagation slave sh -c 'mount -t tmpfs none /proc/sys/net/core; exec {runsc} "$@"' sh "$@""#,
+        runsc = runsc.display()
+    )
+}
+
+/// Versions are dates: `runsc version 0.0~20240729.0`, `runsc version release-20240729.0`.
+fn date_of_gvisor(said: &str) -> Result<u32> {
+    let version = said.lines().next().unwrap_or_default();
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit());
+    let date = numbers.find(|number| number.len() == 8);
+    date.with_context(|| format!("not a version of runsc: {version}"))?.parse().context("a date")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gvisors_versions_are_dates() {
+        for said in
+            ["runsc version 0.0~20240729.0\nspec: 1.2.0", "runsc version release-20240729.0"]
+        {
+            assert_eq!(date_of_gvisor(said).unwrap(), 20_240_729);
+        }
+        assert!(date_of_gvisor("runsc version next").is_err());
+    }
 }

@@ -1,19 +1,21 @@
-//! Other OCI runtimes behind RuntimeClasses: what is particular to them. That pods live under them as
-//! under the built-in one is shown by the other tests, run again with `KNARR_TEST_HANDLER`.
+//! Other OCI runtimes behind RuntimeClasses: what is particular to them, and, in `table`, what is the same. That
+//! pods live under them as under the built-in one is shown by the other tests, too: `cargo xtask test
+//! --handler NAME` runs them again.
+
+mod table;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use cri_api::v1;
-use rustix::process::Signal;
 use test_support::cri::refused;
 use test_support::handlers::Runtime;
 use test_support::node::{Node, PATIENCE, log_lines, on_a_node_with, texts};
-use test_support::{proc, skip};
+use test_support::scratch::Scratch;
+use test_support::skip;
 use tonic::Code;
-
-use crate::live::{Live, attach};
 
 /// Runs `test` under each of `runtimes` that this host has.
 fn under(
@@ -33,152 +35,6 @@ fn under(
         configured?;
     }
     Ok(())
-}
-
-/// Those whose containers are processes of the host.
-const WITH_PROCESSES: [Runtime; 4] =
-    [Runtime::Runc, Runtime::Crun, Runtime::Youki, Runtime::KnarrOci];
-
-async fn lives_and_ends(node: &mut Node, runtime: Runtime) -> Result<()> {
-    let image = node.pulled("busybox").await?;
-    let pod = node.pod("life");
-    let script = "echo out; echo err >&2; trap 'exit 7' TERM; echo asleep; \
-                  while :; do sleep 0.1; done";
-    let (pod_id, id) = node.run(&pod, &pod.container("main", &image).script(script)).await?;
-    node.wait_log(&id, "asleep").await?;
-    let lines = log_lines(&node.log_path(&id).await?)?;
-    ensure!(texts(&lines, "stdout") == ["out", "asleep"], "{lines:?}");
-    ensure!(texts(&lines, "stderr") == ["err"], "{lines:?}");
-
-    let output = node.cri.exec(&id, &["sh", "-c", "echo in; echo bad >&2; exit 5"], 20).await?;
-    let got = (output.code, output.stdout.as_str(), output.stderr.as_str());
-    ensure!(got == (5, "in\n", "bad\n"), "{output:?}");
-    let missing = node.cri.exec(&id, &["/no/such/program"], 20).await;
-    let text = missing.err().map(|status| status.message().to_owned()).unwrap_or_default();
-    ensure!(text.contains("/no/such/program"), "{text}");
-
-    node.crash_and_restart()?;
-    ensure!(node.cri.pod(&pod_id).await?.state() == v1::PodSandboxState::SandboxReady);
-    ensure!(node.cri.shell(&id, "echo alive").await? == "alive");
-    let root = node.scratch.state().join("handlers").join(runtime.name());
-    ensure!(fs::read_dir(&root)?.next().is_some(), "{} is empty", root.display());
-
-    node.cri.stop(&id, 20).await?;
-    let status = node.cri.container(&id).await?;
-    ensure!((status.exit_code, status.reason.as_str()) == (7, "Error"), "{status:?}");
-    node.cri.stop_pod(&pod_id).await?;
-    node.cri.remove_pod(&pod_id).await?;
-    let left: Vec<_> = fs::read_dir(&root)?.collect::<Result<_, _>>()?;
-    ensure!(!left.iter().any(|entry| entry.file_name().to_string_lossy().contains(&id)));
-    Ok(())
-}
-
-#[test]
-fn containers_live_under_other_runtimes() -> Result<()> {
-    under(&WITH_PROCESSES, &lives_and_ends)
-}
-
-#[test]
-fn containers_live_in_sandboxes() -> Result<()> {
-    under(&[Runtime::Runsc], &lives_and_ends)
-}
-
-async fn terminals(node: &mut Node, _: Runtime) -> Result<()> {
-    let image = node.pulled("busybox").await?;
-    let pod = node.pod("tty");
-    let script = "stty -echo; echo ready; while read x; do echo got $x; done";
-    let container = pod.container("main", &image).script(script).with(|config| {
-        config.stdin = true;
-        config.tty = true;
-    });
-    let (_, id) = node.run(&pod, &container).await?;
-    node.wait_log(&id, "ready").await?;
-    let mut live = attach(node, &id, streaming::client::Transport::WebSocket).await?;
-    live.send("one\n").await?;
-    live.expect("got one\r\n").await?;
-    drop(live);
-    let url = crate::live::exec_url(node, &id, "stty -echo; echo up; read x; echo $x $TERM", true);
-    let mut live = Live::connect(&url.await?, streaming::client::Transport::Spdy, true).await?;
-    live.expect("up").await?;
-    live.send("word\n").await?;
-    live.expect("word xterm\r\n").await?;
-    Ok(())
-}
-
-#[test]
-fn terminals_come_from_other_runtimes() -> Result<()> {
-    under(&[Runtime::Runc, Runtime::Crun, Runtime::KnarrOci], &terminals)
-}
-
-#[test]
-fn terminals_come_from_sandboxes() -> Result<()> {
-    under(&[Runtime::Runsc], &terminals)
-}
-
-#[test]
-fn a_container_whose_shim_was_killed_is_deleted_by_its_runtime() -> Result<()> {
-    under(&[Runtime::Runc, Runtime::Crun], &async |node, runtime| {
-        let (pod_id, id) = node.sleeper("orphan").await?;
-        let root = node.scratch.state().join("handlers").join(runtime.name());
-        ensure!(root.join(&id).exists(), "the runtime knows nothing of it");
-        let state = node.scratch.state().display().to_string();
-        let shims = proc::all().into_iter().filter(|process| {
-            process.cmdline.contains(&state) && process.cmdline.contains("knarr-shim")
-        });
-        for shim in shims {
-            proc::signal(shim.pid, Signal::KILL)?;
-        }
-        let status = node.wait_exited(&id).await?;
-        ensure!((status.exit_code, status.reason.as_str()) == (137, "Error"), "{status:?}");
-        node.cri.stop_pod(&pod_id).await?;
-        node.cri.remove_pod(&pod_id).await?;
-        ensure!(!root.join(&id).exists(), "the runtime still knows it");
-        Ok(())
-    })
-}
-
-#[test]
-fn what_a_runtime_cannot_start_fails_with_its_reason_and_leaves_nothing() -> Result<()> {
-    under(&WITH_PROCESSES, &async |node, _| {
-        let image = node.pulled("busybox").await?;
-        let pod = node.pod("missing");
-        let pod_id = node.cri.run_pod(&pod).await?;
-        let container = pod.container("main", &image).command(&["/no/such/program"]);
-        let id = node.cri.create(&pod_id, &pod, &container).await?;
-        let text = match node.cri.start(&id).await {
-            Ok(()) => String::new(),
-            Err(status) => status.message().to_owned(),
-        };
-        ensure!(text.contains("/no/such/program"), "{text}");
-        let status = node.cri.container(&id).await?;
-        ensure!(status.reason == "StartError" && status.exit_code == 128, "{status:?}");
-        node.cri.remove(&id).await.context("remove what never ran")?;
-        Ok(())
-    })
-}
-
-#[test]
-fn user_namespaces_reach_runtimes_that_map_mounts() -> Result<()> {
-    under(&[Runtime::KnarrOci], &async |node, _| {
-        let image = node.pulled("busybox").await?;
-        let pod = node.pod("users").users(500_000, 65_536);
-        let (status, lines) = node
-            .run_to_end(
-                &pod,
-                &pod.container("main", &image).script("cat /proc/self/uid_map; id -u"),
-            )
-            .await?;
-        ensure!(status.exit_code == 0, "{status:?} {lines:?}");
-        let map: Vec<_> = lines[0].text.split_whitespace().collect();
-        ensure!(map == ["0", "500000", "65536"] && lines[1].text == "0", "{lines:?}");
-        Ok(())
-    })?;
-    under(&[Runtime::Runc], &async |node, _| {
-        let pod = node.pod("users").users(500_000, 65_536);
-        let wanted = ["runc", "user namespaces"];
-        refused(node.cri.run_pod(&pod).await, Code::InvalidArgument, &wanted)?;
-        Ok(())
-    })
 }
 
 #[test]
@@ -201,36 +57,187 @@ fn a_shared_pid_namespace_and_memory_reach_other_runtimes() -> Result<()> {
     })
 }
 
-#[test]
-fn a_handler_that_does_not_work_is_told_and_harms_nobody_else() -> Result<()> {
-    let place = |dir: &Path| dir.join("runtime");
-    let configure = |settings: &mut test_support::daemon::Settings, scratch: &_| {
-        let scratch: &test_support::scratch::Scratch = scratch;
-        let path = place(scratch.dir());
-        settings.extra_config += &format!("\n[handlers.absent]\npath = \"{}\"\n", path.display());
+/// The condition that tells which handlers do not work.
+async fn condition(node: &Node) -> Result<v1::RuntimeCondition> {
+    let request = v1::StatusRequest { verbose: false };
+    let answer = node.cri.runtime.clone().status(request).await?.into_inner();
+    let conditions = answer.status.unwrap_or_default().conditions;
+    let found = conditions.into_iter().find(|one| one.r#type == "KnarrHasUsableHandlers");
+    found.context("no such condition")
+}
+
+/// What `knarr doctor` finds of handlers: severity, object, problem and remedy in one text each.
+fn found(node: &Node) -> Result<Vec<String>> {
+    let output = Command::new(node.daemon.program())
+        .arg("--address")
+        .arg(node.scratch.socket())
+        .args(["doctor", "-o", "json"])
+        .output()?;
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let findings = answer["findings"].as_array().cloned().unwrap_or_default();
+    let ours = findings.into_iter().filter(|finding| finding["area"] == "handler");
+    // What is a problem is not said: it is the default.
+    let text = |finding: serde_json::Value| {
+        format!("{} {finding}", finding["severity"].as_str().unwrap_or("PROBLEM"))
+    };
+    Ok(ours.map(text).collect())
+}
+
+/// Puts a program of this text in its place, whole, and with this mode.
+fn put(path: &Path, text: &str, mode: u32) -> Result<()> {
+    let fresh = path.with_extension("new");
+    fs::write(&fresh, text)?;
+    fs::set_permissions(&fresh, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+    Ok(fs::rename(&fresh, path)?)
+}
+
+/// A node with a handler `fragile` whose runtime is `runtime` in the node's directory.
+fn on_a_fragile_node(test: impl AsyncFnOnce(&mut Node, &Path) -> Result<()>) -> Result<()> {
+    let place = |scratch: &Scratch| scratch.dir().join("runtime");
+    let configure = |settings: &mut test_support::daemon::Settings, scratch: &Scratch| {
+        let path = place(scratch);
+        let table = format!("\n[handlers.fragile]\npath = \"{}\"\n", path.display());
+        settings.extra_config += &table;
     };
     on_a_node_with(configure, async |node| {
-        let condition = async || -> Result<v1::RuntimeCondition> {
-            let request = v1::StatusRequest { verbose: false };
-            let answer = node.cri.runtime.clone().status(request).await?.into_inner();
-            let conditions = answer.status.unwrap_or_default().conditions;
-            let found = conditions.into_iter().find(|one| one.r#type == "KnarrHasUsableHandlers");
-            found.context("no such condition")
-        };
-        let told = condition().await?;
-        ensure!(!told.status && told.message.contains("absent"), "{told:?}");
+        let path = place(&node.scratch);
+        test(node, &path).await
+    })
+}
+
+#[test]
+fn a_handler_that_does_not_work_is_told_and_harms_nobody_else() -> Result<()> {
+    on_a_fragile_node(async |node, path| {
+        let told = condition(node).await?;
+        ensure!(!told.status && told.message.contains("fragile"), "{told:?}");
         node.sleeper("others").await?;
-        let mut pod = node.pod("absent");
-        pod.handler = "absent".into();
-        let wanted = ["absent", "No such file"];
+        let mut pod = node.pod("fragile");
+        pod.handler = "fragile".into();
+        let wanted = ["fragile", "No such file"];
         refused(node.cri.run_pod(&pod).await, Code::FailedPrecondition, &wanted)?;
         // Once it is there it is used, without a restart.
-        let path = place(node.scratch.dir());
-        fs::write(&path, "#!/bin/sh\n[ \"$1\" = --version ]\n")?;
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        put(path, "#!/bin/sh\n[ \"$1\" = --version ]\n", 0o755)?;
         let pod_id = node.cri.run_pod(&pod).await?;
-        ensure!(condition().await?.status);
-        ensure!(node.cri.pod(&pod_id).await?.runtime_handler == "absent");
+        ensure!(condition(node).await?.status);
+        ensure!(node.cri.pod(&pod_id).await?.runtime_handler == "fragile");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_runtime_that_breaks_while_pods_run_is_told_and_used_again_once_it_is_mended() -> Result<()> {
+    let Ok(runc) = Runtime::Runc.find() else {
+        skip("runc is not installed");
+        return Ok(());
+    };
+    let works = format!("#!/bin/sh\nexec {} \"$@\"\n", runc.display());
+    on_a_fragile_node(async |node, path| {
+        put(path, &works, 0o755)?;
+        let image = node.pulled("busybox").await?;
+        let pod = |name: &str| {
+            let mut pod = node.pod(name);
+            pod.handler = "fragile".into();
+            pod
+        };
+        let before = pod("before");
+        let (pod_id, id) = node.run(&before, &before.container("main", &image).sleeper()).await?;
+        node.wait_log(&id, "asleep").await?;
+        for (text, mode, said) in [
+            (works.as_str(), 0o644, "Permission denied"),
+            (
+                "#!/bin/sh\necho libseccomp.so.2 is missing >&2; exit 127\n",
+                0o755,
+                "libseccomp.so.2",
+            ),
+            ("#!/no/such/interpreter\n", 0o755, "No such file"),
+            ("\u{7f}ELF that is torn", 0o755, "Exec format error"),
+        ] {
+            put(path, text, mode)?;
+            let other = pod("other");
+            let wanted = ["fragile", said];
+            refused(node.cri.run_pod(&other).await, Code::FailedPrecondition, &wanted)?;
+            let told = condition(node).await?;
+            ensure!(!told.status && told.message.contains(said), "{told:?}");
+            let findings = found(node)?;
+            ensure!(findings.len() == 1 && findings[0].contains(said), "{findings:?}");
+            // What runs already runs on, and its logs and its end are the shim's.
+            let status = node.cri.container(&id).await?;
+            ensure!(status.state() == v1::ContainerState::ContainerRunning, "{status:?}");
+            let inside = node.cri.exec(&id, &["true"], 10).await;
+            let text = inside.err().map(|error| error.message().to_owned()).unwrap_or_default();
+            ensure!(text.contains(&path.display().to_string()), "{text}");
+        }
+        put(path, &works, 0o755)?;
+        let after = pod("after");
+        let (_, again) = node.run(&after, &after.container("main", &image).sleeper()).await?;
+        node.wait_log(&again, "asleep").await?;
+        ensure!(condition(node).await?.status);
+        ensure!(node.cri.shell(&id, "echo alive").await? == "alive");
+        node.cri.stop_pod(&pod_id).await?;
+        node.cri.remove_pod(&pod_id).await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_pod_can_be_removed_while_its_runtime_is_gone() -> Result<()> {
+    let Ok(runc) = Runtime::Runc.find() else {
+        skip("runc is not installed");
+        return Ok(());
+    };
+    let works = format!("#!/bin/sh\nexec {} \"$@\"\n", runc.display());
+    on_a_fragile_node(async |node, path| {
+        put(path, &works, 0o755)?;
+        let image = node.pulled("busybox").await?;
+        let mut pod = node.pod("stranded");
+        pod.handler = "fragile".into();
+        let (pod_id, id) = node.run(&pod, &pod.container("main", &image).sleeper()).await?;
+        node.wait_log(&id, "asleep").await?;
+        fs::remove_file(path)?;
+        node.cri.stop(&id, 1).await?;
+        ensure!(node.cri.container(&id).await?.exit_code == 0);
+        // What the runtime keeps cannot be given up without it: it is told, and tried again.
+        let removed = node.cri.remove_pod(&pod_id).await;
+        let text = removed.err().map(|error| error.message().to_owned()).unwrap_or_default();
+        ensure!(text.contains(&path.display().to_string()), "{text:?}");
+        put(path, &works, 0o755)?;
+        node.cri.remove_pod(&pod_id).await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn the_doctor_tells_what_handlers_lack() -> Result<()> {
+    on_a_fragile_node(async |node, path| {
+        let say = |features: &str| {
+            format!("#!/bin/sh\ncase $1 in --version) echo fragile 1.0;; *) {features};; esac\n")
+        };
+        let (problem, advice) = ("PROBLEM ", "ADVICE ");
+        for (text, mode, wanted) in [
+            (None, 0, [problem, "No such file", "install it"]),
+            (Some(say("echo {}")), 0o644, [problem, "Permission denied", "chmod +x"]),
+            (Some("#!/bin/sh\nexit 9\n".into()), 0o755, [problem, "exit status: 9", "--version"]),
+            (Some(say("echo no such verb >&2; exit 1")), 0o755, [advice, "no such verb", "1.0"]),
+            (Some(say("echo old")), 0o755, [advice, "no list of features", "fragile 1.0"]),
+        ] {
+            if let Some(text) = text {
+                put(path, &text, mode)?;
+            }
+            let findings = found(node)?;
+            ensure!(findings.len() == 1, "{findings:?}");
+            for word in wanted {
+                ensure!(findings[0].contains(word), "{word} in {findings:?}");
+            }
+        }
+        put(path, &say("echo '{\"mountOptions\":[],\"linux\":{\"namespaces\":[]}}'"), 0o755)?;
+        ensure!(found(node)?.is_empty());
+        let request = v1::StatusRequest { verbose: true };
+        let answer = node.cri.runtime.clone().status(request).await?.into_inner();
+        let config: serde_json::Value =
+            serde_json::from_str(answer.info.get("config").context("no configuration")?)?;
+        let told = &config["containerd"]["runtimes"]["fragile"];
+        ensure!(told["version"] == "fragile 1.0" && told["problem"].is_null(), "{told}");
         Ok(())
     })
 }

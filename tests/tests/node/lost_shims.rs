@@ -8,14 +8,14 @@ use test_support::node::{Node, PATIENCE, on_a_node};
 use test_support::proc;
 
 /// The supervisor's process.
-fn shim_of(pod: &str) -> Result<i32> {
+pub(crate) fn shim_of(pod: &str) -> Result<i32> {
     let is_it =
         |it: &proc::Process| it.cmdline.starts_with("knarr-shim") && it.cmdline.contains(pod);
     Ok(proc::all().into_iter().find(is_it).with_context(|| format!("no supervisor of {pod}"))?.pid)
 }
 
 /// No process of the container is left.
-fn none_lives(container: &str) -> Result<()> {
+pub(crate) fn none_lives(container: &str) -> Result<()> {
     let lives = |it: &proc::Process| !it.zombie && it.cgroups.contains(container);
     let left: Vec<_> = proc::all().into_iter().filter(lives).collect();
     ensure!(left.is_empty(), "{left:?}");
