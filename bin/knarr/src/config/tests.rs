@@ -118,7 +118,7 @@ fn every_key_is_honoured() {
             path: "/usr/bin/runc".into(),
             kind: sandbox::RuntimeKind::Sandbox,
             root: Some("/runc".into()),
-            options: vec!["--debug".into()],
+            options: vec!["--debug".into(), "--overlay2=none".into()],
             sandbox_container: false,
         }),
         annotations: vec!["a/*".into()],
@@ -135,6 +135,17 @@ fn every_key_is_honoured() {
     assert_eq!(streaming.creation_timeout, Duration::from_millis(500));
     assert_eq!(config.exec.drain_timeout, Duration::ZERO);
     assert_eq!(config.log.format, LogFormat::Json);
+}
+
+#[test]
+fn gvisor_leaves_writable_layers_to_us_unless_it_is_told_otherwise() {
+    let options = |kind: &str, given: &str| {
+        let text = format!("[handlers.x]\npath = \"/x\"\ntype = \"{kind}\"\noptions = [{given}]\n");
+        parse(&text).unwrap().handlers.remove("x").unwrap().binary.unwrap().options
+    };
+    assert_eq!(options("gvisor", ""), ["--overlay2=none"]);
+    assert_eq!(options("gvisor", "\"--overlay2=all:memory\""), ["--overlay2=all:memory"]);
+    assert!(options("oci", "").is_empty());
 }
 
 #[test]
@@ -186,6 +197,8 @@ fn mistakes_are_named_with_their_line() {
         ("[handlers.x]\nroot = \"/r\"\n", "has no path: `root` means nothing for it"),
         ("[handlers.x]\ntype = \"vm\"\n", "is none of \"oci\", \"gvisor\""),
         ("[handlers.Runc]\npath = \"/x\"\n", "`Runc` is not a handler's name"),
+        ("[handlers.x]\npath = \"/x\"\noptions = [\"--systemd-cgroup\"]\n", "leave it out"),
+        ("[handlers.x]\npath = \"/x\"\noptions = [\"-systemd-cgroup=true\"]\n", "config.toml:3: "),
         ("[cni\n", "config.toml:1: this is not TOML"),
         ("log.level = \"info\"\nlog.level = \"warn\"\n", "config.toml:2: this is not TOML"),
     ] {
