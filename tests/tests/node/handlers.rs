@@ -2,6 +2,7 @@
 //! pods live under them as under the built-in one is shown by the other tests, too: `cargo xtask test
 //! --handler NAME` runs them again.
 
+mod scopes;
 mod table;
 
 use std::fs;

@@ -23,7 +23,7 @@ fn with_systemd(test: impl AsyncFnOnce(&mut Node) -> Result<()>) -> Result<()> {
     }
 }
 
-fn systemctl(words: &[&str]) -> Result<String> {
+pub(crate) fn systemctl(words: &[&str]) -> Result<String> {
     let output = Command::new("systemctl").args(words).output().context("run systemctl")?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     ensure!(
@@ -34,21 +34,21 @@ fn systemctl(words: &[&str]) -> Result<String> {
     Ok(text)
 }
 
-fn property(unit: &str, name: &str) -> Result<String> {
+pub(crate) fn property(unit: &str, name: &str) -> Result<String> {
     systemctl(&["show", "--property", name, "--value", unit])
 }
 
-fn scope(pod: &str) -> String {
+pub(crate) fn scope(pod: &str) -> String {
     format!("knarr-{pod}.scope")
 }
 
-fn group(unit: &str) -> Result<PathBuf> {
+pub(crate) fn group(unit: &str) -> Result<PathBuf> {
     let path = property(unit, "ControlGroup")?;
     Ok(PathBuf::from(format!("/sys/fs/cgroup{path}")))
 }
 
 /// A limited container that sleeps, in a slice as kubelet names them.
-async fn limited(node: &Node, parent: &str) -> Result<(String, String)> {
+pub(crate) async fn limited(node: &Node, parent: &str) -> Result<(String, String)> {
     let image = node.pulled("busybox").await?;
     let pod = node.pod("limited").with(|config| {
         parent.clone_into(&mut config.linux.get_or_insert_default().cgroup_parent);
@@ -70,7 +70,7 @@ fn kubelets_slice(node: &Node) -> String {
     format!("/{mark}.slice/{mark}-burstable.slice/{mark}-burstable-pod{uid}.slice")
 }
 
-async fn holds(node: &Node, pod: &str, id: &str, when: &str) -> Result<()> {
+pub(crate) async fn holds(node: &Node, pod: &str, id: &str, when: &str) -> Result<()> {
     let group = group(&scope(pod))?;
     let read = |file: &str| -> Result<String> {
         let text = fs::read_to_string(group.join(id).join(file));

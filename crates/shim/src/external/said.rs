@@ -6,13 +6,20 @@ pub(super) fn reason(log: &str, printed: &str) -> Option<String> {
     let is_error = |line: &&str| {
         matches!(text_of(line, "level").as_deref(), Some("error" | "fatal" | "panic" | "ERROR"))
     };
-    let of_log = log.lines().rev().filter(is_error).find_map(|line| text_of(line, "msg"));
+    let of_log = log.lines().rev().filter(is_error).find_map(message);
     // Some write plain text whatever they are told.
     let plain = || log.lines().rev().map(str::trim).find(|line| is_plain(line)).map(str::to_owned);
     let last = || printed.lines().rev().map(str::trim).find(|line| !line.is_empty());
     let said = of_log.or_else(plain).or_else(|| last().map(str::to_owned))?;
-    let said = text_of(&said, "msg").unwrap_or(said);
+    let said = message(&said).unwrap_or(said);
+    // Where in its source a runtime was is of use to its authors alone.
+    let said = said.split("\n\nStack backtrace:").next().unwrap_or_default();
     Some(said.trim().replace('\n', "; "))
+}
+
+/// What an object says; youki has another word for it.
+fn message(line: &str) -> Option<String> {
+    text_of(line, "msg").or_else(|| text_of(line, "message"))
 }
 
 fn is_plain(line: &str) -> bool {
@@ -100,6 +107,12 @@ mod tests {
         let object = "{\"msg\": \"said\", \"level\": \"info\"}";
         assert_eq!(reason("", object).as_deref(), Some("said"));
         assert_eq!(reason("", ""), None);
+    }
+
+    #[test]
+    fn another_word_for_it_is_known_and_a_backtrace_is_left_out() {
+        let log = "{\"level\":\"ERROR\",\"message\":\"no such\\n\\nStack backtrace:\\n   0: <unknown>\"}\n";
+        assert_eq!(reason(log, "").as_deref(), Some("no such"));
     }
 
     #[test]
