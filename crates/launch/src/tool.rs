@@ -15,7 +15,7 @@ use sys::process::{Child, NewNamespaces};
 
 use crate::error::{At, LaunchError, Step};
 use crate::hooks;
-use crate::host::{self, overlay};
+use crate::host;
 use crate::launcher::Launcher;
 use crate::plan::{LaunchPlan, MountSource, PidNamespace, UserNamespace};
 
@@ -120,7 +120,7 @@ impl Launcher {
             let mut mounts = vec![(root, wanted.rootfs.to_owned())];
             for ImagePath { path, lower } in wanted.images {
                 make_place(path, Place::Directory)?;
-                let image = overlay(lower, None, plan.root.label.as_deref()).map_err(
+                let image = host::image::whole(lower, plan.root.label.as_deref()).map_err(
                     |(subject, error)| LaunchError::new(Step::BindSource, subject, error),
                 )?;
                 mounts.push((image, path.clone()));

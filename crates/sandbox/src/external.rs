@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bundle::HostFacts;
 use model::SandboxId;
 use oci_runtime::ImageTree;
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
@@ -86,6 +87,34 @@ pub(crate) fn adapt(spec: &mut Spec, program: &Program, pod_pid: &str) {
         }
     }
 }
+
+/// Takes out of a spec what this host or this daemon has no means for, as the built-in runtime leaves it out:
+/// others fail of it. What that was, for the log. `own_score` is the daemon's OOM score adjustment.
+pub(crate) fn narrow(spec: &mut Spec, host: &HostFacts, own_score: i32) -> Vec<String> {
+    let mut left_out = Vec::new();
+    let may_lower = host.bounding_caps & CAP_SYS_RESOURCE != 0;
+    if let Some(process) = spec.process_mut()
+        && let Some(score) =
+            process.oom_score_adj().filter(|score| *score < own_score && !may_lower)
+    {
+        process.set_oom_score_adj(Some(own_score));
+        left_out.push(format!("oom_score_adj {score}: CAP_SYS_RESOURCE is missing"));
+    }
+    let resources = spec.linux_mut().as_mut().and_then(|linux| linux.resources_mut().as_mut());
+    if let Some(resources) = resources
+        && host.cgroup.controller("hugetlb").is_none()
+        && let Some(limits) = resources.hugepage_limits().clone()
+    {
+        resources.set_hugepage_limits(None);
+        if limits.iter().any(|limit| limit.limit() > 0) {
+            left_out.push("hugepage limits: the controller hugetlb is missing".to_owned());
+        }
+    }
+    left_out
+}
+
+/// capabilities(7).
+const CAP_SYS_RESOURCE: u64 = 1 << 24;
 
 /// A command as the runtime's `exec` reads it.
 pub(crate) fn process(
@@ -176,6 +205,37 @@ mod tests {
                     "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 5}]},
             })
         );
+    }
+
+    #[test]
+    fn what_the_host_has_no_means_for_is_left_out() {
+        let spec = json!({
+            "ociVersion": "1.0.2",
+            "process": {"cwd": "/", "user": {"uid": 0, "gid": 0}, "oomScoreAdj": -997},
+            "linux": {"resources": {"hugepageLimits": [{"pageSize": "2MB", "limit": 4_194_304}]}},
+        });
+        let spec: Spec = serde_json::from_value(spec).unwrap();
+        let mut host = crate::host::host_facts().unwrap();
+        host.bounding_caps = 0;
+        host.cgroup = model::CgroupLayout::V2(model::CgroupHierarchy {
+            mountpoint: "/sys/fs/cgroup".into(),
+            controllers: vec!["memory".to_owned()],
+        });
+        let mut narrowed = spec.clone();
+        let said = narrow(&mut narrowed, &host, 0);
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].starts_with("oom_score_adj -997"), "{said:?}");
+        assert_eq!(narrowed.process().as_ref().unwrap().oom_score_adj(), Some(0));
+        let of = |spec: &Spec| spec.linux().as_ref().unwrap().resources().clone().unwrap();
+        assert!(of(&narrowed).hugepage_limits().is_none());
+        host.bounding_caps = u64::MAX;
+        host.cgroup = model::CgroupLayout::V2(model::CgroupHierarchy {
+            mountpoint: "/sys/fs/cgroup".into(),
+            controllers: vec!["hugetlb".to_owned()],
+        });
+        let mut whole = spec.clone();
+        assert!(narrow(&mut whole, &host, 0).is_empty());
+        assert_eq!(whole, spec);
     }
 
     #[test]

@@ -46,6 +46,16 @@ pub(super) fn detached(
     }
 }
 
+/// All of an image, for whoever makes it read-only and takes a part of it himself. An overlay needs two layers
+/// at least where nothing is written. An error comes with what it is about.
+pub(crate) fn whole(lower: &[String], label: Option<&str>) -> Result<OwnedFd, (String, io::Error)> {
+    match lower {
+        [] => empty().map_err(|error| ("an image without layers".to_owned(), error)),
+        [only] => directory(only, "").map_err(|error| (only.clone(), error)),
+        _ => overlay(lower, None, label),
+    }
+}
+
 /// Attributes of the plan, and read-only in any case: layers belong to all containers of the image.
 pub(crate) fn protected(tree: OwnedFd, mount: &MountPlan) -> Result<OwnedFd, LaunchError> {
     let mut mount = mount.clone();

@@ -209,6 +209,9 @@ impl Making {
         self.adapt(&mut spec)?;
         if let Some(program) = self.program() {
             external::adapt(&mut spec, program, &plan::pid_path(paths, &self.pod.id));
+            for what in external::narrow(&mut spec, &self.cx.parts.host, own_oom_score()) {
+                tracing::warn!(sandbox = %self.pod.id, container = %self.record.id, "not applied: {what}");
+            }
         }
         Ok(spec)
     }
@@ -373,4 +376,10 @@ impl Making {
         }
         Ok(volumes)
     }
+}
+
+/// What this process has, and children get; 0 where it cannot be read.
+fn own_oom_score() -> i32 {
+    let text = std::fs::read_to_string("/proc/self/oom_score_adj");
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default()
 }
