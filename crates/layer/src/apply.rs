@@ -37,6 +37,12 @@ pub(crate) struct Applier<'r> {
 
 const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
 
+/// So many bytes of one file go to the device in one piece. The device works on them while the
+/// processor unpacks what follows, and whoever makes the layer durable has little left to wait for.
+const WRITE_OUT_BYTES: u64 = 8 << 20;
+/// A file, or the end of one, with less waits for the kernel, which writes many small ones at once.
+const WRITE_OUT_LEAST: u64 = 256 << 10;
+
 impl<'r> Applier<'r> {
     pub(crate) fn new(
         root: BorrowedFd<'r>,
@@ -112,7 +118,7 @@ impl<'r> Applier<'r> {
         tar: &mut TarReader<'_>,
     ) -> Result<(), UnpackError> {
         let (dir, file) = self.place(entry, "create", |dir, name| {
-            rustix::fs::openat(dir, name, attrs::NEW_FILE, OWNER_ONLY)
+            rustix::fs::openat(dir, name, attrs::NEW_FILE, attrs::first_mode(entry))
         })?;
         let mut hash = self.dirs.ledger.hasher();
         let (_, name) = entry.path.split();
@@ -160,6 +166,7 @@ impl<'r> Applier<'r> {
         tar: &mut TarReader<'_>,
         mut hash: Option<&mut blake3::Hasher>,
     ) -> Result<(), UnpackError> {
+        let mut kept_back = offset;
         while let Some(piece) = tar.content(length)? {
             let written = match rustix::io::pwrite(file, piece, offset) {
                 Ok(0) => return Err(syscall(entry, "write", Errno::IO)),
@@ -174,6 +181,13 @@ impl<'r> Applier<'r> {
             offset += written as u64;
             length -= written as u64;
             self.counts.bytes += written as u64;
+            if offset - kept_back >= WRITE_OUT_BYTES {
+                write_out(entry, file, kept_back, offset)?;
+                kept_back = offset;
+            }
+        }
+        if offset - kept_back >= WRITE_OUT_LEAST {
+            write_out(entry, file, kept_back, offset)?;
         }
         Ok(())
     }
@@ -366,6 +380,14 @@ impl<'r> Applier<'r> {
     fn is_directory(&self, parent: &LayerDir, name: &[u8]) -> bool {
         stat_in(parent.fd(), name).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir())
     }
+}
+
+/// Has the device take a part of a file.
+fn write_out(entry: &Entry, file: &OwnedFd, from: u64, to: u64) -> Result<(), UnpackError> {
+    sys::writeback::start(file.as_fd(), from, to - from).map_err(|error| {
+        let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        syscall(entry, "write out", errno)
+    })
 }
 
 fn same_inode(one: &Stat, other: &Stat) -> bool {

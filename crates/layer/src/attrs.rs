@@ -19,10 +19,19 @@ pub(crate) fn set_on_open(
 ) -> Result<XattrsSet, UnpackError> {
     let Attrs { mode, .. } = entry.attrs;
     let fault = |action| move |source| syscall(entry, action, source);
+    // Most files are root's, as they were made: a look is cheaper than a change of the inode.
+    let now = rustix::fs::fstat(fd).map_err(fault("look at"))?;
     // In this order: a change of owner clears setuid, setgid and security.capability.
     let (uid, gid) = owner(entry, rights);
-    fchown(fd, uid, gid).map_err(fault("set the owner of"))?;
-    fchmod(fd, Mode::from_raw_mode(mode)).map_err(fault("set the mode of"))?;
+    let owned = uid.is_none_or(|uid| uid.as_raw() == now.st_uid)
+        && gid.is_none_or(|gid| gid.as_raw() == now.st_gid);
+    if !owned {
+        fchown(fd, uid, gid).map_err(fault("set the owner of"))?;
+    }
+    let mode = Mode::from_raw_mode(mode);
+    if !owned || Mode::from_raw_mode(now.st_mode) != mode {
+        fchmod(fd, mode).map_err(fault("set the mode of"))?;
+    }
     set_xattrs(entry, true, rights, |key, value| fsetxattr(fd, key, value, XattrFlags::empty()))
 }
 
@@ -68,6 +77,11 @@ pub(crate) const NEW_FILE: OFlags = OFlags::WRONLY
     .union(OFlags::EXCL)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
+
+/// What a regular file is made with: what its entry says, less what a change of owner takes away.
+pub(crate) fn first_mode(entry: &Entry) -> Mode {
+    Mode::from_raw_mode(entry.attrs.mode) & (Mode::RWXU | Mode::RWXG | Mode::RWXO)
+}
 
 fn owner(entry: &Entry, rights: Rights) -> (Option<Uid>, Option<Gid>) {
     if !rights.keep_owners() {

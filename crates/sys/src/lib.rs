@@ -31,3 +31,4 @@ pub mod signal;
 pub mod supervise;
 pub mod trace;
 pub mod userns;
+pub mod writeback;

@@ -32,6 +32,42 @@ fn owners_modes_and_times_are_those_of_the_tar() {
 }
 
 #[test]
+fn neither_the_umask_nor_a_setgid_directory_has_a_say() {
+    if not_root() {
+        return;
+    }
+    let root = unpacked(&[
+        dir("mail").mode(0o2775).owner(0, 12),
+        file("mail/roots", "x").mode(0o664),
+        file("mail/own", "x").mode(0o664).owner(0, 12),
+        file("open", "x").mode(0o777),
+        file("shut", "x").mode(0),
+        file("given", "x").mode(0o6755).owner(5, 0),
+    ]);
+    let facts = |path: &str| {
+        let stat = root.stat(path);
+        (stat.mode() & 0o7777, stat.uid(), stat.gid())
+    };
+    assert_eq!(facts("mail/roots"), (0o664, 0, 0));
+    assert_eq!(facts("mail/own"), (0o664, 0, 12));
+    assert_eq!(facts("open"), (0o777, 0, 0));
+    assert_eq!(facts("shut"), (0, 0, 0));
+    assert_eq!(facts("given"), (0o6755, 5, 0));
+}
+
+#[test]
+fn a_file_that_is_written_out_in_pieces_is_whole() {
+    if not_root() {
+        return;
+    }
+    let line = "a file that is longer than what goes to the device at once\n";
+    let content = line.repeat((20 << 20) / line.len());
+    let root = unpacked(&[file("large", &content), file("small", "behind it")]);
+    assert!(root.read("large") == content, "the content differs");
+    assert_eq!(root.read("small"), "behind it");
+}
+
+#[test]
 fn devices_and_fifos_are_made() {
     if not_root() {
         return;
