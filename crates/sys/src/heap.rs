@@ -22,6 +22,15 @@ pub fn limit_slack(bytes: i32) -> io::Result<()> {
     set(libc::M_TRIM_THRESHOLD, bytes)
 }
 
+/// Pieces below so many bytes come from an arena, where the next of their kind finds the pages mapped;
+/// larger ones are mapped alone and given back at once.
+///
+/// # Errors
+/// The allocator refuses.
+pub fn map_alone_from(bytes: i32) -> io::Result<()> {
+    set(libc::M_MMAP_THRESHOLD, bytes)
+}
+
 fn set(parameter: i32, value: i32) -> io::Result<()> {
     // SAFETY: takes two numbers, and the allocator's own lock.
     let done = unsafe { libc::mallopt(parameter, value) };
