@@ -297,15 +297,22 @@ pub(crate) fn remove(plan: &CgroupPlan) -> Result<(), LaunchError> {
 }
 
 pub(crate) fn oom_kills(plan: &CgroupPlan) -> Option<u64> {
-    plan.groups.iter().find_map(|group| sys::cgroup::oom_kills(version(group), &group.path))
+    let group = with_memory(plan)?;
+    sys::cgroup::oom_kills(version(group), &group.path)
+}
+
+/// The group in which the kernel counts memory: where a v1 hierarchy has it, v2 has not.
+fn with_memory(plan: &CgroupPlan) -> Option<&CgroupDir> {
+    let on_v1 = |group: &&CgroupDir| match &group.hierarchy {
+        Hierarchy::V1(controllers) => holds(controllers, "memory"),
+        Hierarchy::V2 => false,
+    };
+    let on_v2 = |group: &&CgroupDir| matches!(group.hierarchy, Hierarchy::V2);
+    plan.groups.iter().find(on_v1).or_else(|| plan.groups.iter().find(on_v2))
 }
 
 pub(crate) fn watch_oom(plan: &CgroupPlan) -> io::Result<OomWatch> {
-    let has_memory = |group: &&CgroupDir| match &group.hierarchy {
-        Hierarchy::V2 => true,
-        Hierarchy::V1(controllers) => holds(controllers, "memory"),
-    };
-    let group = plan.groups.iter().find(has_memory).ok_or(io::ErrorKind::NotFound)?;
+    let group = with_memory(plan).ok_or(io::ErrorKind::NotFound)?;
     OomWatch::open(version(group), &group.path)
 }
 

@@ -215,8 +215,7 @@ fn is_gone(error: &io::Error) -> bool {
 /// # Errors
 /// [`CgroupError`]: `EBUSY` when processes stay.
 pub fn remove(path: &str) -> Result<(), CgroupError> {
-    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-    match open_dir(CWD, parent).and_then(|parent| remove_when_empty(parent.as_fd(), name)) {
+    match remove_when_empty(CWD, path) {
         Err(error) if !is_gone(&error) => Err(failed("remove", path)(error)),
         _ => Ok(()),
     }
