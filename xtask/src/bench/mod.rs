@@ -14,6 +14,7 @@ mod series;
 mod statistics;
 mod table;
 mod trace;
+mod youki;
 
 use std::path::{Path, PathBuf};
 
@@ -50,7 +51,8 @@ pub(crate) struct Options {
     names: Vec<String>,
     /// Measure others beside knarr, in turn with it: `containerd` (Debian's, on a root of its
     /// own) or the socket of one that runs, as `unix:///run/crio/crio.sock`. CRI-O is not in
-    /// Debian: start yours and give its socket.
+    /// Debian: start yours and give its socket. `youki` is built from crates.io for `oci`, where
+    /// Debian's crun and runc are measured in any case.
     #[arg(long, value_delimiter = ',', value_name = "RUNTIME", value_parser = peer)]
     against: Vec<String>,
     /// Write the results here as well.
@@ -81,17 +83,24 @@ impl Options {
     fn wants(&self, name: &str) -> bool {
         self.names.iter().any(|wanted| wanted == name || wanted == "all")
     }
+
+    /// Those to measure beside the daemon.
+    fn daemons(&self) -> impl Iterator<Item = &str> {
+        self.against.iter().map(String::as_str).filter(|name| *name != youki::NAME)
+    }
 }
 
 /// A name that can be measured beside knarr.
 fn peer(name: &str) -> Result<String, String> {
     match name {
-        "containerd" => Ok(name.to_owned()),
+        "containerd" | youki::NAME => Ok(name.to_owned()),
         "crio" | "cri-o" => Err("Debian has no cri-o: start one and give its socket, as \
                                  unix:///run/crio/crio.sock"
             .to_owned()),
         _ if name.starts_with("unix:///") => Ok(name.to_owned()),
-        _ => Err("say `containerd`, or the socket of a runtime as unix:///PATH".to_owned()),
+        _ => {
+            Err("say `containerd`, `youki`, or the socket of a runtime as unix:///PATH".to_owned())
+        }
     }
 }
 

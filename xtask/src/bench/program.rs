@@ -9,7 +9,7 @@ use test_support::packages;
 
 use super::series::Series;
 use super::trace::Span;
-use super::{Options, dist};
+use super::{Options, dist, youki};
 use crate::steps::{cargo, step};
 
 /// One of them.
@@ -64,7 +64,11 @@ pub(super) fn run(
     let mut bench = cargo(root);
     bench.args(["bench", "--quiet", "--package", "tests", "--bench", program.name]);
     bench.env("KNARR_DIST", dist).env("KNARR_BENCH_SECTIONS", sections.join(","));
-    bench.env("KNARR_BENCH_AGAINST", options.against.join(","));
+    let daemons: Vec<&str> = options.daemons().collect();
+    bench.env("KNARR_BENCH_AGAINST", daemons.join(","));
+    if program.name == OCI.name && options.against.iter().any(|name| name == youki::NAME) {
+        bench.env("PATH", youki::path(root)?);
+    }
     let pods: Vec<String> = options.pods.iter().map(u64::to_string).collect();
     bench.env("KNARR_BENCH_PODS", pods.join(","));
     bench.env("KNARR_BENCH_PEER_PODS", options.peer_pods.to_string());
