@@ -3,6 +3,7 @@
 mod attach;
 mod df;
 mod doctor;
+mod each;
 mod exec;
 mod image;
 mod images;

@@ -206,8 +206,22 @@ fn check_names(metadata: &Fields<'_>, name: Option<&str>, namespace: &str, uid: 
     }
 }
 
+/// The name of a container or a volume, which becomes that of a directory.
+pub(super) fn label(fields: &mut Fields<'_>) -> Option<String> {
+    let name = fields.word("name");
+    let name = fields.require("name", name);
+    if let Some(name) = name.as_deref().filter(|name| !is_label(name)) {
+        let place = fields.place.clone();
+        fields.problem(
+            &place,
+            format!("has the name `{}`, which is not a DNS label", name.escape_debug()),
+        );
+    }
+    name
+}
+
 /// A DNS label by RFC 1123.
-pub(super) fn is_label(text: &str) -> bool {
+fn is_label(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (1..=63).contains(&text.len())
         && text.bytes().all(inner)

@@ -10,7 +10,7 @@ use super::{
     node::Value,
     plan::PullPolicy,
     quantity::Quantity,
-    read::is_label,
+    read::label,
     read_volume::is_plain_absolute,
     resources::page_name,
     security,
@@ -32,15 +32,7 @@ const UNSUPPORTED: &[&str] = &[
 
 pub(super) fn container(mut fields: Fields<'_>) -> Option<Container> {
     let place = fields.place.clone();
-    let name = fields.word("name");
-    let name = fields.require("name", name);
-    if let Some(name) = name.as_deref().filter(|name| !is_label(name)) {
-        // It becomes the name of a log directory.
-        fields.problem(
-            &place,
-            format!("has the name `{}`, which is not a DNS label", name.escape_debug()),
-        );
-    }
+    let name = label(&mut fields);
     let image = fields.word("image");
     let image = fields.require("image", image);
     let (resources, huge_pages) = resources(&mut fields);

@@ -4,7 +4,7 @@ use super::{
     fields::{Fields, Place},
     manifest::{HostPathKind, Volume, VolumeSource},
     plan::PullPolicy,
-    read::is_label,
+    read::label,
 };
 
 const UNSUPPORTED: &[&str] = &[
@@ -39,15 +39,7 @@ const UNSUPPORTED: &[&str] = &[
 
 pub(super) fn volume(mut fields: Fields<'_>) -> Option<Volume> {
     let place = fields.place.clone();
-    let name = fields.word("name");
-    let name = fields.require("name", name);
-    if let Some(name) = name.as_deref().filter(|name| !is_label(name)) {
-        // It becomes the name of a directory.
-        fields.problem(
-            &place,
-            format!("has the name `{}`, which is not a DNS label", name.escape_debug()),
-        );
-    }
+    let name = label(&mut fields);
     let empty_dir = fields.fields("emptyDir");
     let host_path = fields.fields("hostPath");
     let image = fields.fields("image");

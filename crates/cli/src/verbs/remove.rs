@@ -2,7 +2,7 @@
 
 use cri_api::v1;
 
-use super::stop;
+use super::{each::Each, stop};
 use crate::{
     Error, Io,
     client::{Client, Limit},
@@ -35,8 +35,7 @@ impl Rm {
     /// [`Error`].
     pub async fn run(self, client: &Client, io: &mut Io<'_>) -> Result<u8, Error> {
         let inventory = Inventory::fetch(client).await?;
-        let of = self.objects.len();
-        let mut failed = 0;
+        let mut each = Each::new(self.objects.len(), "removed");
         for query in &self.objects {
             let removed = match inventory.either(query) {
                 Ok(object) => remove(client, &inventory, &object, self.force).await,
@@ -47,19 +46,9 @@ impl Rm {
                     Err(error) => Err(error),
                 },
             };
-            match removed {
-                Ok(()) => io.line(query)?,
-                Err(error) if of == 1 => return Err(error),
-                Err(error) => {
-                    failed += 1;
-                    io.note(error)?;
-                }
-            }
+            each.went(query, removed, io)?;
         }
-        if failed > 0 {
-            return Err(Error::Some { failed, of, done: "removed" });
-        }
-        Ok(0)
+        each.end()
     }
 }
 

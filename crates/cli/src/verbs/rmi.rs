@@ -2,6 +2,7 @@
 
 use cri_api::v1;
 
+use super::each::Each;
 use crate::{
     Error, Io,
     client::{Client, Limit},
@@ -27,25 +28,15 @@ impl Rmi {
     /// # Errors
     /// [`Error`].
     pub async fn run(self, client: &Client, io: &mut Io<'_>) -> Result<u8, Error> {
-        let of = self.images.len();
-        let mut failed = 0;
+        let mut each = Each::new(self.images.len(), "removed");
         for image in self.images {
             match remove(client, &image).await {
                 Ok(true) => io.line(&image)?,
-                Ok(false) => {
-                    failed += 1;
-                    io.note(format_args!("no image is called `{image}`"))?;
-                }
-                Err(error) => {
-                    failed += 1;
-                    io.note(error)?;
-                }
+                Ok(false) => each.failed(format_args!("no image is called `{image}`"), io)?,
+                Err(error) => each.failed(error, io)?,
             }
         }
-        if failed > 0 {
-            return Err(Error::Some { failed, of, done: "removed" });
-        }
-        Ok(0)
+        each.end()
     }
 }
 

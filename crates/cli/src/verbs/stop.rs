@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cri_api::v1;
 
+use super::each::Each;
 use crate::{
     Error, Io,
     client::{Client, Limit},
@@ -34,26 +35,15 @@ impl Stop {
     /// [`Error`].
     pub async fn run(self, client: &Client, io: &mut Io<'_>) -> Result<u8, Error> {
         let inventory = Inventory::fetch(client).await?;
-        let of = self.objects.len();
-        let mut failed = 0;
+        let mut each = Each::new(self.objects.len(), "stopped");
         for query in &self.objects {
             let stopped = match inventory.either(query) {
                 Ok(object) => stop(client, &inventory, &object, self.timeout).await,
                 Err(error) => Err(error.into()),
             };
-            match stopped {
-                Ok(()) => io.line(query)?,
-                Err(error) if of == 1 => return Err(error),
-                Err(error) => {
-                    failed += 1;
-                    io.note(error)?;
-                }
-            }
+            each.went(query, stopped, io)?;
         }
-        if failed > 0 {
-            return Err(Error::Some { failed, of, done: "stopped" });
-        }
-        Ok(0)
+        each.end()
     }
 }
 
