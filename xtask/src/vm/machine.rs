@@ -144,6 +144,7 @@ fn system(tree: &Tree) -> Result<()> {
     let users = "root:x:0:0:root:/root:/bin/sh\nmessagebus:x:100:100::/run:/bin/false\n";
     tree.text("etc/passwd", 0o644, users)?;
     tree.text("etc/group", 0o644, "root:x:0:\nmessagebus:x:100:\n")?;
+    tree.text("etc/hostname", 0o644, "vm\n")?;
     tree.text("etc/hosts", 0o644, "127.0.0.1 localhost\n")?;
     tree.text("etc/resolv.conf", 0o644, "")?;
     tree.text("vm/checks", 0o644, include_str!("guest/checks.sh"))?;
