@@ -12,6 +12,7 @@ use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespaceTyp
 
 use crate::args::IoArgs;
 use crate::container::{Container, Record, Status};
+use crate::delegated::Delegated;
 use crate::error::{At as _, OciError, text};
 use crate::log::Log;
 use crate::verbs::Context;
@@ -20,12 +21,22 @@ use crate::verbs::Context;
 #[derive(Debug)]
 pub(crate) struct Host {
     cgroups: CgroupLayout,
+    /// What of them is the caller's alone.
+    delegated: Option<Delegated>,
 }
 
 impl Host {
     pub(crate) fn look() -> Result<Self, OciError> {
         let cgroups = sys::cgroup::detect()?;
-        Ok(Self { cgroups: if may_change(&cgroups) { cgroups } else { nothing() } })
+        if may_change(&cgroups) {
+            return Ok(Self { cgroups, delegated: None });
+        }
+        Ok(Self { delegated: Delegated::find(&cgroups), cgroups: nothing() })
+    }
+
+    /// The cgroup below which a new container of an ordinary user gets its own.
+    pub(crate) fn delegated(&self) -> Option<Delegated> {
+        self.delegated.clone()
     }
 
     pub(crate) fn cgroups(&self) -> &CgroupLayout {
@@ -38,11 +49,12 @@ impl Host {
         record: &Record,
         f: impl FnOnce(&PlanContext<'_>) -> T,
     ) -> T {
+        let delegated = record.delegated.as_ref().map(Delegated::layout);
         f(&PlanContext {
             root: RootSource::Directory(record.rootfs.clone()),
             id: &record.id,
             bundle: Some(&record.bundle),
-            cgroup: &self.cgroups,
+            cgroup: delegated.as_ref().unwrap_or(&self.cgroups),
             default_cgroup: &default_cgroup(record),
             launcher_paths: &[],
             image_trees: &[],
@@ -195,6 +207,7 @@ impl Bundle {
             started: false,
             systemd: cx.systemd_cgroup,
             place: Some(crate::container::place_of(&self.spec)),
+            delegated: None,
             resources: None,
         })
     }

@@ -14,6 +14,7 @@
 mod args;
 mod console;
 mod container;
+mod delegated;
 mod error;
 mod foreground;
 mod launching;

@@ -2,8 +2,7 @@
 //!
 //! For a new container that is the one its specification asks for, for a further process that of its
 //! container. There the program is executed anew, because what it was before belongs to the host's
-//! namespace, and the rest goes on as for root. Cgroups are not touched: whoever may make some has them made by a
-//! manager (systemd) and is not here.
+//! namespace, and the rest goes on as for root. Cgroups are those of `delegated`, or none.
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;

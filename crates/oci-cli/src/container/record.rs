@@ -8,6 +8,8 @@ use oci_spec::runtime::{Linux, LinuxIntelRdt, Spec};
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
+use crate::delegated::Delegated;
+
 /// The version of the record's form.
 pub(crate) const FORMAT: u32 = 1;
 
@@ -35,6 +37,9 @@ pub(crate) struct Record {
     /// the specification, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) place: Option<Place>,
+    /// Of a container of an ordinary user: below which cgroup its own is, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) delegated: Option<Delegated>,
     /// Limits last applied by `update`, as in a specification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) resources: Option<serde_json::Value>,
@@ -54,6 +59,7 @@ impl Record {
             started: false,
             systemd: false,
             place: None,
+            delegated: None,
             resources: None,
         }
     }

@@ -84,9 +84,11 @@ impl<'a> New<'a> {
         bundle.passed.iter().for_each(|passed| cx.log.warning(passed));
         launching::check_console(&args.io, bundle.has_terminal(), stays)?;
         let host = Host::look()?;
-        let record = bundle.record(id, cx)?;
+        let mut record = bundle.record(id, cx)?;
         let spec = if cx.in_user_namespace { rootless::inside(bundle.spec) } else { bundle.spec };
         scope::check(&spec, &record, host.cgroups())?;
+        let delegated = host.delegated().map(|own| own.make_room(cx.log)).transpose()?;
+        record.delegated = delegated.flatten();
         let (container, lock) = cx.store.create(id)?;
         let new = Self { container, record, spec, host, cx, options, activation, stays, lock };
         let noted = new

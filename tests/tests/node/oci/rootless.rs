@@ -165,3 +165,133 @@ fn what_a_user_cannot_have_is_named() -> Result<()> {
         Ok(())
     })
 }
+
+/// A cgroup that has been given to the user; goes when it is dropped.
+struct Given(PathBuf);
+
+impl Given {
+    /// None where cgroups are not of version 2 alone.
+    fn to(name: &str) -> Result<Option<Self>> {
+        let top = Path::new("/sys/fs/cgroup");
+        if !top.join("cgroup.controllers").exists() {
+            test_support::skip("no cgroup v2 whose groups can be given to users");
+            return Ok(None);
+        }
+        fs::write(top.join("cgroup.subtree_control"), "+memory +pids")?;
+        let given = Self(top.join(name));
+        fs::create_dir(&given.0)?;
+        let id = USER.parse().ok();
+        for file in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+            std::os::unix::fs::chown(given.0.join(file), id, id)?;
+        }
+        Ok(Some(given))
+    }
+
+    fn read(&self, file: &str) -> Result<String> {
+        let path = self.0.join(file);
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok(text.trim().to_owned())
+    }
+
+    /// The user's command, begun in it or below it.
+    fn command(&self, below: &str, user: &User, words: &[&str]) -> Result<Command> {
+        let inner = user.command(&user.program, words);
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $$ >\"$0/cgroup.procs\" && exec \"$@\""]).arg(self.0.join(below));
+        // Busybox's shell would run its own of that name.
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut places = std::env::split_paths(&path).map(|dir| dir.join(inner.get_program()));
+        let program = places.find(|place| place.exists()).context("setpriv is not installed")?;
+        command.arg(program).args(inner.get_args());
+        command.current_dir(&user.dir).stdin(Stdio::null()).env("XDG_RUNTIME_DIR", &user.dir);
+        Ok(command)
+    }
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        // What is in it has ended, or is ended here with all below.
+        fs::write(self.0.join("cgroup.kill"), "1").ok();
+        for group in [self.0.join("knarr-oci-a"), self.0.join("knarr-oci"), self.0.clone()] {
+            let deadline = std::time::Instant::now() + PATIENCE;
+            while group.exists() && fs::remove_dir(&group).is_err() {
+                if std::time::Instant::now() > deadline {
+                    eprintln!("{} is left", group.display());
+                    break;
+                }
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+fn limited(spec: &mut Value) {
+    spec["linux"]["resources"]["memory"] = json!({"limit": 64 << 20});
+    spec["linux"]["resources"]["pids"] = json!({"limit": 50});
+}
+
+/// Runs it with its output in a file: what it starts keeps that open.
+fn run_apart(user: &User, mut command: Command) -> Result<String> {
+    let streams = user.dir.join("streams");
+    let file = fs::File::create(&streams)?;
+    let status = command.stdout(file.try_clone()?).stderr(file).status()?;
+    let said = fs::read_to_string(&streams)?;
+    ensure!(status.success(), "{status}: {said}");
+    Ok(said)
+}
+
+#[test]
+fn in_a_cgroup_of_its_own_a_user_limits_containers() -> Result<()> {
+    with_user(|user| {
+        let Some(given) = Given::to(&format!("ktoci-{}", std::process::id()))? else {
+            return Ok(());
+        };
+        let bundle = user.bundle("b", "sleep 100000", limited)?;
+        run_apart(user, given.command("", user, &["create", "-b", &bundle, "a"])?)?;
+        let memory = || given.read("knarr-oci-a/memory.max");
+        ensure!(memory()? == (64 << 20).to_string(), "{}", memory()?);
+        ensure!(given.read("knarr-oci-a/pids.max")? == "50");
+        let state: Value = serde_json::from_str(&user.call(&["state", "a"])?.ok()?)?;
+        let members = given.read("knarr-oci-a/cgroup.procs")?;
+        ensure!(members.parse().ok() == state["pid"].as_i64(), "{members}: {state}");
+        user.call(&["start", "a"])?.ok()?;
+        user.call(&["update", "--memory", "100663296", "a"])?.ok()?;
+        ensure!(memory()? == "100663296", "{}", memory()?);
+        user.call(&["pause", "a"])?.ok()?;
+        ensure!(given.read("knarr-oci-a/cgroup.freeze")? == "1");
+        user.call(&["resume", "a"])?.ok()?;
+        let exec = ["exec", "a", "cat", "/proc/self/cgroup"];
+        let said = run_apart(user, given.command("knarr-oci", user, &exec)?)?;
+        ensure!(said.contains("0::/"), "{said}");
+        ensure!(user.call(&["ps", "a"])?.ok()?.contains("sleep"));
+        user.call(&["delete", "--force", "a"])?.ok()?;
+        ensure!(!given.0.join("knarr-oci-a").exists(), "its cgroup is left");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_cgroup_with_others_in_it_is_not_divided() -> Result<()> {
+    with_user(|user| {
+        let Some(given) = Given::to(&format!("ktoci-others-{}", std::process::id()))? else {
+            return Ok(());
+        };
+        let mut other = Command::new("sh");
+        other.args(["-c", "echo $$ >\"$0/cgroup.procs\" && exec sleep 1000"]).arg(&given.0);
+        let mut other = other.spawn()?;
+        while given.read("cgroup.procs")?.is_empty() {
+            std::thread::yield_now();
+        }
+        let bundle = user.bundle("b", "sleep 100000", limited)?;
+        let said = run_apart(user, given.command("", user, &["create", "-b", &bundle, "a"])?)?;
+        ensure!(said.contains("has other processes"), "{said}");
+        ensure!(!given.0.join("knarr-oci-a").exists(), "it has a cgroup");
+        user.call(&["start", "a"])?.ok()?;
+        let state: Value = serde_json::from_str(&user.call(&["state", "a"])?.ok()?)?;
+        ensure!(state["status"] == "running", "{state}");
+        user.call(&["delete", "--force", "a"])?.ok()?;
+        other.kill()?;
+        other.wait().map(drop)?;
+        Ok(())
+    })
+}
