@@ -95,6 +95,10 @@ fn networks(tree: &Tree, root: &Path) -> Result<()> {
     ] {
         tree.program(Path::new(program), inside)?;
     }
+    // A plugin that does as it is told; tests know where it is in the repository, as seen from `tests`.
+    let plugin = root.join("crates/cni/tests/fixtures/plugin");
+    tree.copy(&plugin, &plugin.to_string_lossy())?;
+    tree.dir(&root.join("tests").to_string_lossy())?;
     for test in ["built_in", "host_ports", "networks", "vlan"] {
         test_program(tree, root, "cni", test, &format!("vm/networks/{test}"))?;
     }

@@ -6,8 +6,12 @@ export PATH=/usr/sbin:/usr/bin HOME=/root
 if [ "$1" != moved ]; then
     # pivot_root(2) refuses to leave the initial file system: everything moves to one that is not.
     mount -t tmpfs -o mode=755,size=75% tmpfs /mnt
-    cp -a /bin /etc /init /lib /lib64 /sbin /usr /var /vm /mnt
-    [ ! -d /with ] || cp -a /with /mnt
+    for entry in /*; do
+        case $entry in
+            /dev | /mnt | /proc | /root | /run | /sys | /tmp) ;;
+            *) cp -a "$entry" /mnt ;;
+        esac
+    done
     (cd /mnt && mkdir -p dev mnt proc root run sys tmp)
     exec switch_root /mnt /init moved
 fi
