@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use model::{Platform, Reference};
+use model::{Platform, Reference, chain};
 use registry::{Client, Credentials};
 use snapshot::Layers;
 use tokio::sync::{Semaphore, watch};
@@ -124,6 +124,7 @@ impl Images {
             .map_err(|source| OpenError::Directory { path: root.join("partial"), source })?;
         let directory = Directory::create(root)?;
         let images = directory.load(|layer| layers.contains(layer))?;
+        let images = complete_again(&layers, &directory, images);
         let list: List = images.into_iter().map(Arc::new).collect();
         Ok(Self {
             inner: Arc::new(Inner {
@@ -280,4 +281,27 @@ impl Images {
     pub fn manifest_path(&self, image: &Image) -> PathBuf {
         self.inner.directory.manifest(&image.id)
     }
+}
+
+/// Makes anew what has to lie between the layers of images where that is found broken. An image for
+/// which it cannot be made is not there, until it is pulled or the next start succeeds.
+fn complete_again(layers: &Layers, directory: &Directory, images: Vec<Image>) -> Vec<Image> {
+    if !layers.has_broken_fixups() {
+        return images;
+    }
+    let all = images.len();
+    let whole = images.into_iter().filter(|image| match layers.complete(&image.diff_ids) {
+        Ok(()) => true,
+        Err(error) => {
+            let reason = chain(&error);
+            tracing::error!(image = %image.id, error = reason, "it cannot be used");
+            directory.tell_unusable(&image.id, reason);
+            false
+        }
+    });
+    let whole: Vec<Image> = whole.collect();
+    if whole.len() == all {
+        layers.discard_broken_fixups();
+    }
+    whole
 }

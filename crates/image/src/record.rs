@@ -89,6 +89,13 @@ impl Directory {
         self.unusable.all()
     }
 
+    /// An image whose record is good cannot be used all the same.
+    pub(crate) fn tell_unusable(&self, id: &Digest, reason: String) {
+        let mut all = self.unusable.all();
+        all.push(Unusable { id: *id, path: self.file(id, "json"), reason });
+        self.unusable.put(all);
+    }
+
     pub(crate) fn config(&self, id: &Digest) -> PathBuf {
         self.file(id, "config")
     }

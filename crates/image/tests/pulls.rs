@@ -450,10 +450,35 @@ mod tests {
         let stack = [base.diff_id, top.diff_id];
         node.registry.put_image("a", "1", &spec(vec![base, top]));
         node.pull("a:1").await.unwrap();
-        let view = node.layers.open_merged(&stack).unwrap();
-        let tmp = format!("/proc/self/fd/{}/tmp", std::os::fd::AsRawFd::as_raw_fd(&view));
-        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(tmp).unwrap());
-        assert_eq!(mode & 0o7777, 0o1777);
+        let mode = |layers: &Layers| {
+            let view = layers.open_merged(&stack).unwrap();
+            let tmp = format!("/proc/self/fd/{}/tmp", view.as_raw_fd());
+            std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(tmp).unwrap()) & 0o7777
+        };
+        assert_eq!(mode(&node.layers), 0o1777);
+
+        let Node { registry: _registry, root, layers, images, .. } = node;
+        drop((layers, images));
+        let fixups = || std::fs::read_dir(root.path().join("fixups")).unwrap();
+        let damage = || {
+            for fixup in fixups() {
+                std::fs::write(fixup.unwrap().path().join("sealed"), "torn").unwrap();
+            }
+        };
+        damage();
+        let (layers, images) = open(root.path());
+        assert_eq!((mode(&layers), images.list().len(), images.unusable().len()), (0o1777, 1, 0));
+        drop((layers, images));
+        // Without what it would be made of the image is not there, rather than another one.
+        damage();
+        let top = root.path().join("layers").join(stack[1].hex());
+        std::fs::rename(top.join("implied"), top.join("hidden")).unwrap();
+        let (layers, images) = open(root.path());
+        assert_eq!((images.list().len(), images.unusable().len()), (0, 1));
+        drop((layers, images));
+        std::fs::rename(top.join("hidden"), top.join("implied")).unwrap();
+        let (layers, images) = open(root.path());
+        assert_eq!((mode(&layers), images.list().len(), fixups().count()), (0o1777, 1, 1));
     }
 
     #[tokio::test]

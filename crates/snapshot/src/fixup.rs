@@ -32,6 +32,7 @@ use rustix::io::Errno;
 
 use crate::ingest::{DIRECTORY, FS, Ingest, IngestError};
 use crate::layers::{Layers, MissingLayer, OpenError, sync};
+use crate::sealed::LayerUsage;
 use crate::view::ViewError;
 
 pub(crate) use seal::{ChainId, Fixup};
@@ -140,13 +141,61 @@ impl Layers {
         let _changes = self.changes();
         match self.name(&self.fixups, &ingest, &chain.hex(), RenameFlags::NOREPLACE) {
             Ok(()) => ingest.committed(),
-            Err(Errno::EXIST | Errno::NOTEMPTY) => {}
+            Err(Errno::EXIST | Errno::NOTEMPTY) if self.fixups().contains_key(chain) => {}
+            Err(Errno::EXIST | Errno::NOTEMPTY) => {
+                self.replace_broken(ingest, &fixup, chain).map_err(fault("replacing it"))?;
+            }
             Err(errno) => return Err(fault("rename")(errno.into())),
         }
         sync(self.fixups.fd.as_fd()).map_err(fault("fsync of the store"))?;
         let mut known = self.known_fixups.write().unwrap_or_else(PoisonError::into_inner);
         known.insert(*chain, fixup);
         Ok(())
+    }
+
+    /// A fresh fixup takes the place of one without a valid seal, which is retired under a seal of
+    /// its own: containers may have it. Called with the lock on changes.
+    fn replace_broken(&self, ingest: Ingest, fixup: &Fixup, chain: &ChainId) -> io::Result<()> {
+        let retired = self.unique(|number| {
+            let name = format!("{}.{number}", chain.hex());
+            self.name(&self.retired, &ingest, &name, RenameFlags::NOREPLACE)?;
+            CString::new(name).map_err(|_| Errno::INVAL)
+        })?;
+        ingest.committed();
+        let (from, to) = (self.retired.fd.as_fd(), self.fixups.fd.as_fd());
+        rustix::fs::renameat_with(from, &retired, to, chain.hex(), RenameFlags::EXCHANGE)?;
+        let old = rustix::fs::openat(from, &retired, DIRECTORY, Mode::empty())?;
+        crate::sealed::remove(old.as_fd())?;
+        fixup.write(chain, old.as_fd())?;
+        let usage = LayerUsage { bytes: 0, inodes: fixup.inodes };
+        self.known_retired().insert(retired, (fixup.layer, usage));
+        Ok(())
+    }
+
+    /// Whether some have no valid seal. Which images need them is not known: for each of these
+    /// [`Self::complete`] is to be called before it is used.
+    pub fn has_broken_fixups(&self) -> bool {
+        !self.broken_fixups().is_empty()
+    }
+
+    /// Removes those that nothing has been put in the place of: no image needs them.
+    pub fn discard_broken_fixups(&self) {
+        for name in std::mem::take(&mut *self.broken_fixups()) {
+            let known = |chain: &ChainId| chain.hex().as_bytes() == name.as_bytes();
+            if self.fixups().keys().any(known) {
+                continue;
+            }
+            let removed = self.move_to_trash(&self.fixups, &name).map_err(io::Error::from);
+            let removed =
+                removed.and_then(|trash| self.delete(&trash).map_err(|error| error.source.into()));
+            if let Err(cause) = removed {
+                tracing::warn!(fixup = %name.to_string_lossy(), %cause, "a broken fixup stays");
+            }
+        }
+    }
+
+    fn broken_fixups(&self) -> std::sync::MutexGuard<'_, Vec<CString>> {
+        self.broken_fixups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads which there are; gives the names of what was moved to the trash.
@@ -163,7 +212,14 @@ impl Layers {
                         self.known_fixups.write().unwrap_or_else(PoisonError::into_inner);
                     known.insert(chain, fixup);
                 }
-                Some(_) | None => trash.push(self.discard(&self.fixups, &name)?),
+                // Its layer is gone, and with it whoever used this.
+                Some((chain, _)) if chain.hex().as_bytes() == name.as_bytes() => {
+                    trash.push(self.discard(&self.fixups, &name)?);
+                }
+                Some(_) | None => {
+                    tracing::warn!(fixup = %name.to_string_lossy(), "it has no valid seal");
+                    self.broken_fixups().push(name);
+                }
             }
         }
         Ok(trash)

@@ -70,6 +70,8 @@ pub struct Layers {
     known: RwLock<BTreeMap<Digest, Seal>>,
     /// What has to lie above a layer in some images.
     pub(crate) known_fixups: RwLock<BTreeMap<ChainId, Fixup>>,
+    /// Names of those that have no valid seal.
+    pub(crate) broken_fixups: Mutex<Vec<CString>>,
     pub(crate) known_retired: Mutex<Retired>,
     /// Held while a layer comes or goes, so that `known` and the disk change together.
     changes: Mutex<()>,
@@ -96,6 +98,7 @@ impl Layers {
             retired: Folder::open(root.join("retired"))?,
             known: RwLock::default(),
             known_fixups: RwLock::default(),
+            broken_fixups: Mutex::default(),
             known_retired: Mutex::default(),
             changes: Mutex::default(),
             next_ingest: AtomicU64::new(0),

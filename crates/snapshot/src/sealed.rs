@@ -124,6 +124,14 @@ pub(crate) fn write_text(dir: BorrowedFd<'_>, text: &str) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Takes a seal away; success if there is none.
+pub(crate) fn remove(dir: BorrowedFd<'_>) -> io::Result<()> {
+    match rustix::fs::unlinkat(dir, NAME, rustix::fs::AtFlags::empty()) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// What a seal says; `None` if there is none that could be one.
 pub(crate) fn read_text(dir: BorrowedFd<'_>) -> Option<String> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;

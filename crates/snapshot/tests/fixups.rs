@@ -223,8 +223,34 @@ mod tests {
         drop(layers);
         let fixup = fs::read_dir(scratch.path().join("fixups")).unwrap().next().unwrap().unwrap();
         fs::write(fixup.path().join("sealed"), "torn").unwrap();
-        drop(Layers::open(scratch.path()).unwrap());
+        let layers = Layers::open(scratch.path()).unwrap();
+        assert!(layers.has_broken_fixups());
+        layers.discard_broken_fixups();
+        assert!(!layers.has_broken_fixups());
+        drop(layers);
         assert_eq!(fs::read_dir(scratch.path().join("fixups")).unwrap().count(), 0);
         assert_eq!(ingests(scratch.path()), 0);
+    }
+
+    #[test]
+    fn a_fixup_without_a_valid_seal_is_made_anew_and_the_old_one_stays_for_who_has_it() {
+        let Some(store) = Store::new() else { return };
+        let ids = store.stack(&[&[("tmp/", Dir(0o1777))], &[("tmp/x", File("x"))]]);
+        let before = store.complete(&ids);
+        let Store { scratch, layers } = store;
+        drop(layers);
+        let fixup = fs::read_dir(scratch.path().join("fixups")).unwrap().next().unwrap().unwrap();
+        fs::write(fixup.path().join("sealed"), "torn").unwrap();
+
+        let store = Store { layers: Layers::open(scratch.path()).unwrap(), scratch };
+        assert!(store.layers.has_broken_fixups());
+        assert_eq!(store.complete(&ids), before);
+        store.layers.discard_broken_fixups();
+        assert_eq!((store.fixups(), store.layers.retired()), (1, vec![ids[1]]));
+        let Store { scratch, layers } = store;
+        drop(layers);
+        let store = Store { layers: Layers::open(scratch.path()).unwrap(), scratch };
+        assert!(!store.layers.has_broken_fixups());
+        assert_eq!((store.complete(&ids), store.layers.retired()), (before, vec![ids[1]]));
     }
 }
