@@ -237,13 +237,24 @@ impl Node {
         status.with_context(|| format!("wait for container {id}"))
     }
 
+    /// Starts the daemon that was killed. The client has not yet noticed that its connection is gone,
+    /// and would lose its next call to that.
+    ///
+    /// # Errors
+    /// It does not come back.
+    pub fn launch(&mut self) -> Result<()> {
+        self.daemon.launch(&self.scratch)?;
+        self.cri = Cri::connect(&self.scratch.socket())?;
+        Ok(())
+    }
+
     /// Kills the daemon and starts it again.
     ///
     /// # Errors
     /// It does not come back.
     pub fn crash_and_restart(&mut self) -> Result<()> {
         self.daemon.kill9()?;
-        self.daemon.launch(&self.scratch)
+        self.launch()
     }
 
     /// Path of a container's log.

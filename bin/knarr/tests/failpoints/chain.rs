@@ -173,7 +173,7 @@ impl Case<'_> {
         let spec = format!("{}@{}", self.act.spec(self.place), self.time);
         let variable = failpoint::VARIABLE.to_owned();
         node.daemon.settings().environment.insert(variable.clone(), spec);
-        node.daemon.launch(&node.scratch)?;
+        node.launch()?;
         let answer = match node.cri.run_pod(&pod).await {
             Ok(id) if !adds => node.cri.stop_pod(&id).await,
             other => other.map(drop),
@@ -189,7 +189,7 @@ impl Case<'_> {
         }
         node.daemon.settings().environment.remove(&variable);
         let begun = Instant::now();
-        node.daemon.launch(&node.scratch).context("come back")?;
+        node.launch().context("come back")?;
         let back = begun.elapsed();
         agrees(node).await.context("after it came back")?;
         if adds {

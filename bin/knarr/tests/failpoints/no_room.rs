@@ -132,7 +132,7 @@ impl Walk {
         disk.widen()?;
         let begun = Instant::now();
         if node.daemon.pid().is_none() {
-            node.daemon.launch(&node.scratch).context("start with room again")?;
+            node.launch().context("start with room again")?;
         }
         self.go_on(node, &before, answer.is_ok()).await?;
         let took = begun.elapsed();
@@ -171,7 +171,7 @@ impl Walk {
         }
         let failed = |error: anyhow::Error| Status::unavailable(format!("{error:#}"));
         node.daemon.kill9().map_err(failed)?;
-        node.daemon.launch(&node.scratch).map_err(failed)
+        node.launch().map_err(failed)
     }
 
     /// All pods but the bystander, and as kubelet their logs.

@@ -64,7 +64,7 @@ impl Case<'_> {
         };
         let begun = Instant::now();
         if node.daemon.pid().is_none() {
-            node.daemon.launch(&node.scratch).context("come back")?;
+            node.launch().context("come back")?;
         }
         let back = begun.elapsed();
         agrees(node).await.context("after it came back")?;
@@ -84,7 +84,7 @@ impl Case<'_> {
         let from = node.daemon.log_text().len();
         node.daemon.kill9()?;
         self.arm(node, Some(self.place));
-        node.daemon.launch(&node.scratch)?;
+        node.launch()?;
         let before = self.operation.prepare(node, name).await?;
         let answer = self.operation.call(&node.cri, &before).await;
         match self.act {
@@ -127,7 +127,7 @@ impl Case<'_> {
             let status = node.daemon.launch_to_its_end(&node.scratch)?;
             ensure!((status.signal() == Some(9)) == (self.act == Act::Kill), "{status}");
         } else {
-            node.daemon.launch(&node.scratch)?;
+            node.launch()?;
             agrees(node).await.context("after the failure")?;
             node.daemon.kill9()?;
         }
@@ -139,7 +139,7 @@ impl Case<'_> {
     async fn leave_half_a_pod(&self, node: &mut Node, name: &str) -> Result<()> {
         let variable = failpoint::VARIABLE.to_owned();
         node.daemon.settings().environment.insert(variable, "pod.run.ready=kill".to_owned());
-        node.daemon.launch(&node.scratch)?;
+        node.launch()?;
         let half = node.cri.run_pod(&node.pod(&format!("{name}half"))).await;
         ensure!(half.is_err(), "{half:?}");
         node.daemon.await_end().map(drop)
