@@ -59,6 +59,7 @@ pub fn is_runtime_name(name: &str) -> bool {
 /// `exec` for as long as the process takes. Call it before the process has a second thread.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    own_program::protect_early(&arguments);
     let parsed = match Arguments::try_parse_from(&arguments) {
         Ok(parsed) => parsed,
         Err(error) => {

@@ -37,6 +37,16 @@ pub(crate) fn protect(arguments: &[OsString]) -> Result<(), OciError> {
     execute(program.as_fd(), arguments).map_err(failed)
 }
 
+/// As [`protect`] for root, before the command line is understood: understanding it twice would take
+/// longer than anything else here. Words that only look like a verb do no harm, and what fails here
+/// fails again where it can be told.
+pub(crate) fn protect_early(arguments: &[OsString]) {
+    let enters = |word: &OsString| matches!(word.to_str(), Some("create" | "run" | "exec"));
+    if rustix::process::geteuid().is_root() && arguments.iter().skip(1).any(enters) {
+        protect(arguments).ok();
+    }
+}
+
 /// Goes on with other arguments, from a read-only mount where that can be had.
 ///
 /// # Errors

@@ -291,12 +291,16 @@ fn hooks_of_cdi_devices_run_and_one_that_fails_fails_the_start() -> Result<()> {
         node.cri.remove(&id).await?;
         ensure!(log()?.contains("gone"), "{}", log()?);
 
-        spec_file(node, "low", "a.json", &file(vec![hook("createRuntime", "fail")]))?;
-        let id = node.cri.create(&pod_id, &pod, &container).await?;
-        let status = node.cri.start(&id).await.err().context("it started")?;
-        let words = ["/bin/sh", "exit status 7", "no card"];
-        ensure!(words.iter().all(|word| status.message().contains(word)), "{status}");
-        ensure!(node.cri.container(&id).await?.reason == "StartError");
+        // Also when the program runs already: it does not stay.
+        for name in ["createRuntime", "poststart"] {
+            spec_file(node, "low", "a.json", &file(vec![hook(name, "fail")]))?;
+            let id = node.cri.create(&pod_id, &pod, &container).await?;
+            let status = node.cri.start(&id).await.err().context("it started")?;
+            let words = ["/bin/sh", "exit status 7", "no card"];
+            ensure!(words.iter().all(|word| status.message().contains(word)), "{status}");
+            ensure!(node.cri.container(&id).await?.reason == "StartError");
+            node.cri.remove(&id).await?;
+        }
         Ok(())
     })
 }
