@@ -235,16 +235,24 @@ fn holds(controllers: &[String], controller: &str) -> bool {
 
 /// SIGKILLs every process of the cgroups.
 pub(crate) fn kill_all(plan: &CgroupPlan) -> Result<(), LaunchError> {
-    // One hierarchy is enough, as a process is in all of them: the unified one kills in one write,
-    // the freezer stops a fork bomb first, any other does.
+    // One hierarchy is enough: the unified one kills in one write, the freezer stops a fork bomb
+    // first, any other does. Our processes are in all of them; other runtimes may leave one out.
     let rank = |group: &&CgroupDir| match &group.hierarchy {
         Hierarchy::V2 => 0,
         Hierarchy::V1(controllers) if holds(controllers, "freezer") => 1,
         Hierarchy::V1(_) => 2,
     };
-    let Some(group) = plan.groups.iter().min_by_key(rank) else { return Ok(()) };
-    let freezer = rank(&group) == 1;
-    sys::cgroup::kill_all(version(group), &group.path, freezer).map_err(cgroup_failed)
+    let mut groups: Vec<_> = plan.groups.iter().collect();
+    groups.sort_by_key(rank);
+    let only = groups.len() == 1;
+    for group in groups {
+        if !only && sys::cgroup::pids(&group.path).map_err(cgroup_failed)?.is_empty() {
+            continue;
+        }
+        let freezer = rank(&group) == 1;
+        return sys::cgroup::kill_all(version(group), &group.path, freezer).map_err(cgroup_failed);
+    }
+    Ok(())
 }
 
 /// Where a plan's processes can be stopped.
@@ -316,11 +324,15 @@ pub(crate) fn watch_oom(plan: &CgroupPlan) -> io::Result<OomWatch> {
     OomWatch::open(version(group), &group.path)
 }
 
+/// The processes of the first hierarchy that has any: see [`kill_all`].
 pub(crate) fn pids(plan: &CgroupPlan) -> Result<Vec<Pid>, LaunchError> {
-    match plan.groups.first() {
-        Some(group) => sys::cgroup::pids(&group.path).map_err(cgroup_failed),
-        None => Ok(Vec::new()),
+    for group in &plan.groups {
+        let found = sys::cgroup::pids(&group.path).map_err(cgroup_failed)?;
+        if !found.is_empty() {
+            return Ok(found);
+        }
     }
+    Ok(Vec::new())
 }
 
 #[cfg(test)]

@@ -119,6 +119,10 @@ impl Launcher {
             let root = host::root(&plan.root, own)?;
             let mut mounts = vec![(root, wanted.rootfs.to_owned())];
             for ImagePath { path, lower } in wanted.images {
+                // Once: a mount on top of another that the host shares would come to the host.
+                if mounts.iter().any(|(_, place)| place == path) {
+                    continue;
+                }
                 make_place(path, Place::Directory)?;
                 let image = host::image::whole(lower, plan.root.label.as_deref()).map_err(
                     |(subject, error)| LaunchError::new(Step::BindSource, subject, error),

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use bundle::HostFacts;
-use model::SandboxId;
+use model::{CgroupHierarchy, CgroupLayout, SandboxId};
 use oci_runtime::ImageTree;
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use serde_json::Value;
@@ -100,17 +100,36 @@ pub(crate) fn narrow(spec: &mut Spec, host: &HostFacts, own_score: i32) -> Vec<S
         process.set_oom_score_adj(Some(own_score));
         left_out.push(format!("oom_score_adj {score}: CAP_SYS_RESOURCE is missing"));
     }
-    let resources = spec.linux_mut().as_mut().and_then(|linux| linux.resources_mut().as_mut());
+    let mut resources = spec.linux_mut().as_mut().and_then(|linux| linux.resources_mut().as_mut());
+    if let Some(cpu) = resources.as_mut().and_then(|resources| resources.cpu_mut().as_mut())
+        && cpu.quota().is_some_and(|quota| quota < 0)
+    {
+        // Unlimited is what a new group is, and crun cannot say it.
+        cpu.set_quota(None);
+    }
     if let Some(resources) = resources
-        && host.cgroup.controller("hugetlb").is_none()
+        && !has_hugetlb(&host.cgroup)
         && let Some(limits) = resources.hugepage_limits().clone()
     {
-        resources.set_hugepage_limits(None);
+        // What is no size is for the plan to refuse.
+        let is_size = |size: &str| size.chars().all(|letter| letter.is_ascii_alphanumeric());
+        let wrong: Vec<_> =
+            limits.iter().filter(|limit| !is_size(limit.page_size())).cloned().collect();
+        resources.set_hugepage_limits(Some(wrong).filter(|wrong| !wrong.is_empty()));
         if limits.iter().any(|limit| limit.limit() > 0) {
             left_out.push("hugepage limits: the controller hugetlb is missing".to_owned());
         }
     }
     left_out
+}
+
+/// Where the host mixes both versions, other runtimes know controllers of version 1 alone.
+fn has_hugetlb(layout: &CgroupLayout) -> bool {
+    let has = |one: &CgroupHierarchy| one.controllers.iter().any(|name| name == "hugetlb");
+    match layout {
+        CgroupLayout::V2(unified) => has(unified),
+        CgroupLayout::V1 { hierarchies, unified: _ } => hierarchies.iter().any(has),
+    }
 }
 
 /// capabilities(7).
@@ -217,7 +236,7 @@ mod tests {
         let spec: Spec = serde_json::from_value(spec).unwrap();
         let mut host = crate::host::host_facts().unwrap();
         host.bounding_caps = 0;
-        host.cgroup = model::CgroupLayout::V2(model::CgroupHierarchy {
+        host.cgroup = CgroupLayout::V2(CgroupHierarchy {
             mountpoint: "/sys/fs/cgroup".into(),
             controllers: vec!["memory".to_owned()],
         });
@@ -229,7 +248,7 @@ mod tests {
         let of = |spec: &Spec| spec.linux().as_ref().unwrap().resources().clone().unwrap();
         assert!(of(&narrowed).hugepage_limits().is_none());
         host.bounding_caps = u64::MAX;
-        host.cgroup = model::CgroupLayout::V2(model::CgroupHierarchy {
+        host.cgroup = CgroupLayout::V2(CgroupHierarchy {
             mountpoint: "/sys/fs/cgroup".into(),
             controllers: vec!["hugetlb".to_owned()],
         });

@@ -253,8 +253,11 @@ fn hooks_of_cdi_devices_run_and_one_that_fails_fails_the_start() -> Result<()> {
         let text = "#!/bin/sh\nset -e\nstate=$(cat)\n\
             bundle=${state#*\\\"bundle\\\":\\\"}; bundle=${bundle%%\\\"*}\n\
             test -s $bundle/config.json\n\
+            root=$(tr -d ' \\n' <$bundle/config.json | \
+                sed 's/.*\"root\":{\\([^}]*\\)}.*/\\1/; s/.*\"path\":\"//; s/\".*//')\n\
+            case $root in /*) ;; *) root=$bundle/$root;; esac\n\
             case $1 in\n\
-            inside) ln -s real.so $bundle/rootfs/usr-lib-link;;\n\
+            inside) ln -s real.so $root/usr-lib-link;;\n\
             fail) echo no card >&2; exit 7;;\n\
             *) echo $1 $state >>$2/hooks.log;;\nesac\n";
         fs::write(&script, text)?;
@@ -282,7 +285,8 @@ fn hooks_of_cdi_devices_run_and_one_that_fails_fails_the_start() -> Result<()> {
         let pid = |word: &str| -> Result<String> {
             let log = log()?;
             let line = log.lines().find(|line| line.starts_with(word)).context("no such line")?;
-            Ok(line.rsplit("\"pid\":").next().unwrap_or_default().trim_end_matches('}').to_owned())
+            let after = line.rsplit("\"pid\":").next().unwrap_or_default();
+            Ok(after.chars().take_while(char::is_ascii_digit).collect())
         };
         ensure!(pid("made")? == pid("started")?, "{}", log()?);
         ensure!(Path::new("/proc").join(pid("made")?).exists(), "{}", log()?);
