@@ -48,6 +48,9 @@ const POD_TESTS: &[&str] = &[
     "users::",
 ];
 
+/// What every change is tried with: a pod's life under each runtime, in a few minutes.
+const BRIEFLY: &[&str] = &["lifecycle::"];
+
 /// Which runtimes, and with what.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -82,10 +85,21 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     bench.all(&names, &tests)
 }
 
+/// The part of [`run`] that everybody runs. `dist` has the programs.
+pub(crate) fn briefly(root: &Path) -> Result<()> {
+    let bench = Bench {
+        dist: dist::dist_dir(root),
+        runtimes: runtimes::dirs(root, &[])?,
+        program: program(root)?,
+        list: List::read(root)?,
+    };
+    bench.all(&["runc", "crun", "runsc"], &bench.tests(BRIEFLY)?)
+}
+
 /// The program of the ring-2 tests.
 fn program(root: &Path) -> Result<PathBuf> {
     step("test program", || {
-        let words = ["test", "--no-run", "--message-format", "json", "--package", "tests"];
+        let words = ["test", "--no-run", "--message-format", "json", "--workspace"];
         let text = output(cargo(root).args(words).args(["--test", "node"]))?;
         let messages =
             text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());

@@ -59,6 +59,7 @@ pub(crate) fn run(root: &Path, options: &handlers::Options) -> Result<()> {
         )
     })?;
     vm::briefly(root, None)?;
+    handlers::briefly(root)?;
     fuzz::briefly(root)?;
     println!("\nall is well");
     Ok(())
