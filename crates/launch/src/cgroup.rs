@@ -235,24 +235,34 @@ fn holds(controllers: &[String], controller: &str) -> bool {
 
 /// SIGKILLs every process of the cgroups.
 pub(crate) fn kill_all(plan: &CgroupPlan) -> Result<(), LaunchError> {
-    // One hierarchy is enough: the unified one kills in one write, the freezer stops a fork bomb
-    // first, any other does. Our processes are in all of them; other runtimes may leave one out.
-    let rank = |group: &&CgroupDir| match &group.hierarchy {
-        Hierarchy::V2 => 0,
-        Hierarchy::V1(controllers) if holds(controllers, "freezer") => 1,
-        Hierarchy::V1(_) => 2,
-    };
-    let mut groups: Vec<_> = plan.groups.iter().collect();
-    groups.sort_by_key(rank);
-    let only = groups.len() == 1;
-    for group in groups {
+    let groups = telling(plan);
+    for group in &groups {
+        let only = groups.len() == 1;
         if !only && sys::cgroup::pids(&group.path).map_err(cgroup_failed)?.is_empty() {
             continue;
         }
-        let freezer = rank(&group) == 1;
+        let freezer = rank(group) == 1;
         return sys::cgroup::kill_all(version(group), &group.path, freezer).map_err(cgroup_failed);
     }
     Ok(())
+}
+
+/// The unified one kills in one write, the freezer stops a fork bomb first, any other does.
+fn rank(group: &CgroupDir) -> u8 {
+    match &group.hierarchy {
+        Hierarchy::V2 => 0,
+        Hierarchy::V1(controllers) if holds(controllers, "freezer") => 1,
+        Hierarchy::V1(_) => 2,
+    }
+}
+
+/// The groups by which all processes are known: our own are in every hierarchy, so that one would be
+/// enough, but on hosts with both versions other runtimes leave the unified one out.
+fn telling(plan: &CgroupPlan) -> Vec<&CgroupDir> {
+    let mut groups: Vec<_> = plan.groups.iter().collect();
+    groups.sort_by_key(|group| rank(group));
+    groups.dedup_by_key(|group| rank(group) > 0);
+    groups
 }
 
 /// Where a plan's processes can be stopped.
@@ -324,9 +334,9 @@ pub(crate) fn watch_oom(plan: &CgroupPlan) -> io::Result<OomWatch> {
     OomWatch::open(version(group), &group.path)
 }
 
-/// The processes of the first hierarchy that has any: see [`kill_all`].
+/// The processes of the first hierarchy that has any.
 pub(crate) fn pids(plan: &CgroupPlan) -> Result<Vec<Pid>, LaunchError> {
-    for group in &plan.groups {
+    for group in telling(plan) {
         let found = sys::cgroup::pids(&group.path).map_err(cgroup_failed)?;
         if !found.is_empty() {
             return Ok(found);
