@@ -97,7 +97,8 @@ async fn refused(node: &Node, want: &str) -> Result<()> {
     let refused = node.cri.run_pod(&published(node)).await;
     let Err(status) = refused else { anyhow::bail!("{want}: the pod started") };
     ensure!(status.message().contains(want), "{want}: {}", status.message());
-    ensure!(node.cri.pods(None).await?.is_empty(), "{want}: the pod is listed");
+    let listed = node.cri.pods(None).await?;
+    ensure!(listed.is_empty(), "{want}: the pod is listed: {}", status.message());
     Leaks::of(&node.scratch).assert_none().context(want.to_owned())
 }
 
