@@ -19,7 +19,18 @@ pub(super) fn path(root: &Path) -> Result<OsString> {
     let place = root.join("target/tools/youki");
     if !place.join("bin").join(NAME).exists() {
         step("packages", || packages::ensure(PACKAGES))?;
-        let install = ["install", "--quiet", "--locked", NAME, "--version", VERSION, "--root"];
+        // By default it has cgroups of version 2 only.
+        let install = [
+            "install",
+            "--quiet",
+            "--locked",
+            NAME,
+            "--version",
+            VERSION,
+            "--features",
+            "v1",
+            "--root",
+        ];
         step("build youki", || execute(Command::new("cargo").args(install).arg(&place)))?;
     }
     let before = std::env::var_os("PATH").unwrap_or_default();
