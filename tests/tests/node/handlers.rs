@@ -107,6 +107,15 @@ fn on_a_fragile_node(test: impl AsyncFnOnce(&mut Node, &Path) -> Result<()>) -> 
     })
 }
 
+/// A program that does as runc does, if that is installed.
+fn calling_runc() -> Option<String> {
+    let Ok(runc) = Runtime::Runc.find() else {
+        skip("runc is not installed");
+        return None;
+    };
+    Some(format!("#!/bin/sh\nexec {} \"$@\"\n", runc.display()))
+}
+
 #[test]
 fn a_handler_that_does_not_work_is_told_and_harms_nobody_else() -> Result<()> {
     on_a_fragile_node(async |node, path| {
@@ -128,11 +137,7 @@ fn a_handler_that_does_not_work_is_told_and_harms_nobody_else() -> Result<()> {
 
 #[test]
 fn a_runtime_that_breaks_while_pods_run_is_told_and_used_again_once_it_is_mended() -> Result<()> {
-    let Ok(runc) = Runtime::Runc.find() else {
-        skip("runc is not installed");
-        return Ok(());
-    };
-    let works = format!("#!/bin/sh\nexec {} \"$@\"\n", runc.display());
+    let Some(works) = calling_runc() else { return Ok(()) };
     on_a_fragile_node(async |node, path| {
         put(path, &works, 0o755)?;
         let image = node.pulled("busybox").await?;
@@ -183,11 +188,7 @@ fn a_runtime_that_breaks_while_pods_run_is_told_and_used_again_once_it_is_mended
 
 #[test]
 fn a_pod_can_be_removed_while_its_runtime_is_gone() -> Result<()> {
-    let Ok(runc) = Runtime::Runc.find() else {
-        skip("runc is not installed");
-        return Ok(());
-    };
-    let works = format!("#!/bin/sh\nexec {} \"$@\"\n", runc.display());
+    let Some(works) = calling_runc() else { return Ok(()) };
     on_a_fragile_node(async |node, path| {
         put(path, &works, 0o755)?;
         let image = node.pulled("busybox").await?;

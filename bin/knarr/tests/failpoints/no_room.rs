@@ -49,13 +49,7 @@ impl Disks {
 
 /// Walks every step of an operation that makes or writes something; there are at least so many.
 pub(crate) fn walk(operation: Operation, least: usize) -> Result<()> {
-    let dist = match test_support::node::dist() {
-        Ok(dist) => program::dist(&dist)?,
-        Err(why) => {
-            test_support::skip(&why);
-            return Ok(());
-        }
-    };
+    let Some(dist) = program::dist()? else { return Ok(()) };
     block_on(async {
         let mut disks = None;
         let mut node = Node::begin(&dist, |settings, scratch| {

@@ -22,11 +22,18 @@ pub(crate) fn tables() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("matrix")
 }
 
-/// A directory with the program and the shim that `dist` has.
-pub(crate) fn dist(dist: &Path) -> Result<PathBuf> {
+/// A directory with the program under test and the shim; none, and a word why, where there is no shim.
+pub(crate) fn dist() -> Result<Option<PathBuf>> {
+    let dist = match test_support::node::dist() {
+        Ok(dist) => dist,
+        Err(why) => {
+            test_support::skip(&why);
+            return Ok(None);
+        }
+    };
     static DIR: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let made = DIR.get_or_init(|| furnish(dist).map_err(|error| format!("{error:#}")));
-    made.clone().map_err(|error| anyhow!("the program's directory: {error}"))
+    let made = DIR.get_or_init(|| furnish(&dist).map_err(|error| format!("{error:#}")));
+    made.clone().map(Some).map_err(|error| anyhow!("the program's directory: {error}"))
 }
 
 fn furnish(dist: &Path) -> Result<PathBuf> {
