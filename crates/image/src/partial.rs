@@ -232,23 +232,29 @@ pub(crate) struct Replay {
     left: u64,
 }
 
-impl Read for Replay {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.left == 0 {
-            return Ok(0);
-        }
-        if self.at == self.frame.len() {
+impl BufRead for Replay {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.frame.len() && self.left > 0 {
             self.at = 0;
             if read_frame(&mut self.reader, &mut self.frame)?.is_none() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        let piece = &self.frame[self.at..];
-        let length = piece.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&piece[..length]);
-        self.at += length;
-        self.left -= u64::try_from(length).unwrap_or_default();
-        Ok(length)
+        Ok(&self.frame[self.at..])
+    }
+
+    fn consume(&mut self, count: usize) {
+        let count = count.min(self.frame.len() - self.at);
+        self.at += count;
+        self.left = self.left.saturating_sub(u64::try_from(count).unwrap_or_default());
+    }
+}
+
+impl Read for Replay {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(buffer)?;
+        self.consume(read);
+        Ok(read)
     }
 }
 

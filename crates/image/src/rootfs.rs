@@ -5,7 +5,7 @@ mod description;
 mod merge;
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,7 @@ use registry::{Client, Credentials, RegistryError};
 
 use crate::archive::{ArchiveImage, LoadError};
 use crate::config::{self, ConfigError, Parsed};
+use crate::unpack::READ_BYTES;
 
 pub use merge::MergeError;
 
@@ -182,13 +183,14 @@ impl Tree<'_> {
     }
 
     /// Unpacks one layer and puts it onto what is there.
-    fn add(&self, blob: impl std::io::Read, layer: &Digest) -> Result<(), RootfsError> {
+    fn add(&self, blob: impl Read, layer: &Digest) -> Result<(), RootfsError> {
         let layer = *layer;
         let path = self.scratch.join("layer");
         let failed = |source| RootfsError::File { path: path.clone(), source };
         std::fs::create_dir(&path).map_err(failed)?;
         let from = open_to_list(&path).map_err(failed)?;
         let (auto, beside) = (Compression::Auto, Beside::default());
+        let blob = BufReader::with_capacity(READ_BYTES, blob);
         let unpacked = layer::unpack(blob, from.as_fd(), auto, &self.options, beside)
             .map_err(|source| RootfsError::Unpack { layer, source })?;
         if unpacked.diff_id != layer {

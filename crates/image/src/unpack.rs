@@ -1,12 +1,15 @@
 //! From a blob's bytes to an unpacked layer that is the one that was asked for.
 
-use std::io::Read;
+use std::io::BufRead;
 
 use layer::{Beside, Compression, UnpackOptions, Unpacked};
 use model::Digest;
 use snapshot::{Ingest, Layers};
 
 use crate::error::LayerError;
+
+/// Bytes that are read from a file at once.
+pub(crate) const READ_BYTES: usize = 128 * 1024;
 
 /// What a layer has to be.
 #[derive(Debug, Clone, Copy)]
@@ -19,7 +22,7 @@ pub(crate) struct Wanted {
 /// Unpacks a layer into a place of its own, ready to be committed. Blocks until the reader ends.
 pub(crate) fn unpack(
     layers: &Layers,
-    blob: impl Read,
+    blob: impl BufRead,
     compression: Compression,
     options: &UnpackOptions,
     wanted: Wanted,

@@ -15,6 +15,7 @@ use crate::error::printable;
 use crate::inventory::{Ledger, Made, Written};
 use crate::path::{LayerPath, Role};
 use crate::remove::remove_tree;
+use crate::sum::SumHasher;
 use crate::tar::TarReader;
 use crate::{LimitKind, Limits, Rights, UnpackError};
 
@@ -138,8 +139,8 @@ impl<'r> Applier<'r> {
         self.counts.inodes += 1;
         let size = holes.map_or_else(|| entry.data(), |sparse| sparse.size);
         let pieces = holes.map(|sparse| &*sparse.pieces);
-        let hash = hash.map(|hash| *hash.finalize().as_bytes()).unwrap_or_default();
-        self.note(entry, &dir, &Made::File { size, hash, pieces }, &xattrs)
+        let sum = hash.unwrap_or_default().finish();
+        self.note(entry, &dir, &Made::File { size, sum, pieces }, &xattrs)
     }
 
     /// Writes down what an entry made in `dir`.
@@ -164,7 +165,7 @@ impl<'r> Applier<'r> {
         mut offset: u64,
         mut length: u64,
         tar: &mut TarReader<'_>,
-        mut hash: Option<&mut blake3::Hasher>,
+        mut hash: Option<&mut SumHasher>,
     ) -> Result<(), UnpackError> {
         let mut kept_back = offset;
         while let Some(piece) = tar.content(length)? {
@@ -195,23 +196,7 @@ impl<'r> Applier<'r> {
     fn directory(&mut self, entry: &Entry) -> Result<(), UnpackError> {
         let mut opaque = false;
         if !entry.path.is_root() {
-            let (parent, name) = self.parent(&entry.path, entry)?;
-            opaque = match stat_in(parent.fd(), &name) {
-                Ok(stat) => is_whiteout(&stat),
-                Err(Errno::NOENT) => false,
-                Err(source) => return Err(syscall(entry, "look at", source)),
-            };
-            match rustix::fs::mkdirat(parent.fd(), &*name, Mode::RWXU) {
-                Ok(()) => self.counts.inodes += 1,
-                Err(Errno::EXIST) if self.is_directory(&parent, &name) => {}
-                Err(Errno::EXIST) => {
-                    let parent = self.clear(entry)?;
-                    rustix::fs::mkdirat(parent.fd(), &*name, Mode::RWXU)
-                        .map_err(|source| syscall(entry, "create", source))?;
-                    self.counts.inodes += 1;
-                }
-                Err(source) => return Err(syscall(entry, "create", source)),
-            }
+            opaque = self.make_directory(entry)?;
         }
         let dir = self.dirs.get(&entry.path).map_err(|fault| dir_fault(entry, fault))?;
         let xattrs = attrs::set_on_open(dir.fd(), entry, self.dirs.rights)?;
@@ -225,6 +210,31 @@ impl<'r> Applier<'r> {
             self.dirs.make_opaque(&entry.path).map_err(|fault| dir_fault(entry, fault))?;
         }
         Ok(())
+    }
+
+    /// Gives whether it takes the place of a whiteout.
+    fn make_directory(&mut self, entry: &Entry) -> Result<bool, UnpackError> {
+        let (parent, name) = self.parent(&entry.path, entry)?;
+        let make = |parent: &LayerDir| {
+            rustix::fs::mkdirat(parent.fd(), &*name, attrs::first_mode(entry) | Mode::RWXU)
+        };
+        let mut of_whiteout = false;
+        match make(&parent) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => {
+                let there = stat_in(parent.fd(), &name)
+                    .map_err(|source| syscall(entry, "look at", source))?;
+                if FileType::from_raw_mode(there.st_mode).is_dir() {
+                    return Ok(false);
+                }
+                of_whiteout = is_whiteout(&there);
+                let parent = self.clear(entry)?;
+                make(&parent).map_err(|source| syscall(entry, "create", source))?;
+            }
+            Err(source) => return Err(syscall(entry, "create", source)),
+        }
+        self.counts.inodes += 1;
+        Ok(of_whiteout)
     }
 
     fn node(&mut self, entry: &Entry, kind: FileType, dev: u64) -> Result<(), UnpackError> {
@@ -375,10 +385,6 @@ impl<'r> Applier<'r> {
         let noted = self.dirs.ledger.gone(&parent.real(name.to_bytes()));
         noted.map_err(|source| UnpackError::Inventory { source })?;
         Ok(parent)
-    }
-
-    fn is_directory(&self, parent: &LayerDir, name: &[u8]) -> bool {
-        stat_in(parent.fd(), name).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir())
     }
 }
 

@@ -78,7 +78,8 @@ pub(crate) const NEW_FILE: OFlags = OFlags::WRONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// What a regular file is made with: what its entry says, less what a change of owner takes away.
+/// What a regular file or a directory is made with: what its entry says, less what a change of
+/// owner takes away.
 pub(crate) fn first_mode(entry: &Entry) -> Mode {
     Mode::from_raw_mode(entry.attrs.mode) & (Mode::RWXU | Mode::RWXG | Mode::RWXO)
 }

@@ -1,7 +1,7 @@
 //! The compressed side: counting and hashing the blob, choosing and running the decompressor.
 
 use std::fmt;
-use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
+use std::io::{self, BufRead, Chain, Cursor, Read};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -49,7 +49,6 @@ impl Compression {
 
 /// The longest header of a zstd frame (RFC 8878, 3.1.1).
 const MAGIC_BYTES: u64 = 18;
-const BUFFER_BYTES: usize = 128 * 1024;
 
 /// A running SHA-256.
 pub struct Sha256(Context);
@@ -84,23 +83,29 @@ impl Sha256 {
     }
 }
 
-/// Hashes and counts what is read through it.
+/// Hashes and counts what is read through it: every piece once, when it comes to hand. Bytes are
+/// never copied on their way to the decompressor.
 struct Metered<R> {
     inner: R,
     hash: Sha256,
     bytes: u64,
+    /// Bytes that are at hand, and in the hash, but not used yet.
+    ahead: usize,
     /// Tells a failing source from a failing decompressor.
     failed: bool,
 }
 
-impl<R: Read> Read for Metered<R> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.inner.read(into) {
-                Ok(read) => {
-                    self.hash.update(&into[..read]);
-                    self.bytes += read as u64;
-                    return Ok(read);
+impl<R: BufRead> BufRead for Metered<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.ahead == 0 {
+            match self.inner.fill_buf() {
+                // Not asked a second time: a source may have something else to say then.
+                Ok([]) => return Ok(&[]),
+                Ok(piece) => {
+                    self.hash.update(piece);
+                    self.ahead = piece.len();
+                    self.bytes += piece.len() as u64;
+                    break;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -109,11 +114,27 @@ impl<R: Read> Read for Metered<R> {
                 }
             }
         }
+        // The same piece again.
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        let count = count.min(self.ahead);
+        self.ahead -= count;
+        self.inner.consume(count);
+    }
+}
+
+impl<R: BufRead> Read for Metered<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(into)?;
+        self.consume(read);
+        Ok(read)
     }
 }
 
 /// The source with its first bytes, which told the compression, put back in front.
-type Source<R> = BufReader<Chain<Cursor<Vec<u8>>, Metered<R>>>;
+type Source<R> = Chain<Cursor<Vec<u8>>, Metered<R>>;
 
 /// Windows up to this size are common and may be many at once: all levels of zstd up to 19.
 const SMALL_WINDOW: u64 = 8 << 20;
@@ -148,27 +169,28 @@ enum Decoder<R: BufRead> {
 }
 
 /// The blob while it is being read: yields the tar.
-pub(crate) struct Blob<'w, R: Read> {
+pub(crate) struct Blob<'w, R: BufRead> {
     decoder: Decoder<Source<R>>,
     compression: Compression,
     /// Held while the decompressor needs a lot of memory.
     _turn: Option<MutexGuard<'w, ()>>,
 }
 
-impl<'w, R: Read> Blob<'w, R> {
+impl<'w, R: BufRead> Blob<'w, R> {
     pub(crate) fn open(
         source: R,
         compression: Compression,
         max_window: u64,
         large: &'w LargeWindows,
     ) -> Result<Self, UnpackError> {
-        let mut metered = Metered { inner: source, hash: Sha256::new(), bytes: 0, failed: false };
+        let hash = Sha256::new();
+        let mut metered = Metered { inner: source, hash, bytes: 0, ahead: 0, failed: false };
         let mut magic = Vec::new();
         let taken = metered.by_ref().take(MAGIC_BYTES).read_to_end(&mut magic);
         taken.map_err(|source| UnpackError::Read { at: magic.len() as u64, source })?;
         let of_magic = Compression::of(&magic);
         let window = window_bytes(&magic);
-        let reader = BufReader::with_capacity(BUFFER_BYTES, Cursor::new(magic).chain(metered));
+        let reader = Cursor::new(magic).chain(metered);
         let compression = match compression {
             Compression::Auto => of_magic,
             Compression::None | Compression::Gzip | Compression::Zstd => compression,
@@ -229,15 +251,15 @@ impl<'w, R: Read> Blob<'w, R> {
             Decoder::Gzip(reader) => reader.into_inner(),
             Decoder::Zstd(reader) => reader.finish(),
         };
-        let (_, metered) = reader.into_inner().into_inner();
+        let (_, metered) = reader.into_inner();
         (metered.hash.finish(), metered.bytes)
     }
 
     fn metered(&self) -> &Metered<R> {
         match &self.decoder {
-            Decoder::Plain(reader) => reader.get_ref().get_ref().1,
-            Decoder::Gzip(reader) => reader.get_ref().get_ref().get_ref().1,
-            Decoder::Zstd(reader) => reader.get_ref().get_ref().get_ref().1,
+            Decoder::Plain(reader) => reader.get_ref().1,
+            Decoder::Gzip(reader) => reader.get_ref().get_ref().1,
+            Decoder::Zstd(reader) => reader.get_ref().get_ref().1,
         }
     }
 

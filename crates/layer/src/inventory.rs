@@ -1,10 +1,10 @@
 //! The inventory: what a layer's tree holds, written line by line while the tree is.
 //!
 //! ```text
-//! knarr-inventory 1
+//! knarr-inventory 2
 //! dir etc 755 0 0 1700000000.000000000
-//! file etc/passwd 644 0 0 1700000000.000000000 1234 <blake3>
-//! sparse var/db 644 0 0 1700000000.000000000 1048576 <blake3 of the pieces> 0+4096,8192+4096
+//! file etc/passwd 644 0 0 1700000000.000000000 1234 <XXH3>
+//! sparse var/db 644 0 0 1700000000.000000000 1048576 <XXH3 of the pieces> 0+4096,8192+4096
 //! link bin 777 0 0 1700000000.000000000 usr/bin
 //! char dev/null 666 0 0 1700000000.000000000 1:3
 //! hard etc/copy etc/passwd
@@ -15,7 +15,7 @@
 //! ```
 //! Attributes are mode (octal), uid, gid, mtime; `key=value` pairs behind are xattrs. Every byte
 //! that is no visible ASCII, and `%` and `=`, is written as `%XX`; `.` is the root. Later lines
-//! replace earlier ones.
+//! replace earlier ones. In version 1 the sums of files are BLAKE3.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -26,14 +26,17 @@ use tar_core::SparseEntry;
 use crate::dirs::DirFault;
 use crate::entry::Attrs;
 use crate::path::LayerPath;
+use crate::sum::{Sum, SumHasher};
 
-pub(crate) const VERSION: &str = "knarr-inventory 1";
+pub(crate) const VERSION: &str = "knarr-inventory 2";
+/// All that can be read.
+pub(crate) const VERSIONS: [&str; 2] = ["knarr-inventory 1", VERSION];
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// What an entry became, besides its attributes.
 pub(crate) enum Made<'a> {
     Directory,
-    File { size: u64, hash: [u8; 32], pieces: Option<&'a [SparseEntry]> },
+    File { size: u64, sum: Sum, pieces: Option<&'a [SparseEntry]> },
     Symlink(&'a [u8]),
     Char(u64),
     Block(u64),
@@ -70,8 +73,8 @@ impl<'w> Ledger<'w> {
     }
 
     /// For the content of a file; `None` if nobody wants to know.
-    pub(crate) fn hasher(&self) -> Option<blake3::Hasher> {
-        self.out.as_ref().map(|_| blake3::Hasher::new())
+    pub(crate) fn hasher(&self) -> Option<SumHasher> {
+        self.out.as_ref().map(|_| SumHasher::default())
     }
 
     /// A directory was made only because something lies in it.
@@ -205,8 +208,8 @@ impl Output<'_> {
 fn detail(line: &mut Vec<u8>, made: &Made<'_>) {
     match made {
         Made::Directory | Made::Fifo => {}
-        Made::File { size, hash, pieces } => {
-            text(line, format_args!(" {size} {}", blake3::Hash::from_bytes(*hash).to_hex()));
+        Made::File { size, sum, pieces } => {
+            text(line, format_args!(" {size} {sum}"));
             let Some(pieces) = pieces else { return };
             for (place, piece) in pieces.iter().enumerate() {
                 let before = if place == 0 { ' ' } else { ',' };

@@ -48,6 +48,7 @@ mod members;
 mod path;
 mod remove;
 mod skeleton;
+mod sum;
 mod tar;
 mod unpack;
 mod verify;

@@ -1,6 +1,6 @@
 //! The pipeline: the calling thread reads and decompresses, a second one unpacks.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, Write};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -162,7 +162,7 @@ impl std::fmt::Debug for Beside<'_> {
 /// # Errors
 /// [`UnpackError`]; the directory then holds part of the layer.
 pub fn unpack(
-    blob: impl Read,
+    blob: impl BufRead,
     target: BorrowedFd<'_>,
     compression: Compression,
     options: &UnpackOptions,
@@ -209,7 +209,7 @@ pub fn unpack(
 /// # Errors
 /// [`UnpackError`]; part of it may be written then.
 pub fn inflate(
-    from: impl Read,
+    from: impl BufRead,
     mut to: impl Write,
     options: &UnpackOptions,
 ) -> Result<(), UnpackError> {
@@ -228,7 +228,7 @@ pub fn inflate(
 
 /// Takes the next chunk, if the blob is still within its limits.
 fn fill(
-    blob: &mut Blob<'_, impl Read>,
+    blob: &mut Blob<'_, impl BufRead>,
     chunk: &mut [u8],
     total: &mut u64,
     limits: &Limits,
@@ -245,7 +245,7 @@ fn fill(
 
 /// Ends early, without an error, when the unpacking side has failed.
 fn feed_chunks(
-    blob: &mut Blob<'_, impl Read>,
+    blob: &mut Blob<'_, impl BufRead>,
     feed: &Feed,
     limits: &Limits,
 ) -> Result<(), UnpackError> {

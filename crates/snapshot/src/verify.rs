@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use crate::ingest::{DIRECTORY, FS, INVENTORY};
 use crate::layers::{Layers, MissingLayer};
+use crate::packed::LayerTarError;
 
 /// Why a layer could not be compared with its list.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,14 @@ pub enum LayerVerifyError {
 pub enum LayerVerdict {
     /// Compared; what differs is listed.
     Compared(Verified),
+    /// Every file has its sum, and still the whole is another layer: somebody changed files and
+    /// the list.
+    Altered {
+        /// Of the tar that the files make now.
+        found: Digest,
+    },
+    /// Every file has its sum, but what is needed beside them for the digest is damaged.
+    NotPacked(LayerTarError),
     /// There is nothing sound to compare with.
     NoInventory(VerifyError),
     /// It was unpacked by a version that wrote no list.
@@ -37,15 +46,16 @@ impl LayerVerdict {
     pub fn is_sound(&self) -> bool {
         match self {
             Self::Compared(verified) => verified.different == 0,
-            Self::NoInventory(_) => false,
+            Self::Altered { .. } | Self::NotPacked(_) | Self::NoInventory(_) => false,
             Self::NeverListed => true,
         }
     }
 }
 
 impl Layers {
-    /// Reads every file of a layer and compares it with what was unpacked. Blocks for as long as
-    /// the disk takes. The caller keeps the layer from being removed.
+    /// Reads every file of a layer and compares it with what was unpacked, then the digest of the
+    /// tar they make with the one that the image asks for. Blocks for as long as the disk takes.
+    /// The caller keeps the layer from being removed.
     ///
     /// # Errors
     /// The layer is not there or cannot be opened; findings are no error.
@@ -66,6 +76,22 @@ impl Layers {
             .and_then(|file| {
                 layer::verify(fs.as_fd(), BufReader::new(File::from(file)), &checksum)
             });
-        Ok(listed.map_or_else(LayerVerdict::NoInventory, LayerVerdict::Compared))
+        Ok(match listed {
+            Ok(verified) if verified.different == 0 => match self.whole(&diff_id) {
+                Ok(None) => LayerVerdict::Compared(verified),
+                Ok(Some(found)) if found == diff_id => LayerVerdict::Compared(verified),
+                Ok(Some(found)) => LayerVerdict::Altered { found },
+                Err(error) => LayerVerdict::NotPacked(error),
+            },
+            Ok(verified) => LayerVerdict::Compared(verified),
+            Err(error) => LayerVerdict::NoInventory(error),
+        })
+    }
+
+    /// The digest of the layer's tar; `None` if the tar cannot be had from its files.
+    fn whole(&self, diff_id: &Digest) -> Result<Option<Digest>, LayerTarError> {
+        let Some(tar) = self.tar(diff_id)? else { return Ok(None) };
+        let written = tar.write(std::io::sink());
+        written.map(Some).map_err(|source| LayerTarError::Skeleton { diff_id: *diff_id, source })
     }
 }

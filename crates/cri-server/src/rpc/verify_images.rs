@@ -69,6 +69,17 @@ async fn verify(todo: &Todo, layer: Digest, images: &[Arc<Image>]) -> Result<Ver
             verdict.differences = compared.different;
             verdict.findings = compared.findings.iter().map(ToString::to_string).collect();
         }
+        LayerVerdict::Altered { found } => {
+            verdict.differences = 1;
+            verdict.findings = vec![format!(
+                "every file has its checksum, but together they are {found}: somebody changed \
+                 files and the list of their checksums"
+            )];
+        }
+        LayerVerdict::NotPacked(error) => {
+            verdict.differences = 1;
+            verdict.findings = vec![sandbox::chain(error)];
+        }
         LayerVerdict::NoInventory(error) => {
             verdict.differences = 1;
             verdict.findings = vec![sandbox::chain(error)];

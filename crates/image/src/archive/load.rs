@@ -1,6 +1,6 @@
 //! From an archive into the store.
 
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::image::Image;
 use crate::images::{Images, Inner};
 use crate::record::{Documents, ImageRecord};
 use crate::slots::Hold;
-use crate::unpack::{Wanted, unpack};
+use crate::unpack::{READ_BYTES, Wanted, unpack};
 
 /// One image that is now here.
 #[derive(Debug, Clone)]
@@ -132,6 +132,7 @@ impl Inner {
                 None => measure(content, member),
             };
         }
+        let content = BufReader::with_capacity(READ_BYTES, content);
         let wanted = Wanted { blob: told.as_ref().map(|told| told.digest), diff_id };
         let (ingest, unpacked) =
             unpack(&self.layers, content, Compression::Auto, &self.unpack, wanted)
@@ -148,7 +149,7 @@ impl Inner {
 /// What the blob of a layer is that is here already.
 fn measure(mut content: Box<dyn Read + Send>, member: &str) -> Result<Descriptor, LoadError> {
     let mut hash = layer::Hasher::default();
-    let mut buffer = vec![0; 128 * 1024];
+    let mut buffer = vec![0; READ_BYTES];
     let (mut size, mut compression) = (0, None);
     loop {
         let read = content

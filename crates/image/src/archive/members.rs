@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::LoadError;
+use crate::unpack::READ_BYTES;
 
 /// No archive of images has more.
 const MEMBERS_MAX: u64 = 1 << 20;
@@ -115,7 +116,7 @@ fn inflate(
     let plain = rustix::fs::open(scratch, flags, Mode::RUSR | Mode::WUSR)
         .map_err(|errno| LoadError::Scratch { path: scratch.to_owned(), source: errno.into() })?;
     let plain = File::from(plain);
-    layer::inflate(BufReader::new(packed), &plain, options)
+    layer::inflate(BufReader::with_capacity(READ_BYTES, packed), &plain, options)
         .map_err(|source| LoadError::Inflate { path: path.to_owned(), source })?;
     Ok(plain)
 }

@@ -1,6 +1,6 @@
 //! From the async download to the blocking unpacker: a queue of chunks, bounded in bytes.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
@@ -75,18 +75,22 @@ impl Feeder {
     }
 }
 
+impl FeedReader {
+    /// The first `count` bytes of what [`BufRead::fill_buf`] gave.
+    pub(super) fn at_hand(&self, count: usize) -> Bytes {
+        self.current.slice(..count.min(self.current.len()))
+    }
+}
+
 impl Drop for FeedReader {
     fn drop(&mut self) {
         self.room.close();
     }
 }
 
-impl Read for FeedReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() {
-            if self.ended {
-                return Ok(0);
-            }
+impl BufRead for FeedReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.current.is_empty() && !self.ended {
             match self.queue.blocking_recv() {
                 Some(Message::Data(chunk)) => {
                     self.room.add_permits(chunk.len());
@@ -101,9 +105,19 @@ impl Read for FeedReader {
                 }
             }
         }
-        let length = self.current.len().min(buffer.len());
-        self.current.copy_to_slice(&mut buffer[..length]);
-        Ok(length)
+        Ok(&self.current)
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.current.advance(count.min(self.current.len()));
+    }
+}
+
+impl Read for FeedReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(buffer)?;
+        self.consume(read);
+        Ok(read)
     }
 }
 

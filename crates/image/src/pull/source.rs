@@ -1,7 +1,7 @@
 //! The bytes of one blob for the unpacker: from the network, from what an earlier attempt kept,
 //! and from the network again; kept on disk meanwhile if the download takes long.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::time::Instant;
 
 use registry::Descriptor;
@@ -80,26 +80,45 @@ impl Source {
     }
 }
 
-impl Read for Source {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let until = self.until_kept();
+impl BufRead for Source {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let until = usize::try_from(self.until_kept()).unwrap_or(usize::MAX);
         if until == 0
             && let Kept::Before(_, replay) = &mut self.kept
+            && replay.fill_buf()?.is_empty()
+            && let Kept::Before(partial, _) = std::mem::replace(&mut self.kept, Kept::Never)
         {
-            let read = replay.read(buffer)?;
-            self.at += u64::try_from(read).unwrap_or_default();
-            if read > 0 || buffer.is_empty() {
-                return Ok(read);
-            }
-            if let Kept::Before(partial, _) = std::mem::replace(&mut self.kept, Kept::Never) {
-                self.kept = Kept::Now(partial);
-            }
-            return self.read(buffer);
+            // All of it is given out: what follows joins it.
+            self.kept = Kept::Now(partial);
         }
-        let most = usize::try_from(until).unwrap_or(usize::MAX).min(buffer.len());
-        let read = self.network.read(&mut buffer[..most])?;
-        self.keep(&buffer[..read]);
-        self.at += u64::try_from(read).unwrap_or_default();
+        match &mut self.kept {
+            Kept::Before(_, replay) if until == 0 => replay.fill_buf(),
+            Kept::Before(..) => {
+                let piece = self.network.fill_buf()?;
+                Ok(&piece[..until.min(piece.len())])
+            }
+            Kept::Not | Kept::Now(_) | Kept::Never => self.network.fill_buf(),
+        }
+    }
+
+    fn consume(&mut self, count: usize) {
+        let until = self.until_kept();
+        match &mut self.kept {
+            Kept::Before(_, replay) if until == 0 => replay.consume(count),
+            Kept::Before(..) | Kept::Not | Kept::Now(_) | Kept::Never => {
+                let piece = self.network.at_hand(count);
+                self.keep(&piece);
+                self.network.consume(count);
+            }
+        }
+        self.at += u64::try_from(count).unwrap_or_default();
+    }
+}
+
+impl Read for Source {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(buffer)?;
+        self.consume(read);
         Ok(read)
     }
 }

@@ -5,7 +5,8 @@ use std::io::BufRead;
 use std::rc::Rc;
 
 use super::VerifyError;
-use crate::inventory::{VERSION, unescape};
+use crate::inventory::{VERSIONS, unescape};
+use crate::sum::Sum;
 
 /// By real path; the root is the empty one.
 pub(super) type Expected = BTreeMap<Vec<u8>, Thing>;
@@ -21,7 +22,7 @@ pub(super) struct Thing {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
     Directory,
-    File { size: u64, hash: [u8; 32], pieces: Option<Rc<[(u64, u64)]>> },
+    File { size: u64, sum: Sum, pieces: Option<Rc<[(u64, u64)]>> },
     Symlink(Rc<[u8]>),
     Char(u32, u32),
     Block(u32, u32),
@@ -57,7 +58,7 @@ pub(super) fn read(mut lines: impl BufRead, checksum: &str) -> Result<Expected, 
         let damaged = VerifyError::Damaged { line: number };
         let Some(text) = line.strip_suffix(b"\n").filter(|_| !ended) else { return Err(damaged) };
         if number == 1 {
-            if text != VERSION.as_bytes() {
+            if !VERSIONS.iter().any(|version| text == version.as_bytes()) {
                 return Err(damaged);
             }
         } else if text.starts_with(b"end ") {
@@ -142,9 +143,9 @@ fn kind(name: &[u8], words: &mut Words<'_>) -> Option<Kind> {
     Some(match name {
         b"file" | b"sparse" => {
             let size = number(words.next()?)?;
-            let hash = blake3::Hash::from_hex(words.next()?).ok()?;
+            let sum = Sum::parse(words.next()?)?;
             let pieces = if name == b"sparse" { Some(pieces(words.next()?)?) } else { None };
-            Kind::File { size, hash: *hash.as_bytes(), pieces }
+            Kind::File { size, sum, pieces }
         }
         b"link" => Kind::Symlink(unescape(words.next()?)?.into()),
         b"char" | b"block" => {
@@ -179,6 +180,7 @@ fn path(word: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inventory::VERSION;
 
     fn parse(body: &str) -> Result<Expected, VerifyError> {
         let text = format!("{VERSION}\n{body}");

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::expected::{Attrs, Expected, Kind, Thing};
 use super::{Difference, Verified, VerifyError};
 use crate::dirs::{OPAQUE_XATTR, is_whiteout, stat_in};
+use crate::sum::{Sum, SumHasher};
 
 const READ_BYTES: usize = 256 * 1024;
 /// The kernel's own limit.
@@ -138,13 +139,13 @@ impl Walk<'_> {
                 let found = found.map_err(|_| Difference::Unreadable)?;
                 if found.as_bytes() == &**target { Ok(()) } else { Err(Difference::Target) }
             }
-            Kind::File { size, hash, pieces } => {
+            Kind::File { size, sum, pieces } => {
                 if u64::try_from(stat.st_size) != Ok(*size) {
                     return Err(Difference::Size);
                 }
-                let found = self.hash(path, pieces.as_deref());
+                let found = self.sum(path, pieces.as_deref(), sum.hasher());
                 let found = found.map_err(|_| Difference::Unreadable)?;
-                if found == *hash { Ok(()) } else { Err(Difference::Content) }
+                if found == *sum { Ok(()) } else { Err(Difference::Content) }
             }
             Kind::Directory | Kind::Char(..) | Kind::Block(..) | Kind::Fifo | Kind::Whiteout => {
                 Ok(())
@@ -152,9 +153,13 @@ impl Walk<'_> {
         }
     }
 
-    fn hash(&mut self, path: &[u8], pieces: Option<&[(u64, u64)]>) -> io::Result<[u8; 32]> {
+    fn sum(
+        &mut self,
+        path: &[u8],
+        pieces: Option<&[(u64, u64)]>,
+        mut hash: SumHasher,
+    ) -> io::Result<Sum> {
         let mut file = File::from(self.open(path, OFlags::empty())?);
-        let mut hash = blake3::Hasher::new();
         for (offset, length) in pieces.unwrap_or(&[(0, u64::MAX)]) {
             if *offset > 0 {
                 file.seek(SeekFrom::Start(*offset))?;
@@ -171,7 +176,7 @@ impl Walk<'_> {
                 self.found.bytes += read as u64;
             }
         }
-        Ok(*hash.finalize().as_bytes())
+        Ok(hash.finish())
     }
 
     /// All that were set are there, and none that would change what the kernel does.

@@ -1,6 +1,6 @@
 //! The stream as a whole: compression, digests, ends and breaks.
 
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::os::fd::AsFd;
 
 use layer::{Beside, Compression, UnpackError, UnpackOptions, unpack};
@@ -80,8 +80,8 @@ fn a_source_that_dribbles_is_read_as_well() {
         let scratch = Scratch::new();
         let root = std::fs::File::open(scratch.root()).unwrap();
         let options = UnpackOptions::default();
-        unpack(Dribble(&blob, false), root.as_fd(), Compression::Auto, &options, Beside::default())
-            .unwrap();
+        let source = BufReader::new(Dribble(&blob, false));
+        unpack(source, root.as_fd(), Compression::Auto, &options, Beside::default()).unwrap();
         assert_eq!(scratch.read("h").len(), 5000);
     }
 }
@@ -100,7 +100,7 @@ fn a_failing_source_is_told_from_a_bad_blob() {
     for blob in [sample(), gzip(&sample()), zstd::encode_all(&*sample(), 1).unwrap()] {
         let scratch = Scratch::new();
         let root = std::fs::File::open(scratch.root()).unwrap();
-        let source = blob[..blob.len() / 2].chain(Fails);
+        let source = BufReader::new(blob[..blob.len() / 2].chain(Fails));
         let options = UnpackOptions::default();
         let error = unpack(source, root.as_fd(), Compression::Auto, &options, Beside::default())
             .unwrap_err();
