@@ -3,7 +3,9 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
@@ -76,21 +78,35 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(rustix::io::retry_on_intr(accept)?)
 }
 
+/// How long [`send_to_path`] waits for a listener that accepts nobody, or whose socket is full.
+const TAKEN_WITHIN: Duration = Duration::from_secs(10);
+
 /// Connects to the stream socket with this path and sends one file with some bytes, as those who
-/// ask for a terminal's master expect it.
+/// ask for a terminal's master expect it. Blocks while who listens has a full queue, for ten seconds.
 ///
 /// # Errors
-/// What `connect(2)` and `sendmsg(2)` refuse with.
+/// What `connect(2)` and `sendmsg(2)` refuse with; `TimedOut` when nobody takes it.
 pub fn send_to_path(path: &str, bytes: &[u8], file: BorrowedFd<'_>) -> io::Result<()> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    send_to_path_within(TAKEN_WITHIN, path, bytes, file)
+}
+
+fn send_to_path_within(
+    limit: Duration,
+    path: &str,
+    bytes: &[u8],
+    file: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
     let address = SocketAddrUnix::new(path)?;
-    rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;
-    send(socket.as_fd(), bytes, Some(file))
+    let connected = rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address));
+    let sent = connected.map_err(Into::into).and_then(|()| send(socket.as_fd(), bytes, Some(file)));
+    // A socket with a time limit says so when the time is up.
+    sent.map_err(|error: io::Error| match error.kind() {
+        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        _other => error,
+    })
 }
 
 fn packet_socket() -> io::Result<OwnedFd> {
@@ -205,6 +221,21 @@ mod tests {
         send_to_path(path.to_str().unwrap(), b"/dev/ptmx", dir.as_fd()).unwrap();
         let file = accept_file(listener.as_fd()).unwrap();
         assert!(crate::fs::is_dir(file.as_fd()).unwrap());
+    }
+
+    #[test]
+    fn who_accepts_nobody_does_not_hold_up_those_who_send() {
+        let top = tempfile::tempdir().unwrap();
+        let dir = crate::fs::open_dir(top.path()).unwrap();
+        let listener = listen_for_file(dir.as_fd(), "agent").unwrap();
+        // One may wait to be accepted, and one more does.
+        rustix::net::listen(&listener, 0).unwrap();
+        let path = top.path().join("agent");
+        let send =
+            |limit| send_to_path_within(limit, path.to_str().unwrap(), b"hello", dir.as_fd());
+        send(TAKEN_WITHIN).unwrap();
+        let refused = send(Duration::from_millis(20)).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]

@@ -5,6 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
 use crate::error::SystemdError;
 use crate::wire::{self, Kind, Message, Target, Writer};
 
@@ -63,7 +66,7 @@ impl Connection {
     /// Connects and says who is there. Nothing on this connection is waited for beyond `deadline`.
     pub(crate) fn open(path: &Path, way: Way, deadline: Instant) -> Result<Self, SystemdError> {
         let failed = |source| SystemdError::Connect { path: path.to_owned(), source };
-        let stream = UnixStream::connect(path).map_err(failed)?;
+        let stream = connect(path, deadline).map_err(failed)?;
         let mut connection = Self { stream, serial: 0, deadline, ended: Vec::new() };
         let answer = connection.authenticate().map_err(failed)?;
         if !answer.starts_with("OK ") {
@@ -179,7 +182,7 @@ impl Connection {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(read) => filled += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(in_time(error)),
             }
         }
         Ok(())
@@ -187,7 +190,26 @@ impl Connection {
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.set_write_timeout(Some(left(self.deadline)?))?;
-        self.stream.write_all(bytes)
+        self.stream.write_all(bytes).map_err(in_time)
+    }
+}
+
+/// A systemd that hangs accepts nobody: once as many wait for it as may, the next one would for ever.
+fn connect(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
+    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(left(deadline)?))?;
+    let address = SocketAddrUnix::new(path)?;
+    rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))
+        .map_err(|errno| in_time(errno.into()))?;
+    Ok(socket.into())
+}
+
+/// What the kernel calls "try again" is, for a socket with a time limit, that the time is up.
+fn in_time(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        _other => error,
     }
 }
 

@@ -328,6 +328,20 @@ mod tests {
     }
 
     #[test]
+    fn one_that_hangs_is_waited_for_until_the_deadline_and_no_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("private");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        // One may wait to be accepted, and one more does.
+        rustix::net::listen(&listener, 0).unwrap();
+        let _waiting = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        let soon = Instant::now() + Duration::from_millis(20);
+        let refused = Manager::at(&socket).connect(soon).unwrap_err();
+        let SystemdError::Connect { source, .. } = refused else { panic!("{refused}") };
+        assert_eq!(source.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
     fn nobody_listening_is_an_error_in_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("private");
