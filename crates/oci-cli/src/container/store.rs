@@ -288,10 +288,16 @@ pub(crate) fn parse_spec(path: &Path, text: &[u8]) -> Result<(Spec, Vec<String>)
     }
 }
 
+/// Replaces a file in a directory that may be anybody's, such as `/tmp`: what lies there under the name
+/// the text is first written to is not written through, whatever it leads to.
 pub(crate) fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let new = path.with_file_name(format!(".{name}"));
-    let mut file = File::create(&new)?;
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _gone => {}
+    }
+    let mut file = File::create_new(&new)?;
     file.write_all(text.as_bytes())?;
     std::fs::rename(&new, path)
 }
@@ -366,6 +372,18 @@ mod tests {
         container.write_record(&Record { format: 2, ..record("a") }).unwrap();
         let error = container.record().unwrap_err().to_string();
         assert!(error.contains("format 2"), "{error}");
+    }
+
+    #[test]
+    fn a_link_that_lies_in_the_way_of_a_file_is_not_followed() {
+        let top = tempfile::tempdir().unwrap();
+        let (victim, file) = (top.path().join("victim"), top.path().join("pid"));
+        std::fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, top.path().join(".pid")).unwrap();
+        write_atomically(&file, "7").unwrap();
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+        assert!(std::fs::symlink_metadata(&file).unwrap().is_file());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "7");
     }
 
     #[test]
