@@ -4,12 +4,13 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, WaitStatus};
-use shim_protocol::{Failure, Response};
+use shim_protocol::{Failure, FailureKind, Response};
 use sys::pidfd::Ended;
 use sys::process::Child;
 
 use super::birth::Birth;
 use super::exec::Entry;
+use super::strangers::Strangers;
 use super::{External, Outputs, PATIENCE};
 use crate::peers::PeerNumber;
 use crate::supervisor::Supervisor;
@@ -18,12 +19,16 @@ use crate::supervisor::Supervisor;
 /// it after all.
 const LIMIT: Duration = Duration::from_secs(25);
 
+/// How long a command that was killed is waited for.
+const DIES_WITHIN: Duration = Duration::from_secs(5);
+
 /// A command that runs, and who waits for it.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(super) child: Child,
     pub(super) outputs: Outputs,
     pub(super) asked: (PeerNumber, u64),
+    since: Instant,
     pub(super) until: Instant,
     /// It was killed because its time was up.
     pub(super) late: bool,
@@ -63,9 +68,7 @@ impl Step {
 #[derive(Debug, Default)]
 pub(crate) struct Jobs {
     jobs: Vec<Job>,
-    /// Children that ended while commands were under way and were nobody's yet: a process may end
-    /// before the command that has started it says which it is.
-    strangers: Vec<(Pid, WaitStatus)>,
+    strangers: Strangers,
     /// Who asked for everything the shim holds, which is not known until these have come to an end.
     pub(super) state_waiters: Vec<(PeerNumber, u64)>,
     /// What came of commands that somebody waits for.
@@ -79,7 +82,8 @@ impl Job {
         asked: (PeerNumber, u64),
         step: Step,
     ) -> Self {
-        Self { child, outputs, asked, until: Instant::now() + LIMIT, late: false, step }
+        let since = Instant::now();
+        Self { child, outputs, asked, since, until: since + LIMIT, late: false, step }
     }
 
     pub(super) fn kill(&self) {
@@ -146,14 +150,13 @@ impl Jobs {
 
     /// How this process ended, if it has while nobody knew it.
     pub(super) fn take_stranger(&mut self, pid: Pid) -> Option<WaitStatus> {
-        let index = self.strangers.iter().position(|(stranger, _)| *stranger == pid)?;
-        Some(self.strangers.swap_remove(index).1)
+        self.strangers.take(pid)
     }
 
     /// Keeps the end of a child that is nobody's, as long as it may turn out to be somebody's.
     pub(crate) fn keep_stranger(&mut self, pid: Pid, status: WaitStatus) {
         if !self.jobs.is_empty() {
-            self.strangers.push((pid, status));
+            self.strangers.keep(pid, status, Instant::now());
         }
     }
 }
@@ -186,7 +189,8 @@ impl Supervisor {
     }
 
     /// Runs a short command and waits for it: what it printed. Children that end meanwhile are reaped: the
-    /// command may wait for that.
+    /// command may wait for that. One that does not even end when it is killed (it may hang in a file system
+    /// that has stopped answering) is left behind: the pod's other affairs must not wait for it.
     ///
     /// # Errors
     /// In the runtime's own words.
@@ -205,7 +209,8 @@ impl Supervisor {
         let pid = child.pid;
         let step = Step::Alone(Box::new(external.clone()), verb);
         let mut job = Job::new(child, outputs, (0, 0), step);
-        job.until = Instant::now() + PATIENCE;
+        job.until = job.since + PATIENCE;
+        let given_up = job.until + DIES_WITHIN;
         self.jobs.push(job);
         loop {
             self.reap();
@@ -214,17 +219,28 @@ impl Supervisor {
             if let Some(index) = outcomes.iter().position(|(ended, _)| *ended == pid) {
                 return outcomes.swap_remove(index).1;
             }
-            let until = self.jobs.next_deadline().unwrap_or_else(|| Instant::now() + PATIENCE);
-            let left = until.saturating_duration_since(Instant::now());
-            self.parts.children.wait(left).map_err(cannot)?;
+            let now = Instant::now();
+            if now >= given_up {
+                return Err(self.give_up(pid, external, verb));
+            }
+            let until = self.jobs.next_deadline().map_or(given_up, |next| next.min(given_up));
+            self.parts.children.wait(until.saturating_duration_since(now)).map_err(cannot)?;
         }
     }
 
-    /// With the last one gone nobody is a stranger, and what the shim holds is known.
+    /// It is reaped like an orphan, whenever it ends.
+    fn give_up(&mut self, pid: Pid, external: &External, verb: &str) -> Failure {
+        drop(self.jobs.take(pid));
+        self.settle_jobs();
+        let message = format!("{} {verb} does not end, even killed", external.program.path);
+        Failure { kind: FailureKind::Internal, message, errno: None }
+    }
+
+    /// With the oldest one gone those who ended before the others are no strangers any more; with the last
+    /// that makes a container, what the shim holds is known.
     pub(super) fn settle_jobs(&mut self) {
-        if self.jobs.jobs.is_empty() {
-            self.jobs.strangers.clear();
-        }
+        let oldest = self.jobs.jobs.iter().map(|job| job.since).min();
+        self.jobs.strangers.forget_before(oldest);
         if self.jobs.births().next().is_none() {
             for (peer, id) in std::mem::take(&mut self.jobs.state_waiters) {
                 let state = Response::State(self.state());

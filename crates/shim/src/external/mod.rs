@@ -12,6 +12,7 @@ mod birth;
 mod exec;
 mod job;
 mod said;
+mod strangers;
 
 use std::io::Read;
 use std::os::fd::AsFd;
