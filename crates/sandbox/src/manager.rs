@@ -12,7 +12,8 @@ use tokio_util::task::TaskTracker;
 use crate::claim::Fresh;
 use crate::context::{Context, Parts, now, random_id};
 use crate::error::{
-    ContainerError, CreateError, RunError, StartError, StopPodError, TeardownError, UpdateError,
+    ContainerError, CreateError, RunError, StartError, StepError, StopPodError, TeardownError,
+    UpdateError,
 };
 use crate::handler::Handler;
 use crate::handles::Handles;
@@ -376,6 +377,17 @@ impl Sandboxes {
         ask(&queue, |reply| Request::UpdatePod(change, reply))
             .await
             .unwrap_or_else(|| Err(gone().into()))
+    }
+
+    /// Ends what lives in the group of a container that does not run; a container that is not known
+    /// has nothing.
+    ///
+    /// # Errors
+    /// [`StepError::Cgroup`].
+    pub(crate) async fn end_leftovers(&self, id: &ContainerId) -> Result<(), StepError> {
+        let Ok((id, queue)) = self.container(id.as_str()) else { return Ok(()) };
+        let ended = ask(&queue, |reply| Request::EndLeftovers(id, reply)).await;
+        ended.unwrap_or(Ok(()))
     }
 
     pub(crate) fn container(

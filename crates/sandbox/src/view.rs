@@ -38,6 +38,8 @@ pub struct ContainerView {
     pub cgroup_path: Arc<str>,
     /// Its writable layer, measured in the background.
     pub writable: Option<Arc<DiskUsage>>,
+    /// It is being started: its processes may be there before its record says so.
+    pub starting: bool,
 }
 
 /// An id that names nothing, or too much.
@@ -142,7 +144,23 @@ impl Index {
         self.write(|maps| {
             let writable = maps.containers.get(&record.id).and_then(|old| old.writable.clone());
             let id = record.id.clone();
-            maps.containers.insert(id, Arc::new(ContainerView { record, cgroup_path, writable }));
+            let view = ContainerView { record, cgroup_path, writable, starting: false };
+            maps.containers.insert(id, Arc::new(view));
+        });
+    }
+
+    /// A container is about to be started; that it was, or was not, is its next record.
+    pub(crate) fn set_starting(&self, id: &ContainerId) {
+        self.change(id, |view| view.starting = true);
+    }
+
+    fn change(&self, id: &ContainerId, f: impl FnOnce(&mut ContainerView)) {
+        self.write(|maps| {
+            if let Some(old) = maps.containers.get_mut(id) {
+                let mut view = ContainerView::clone(old);
+                f(&mut view);
+                *old = Arc::new(view);
+            }
         });
     }
 
@@ -152,13 +170,7 @@ impl Index {
 
     /// Stores a measurement, unless the container has gone meanwhile.
     pub(crate) fn set_writable(&self, id: &ContainerId, usage: DiskUsage) {
-        self.write(|maps| {
-            if let Some(old) = maps.containers.get_mut(id) {
-                let mut view = ContainerView::clone(old);
-                view.writable = Some(Arc::new(usage));
-                *old = Arc::new(view);
-            }
-        });
+        self.change(id, |view| view.writable = Some(Arc::new(usage)));
     }
 }
 
@@ -245,7 +257,8 @@ pub(crate) fn test_view(state: crate::record::ContainerState) -> ContainerView {
         resources: model::Resources::default(),
         state,
     };
-    ContainerView { record: Arc::new(record), cgroup_path: "/p/c".into(), writable: None }
+    let (record, cgroup_path) = (Arc::new(record), "/p/c".into());
+    ContainerView { record, cgroup_path, writable: None, starting: false }
 }
 
 #[cfg(test)]

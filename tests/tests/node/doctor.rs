@@ -1,5 +1,7 @@
 //! `knarr doctor` finds what does not match, says so, and removes what belongs to nobody.
 
+mod starting;
+
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -35,7 +35,8 @@ pub(super) fn states(out: &mut Examination<'_>) {
     let dir = out.cx.paths().pod_states();
     for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
         let id = entry.file_name().to_str().and_then(|name| SandboxId::parse(name).ok());
-        if let Some(id) = id.filter(|id| !out.knows(id.as_str())) {
+        // One that is gone by now went with its pod.
+        if let Some(id) = id.filter(|id| !out.knows(id.as_str()) && entry.path().exists()) {
             let problem = format!("the state of pod sandbox {id}, which is not known");
             let mend = Mend::RemoveState(id);
             out.mendable(Area::State, &entry.path().display(), (problem, "remove it"), mend);

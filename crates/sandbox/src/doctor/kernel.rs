@@ -9,6 +9,7 @@ use model::{CgroupDriver, NamespaceMode, SandboxId, Slice};
 
 use super::{Area, Cases, Examination, Mend, Severity};
 use crate::cgroups;
+use crate::context::Context;
 use crate::host::start_ticks;
 use crate::paths::Paths;
 use crate::record::ContainerState;
@@ -24,7 +25,9 @@ pub(super) fn processes(out: &mut Examination<'_>) {
         Err(error) => return out.unseen(Area::Process, &"/proc", &error),
     };
     for shim in &running {
-        if !out.knows(shim.sandbox.as_str()) {
+        let (id, process) = (shim.sandbox.as_str(), shim.process);
+        // One that has ended meanwhile may have taken its pod along.
+        if !out.knows(id) && start_ticks(process.pid) == Some(process.start_ticks) {
             let problem = format!("a shim of pod sandbox {}, which is not known", shim.sandbox);
             let mend = Mend::EndShim(shim.process, shim.sandbox.clone());
             out.mendable(Area::Process, &shim.process.pid, (problem, "end it"), mend);
@@ -37,17 +40,21 @@ pub(super) fn processes(out: &mut Examination<'_>) {
             out.problem(Area::Process, &id, problem, "restart knarr, which records what has ended");
         }
     }
-    for container in out.cx.index.containers() {
-        let id = &container.record.id;
-        let inhabited = cgroups::inhabited(&out.cx.parts.host.cgroup, &container.cgroup_path);
+    for seen in out.cx.index.containers() {
+        let id = &seen.record.id;
+        let inhabited = cgroups::inhabited(&out.cx.parts.host.cgroup, &seen.cgroup_path);
+        // Looked up after its processes were: these may be of a start that had not begun before.
+        let Ok(container) = out.cx.index.container(id.as_str()) else { continue };
         match &container.record.state {
             ContainerState::Running { pid, .. } if start_ticks(*pid).is_none() => {
                 let problem = format!("container {id} is running and process {pid} is not there");
                 out.problem(Area::Process, &id, problem, "restart knarr, which asks its shim");
             }
-            ContainerState::Created | ContainerState::Exited(_) if inhabited => {
+            ContainerState::Created | ContainerState::Exited(_)
+                if inhabited && !container.starting =>
+            {
                 let problem = format!("container {id} does not run and has processes");
-                let mend = Mend::KillCgroup(container.cgroup_path.to_string());
+                let mend = Mend::EndLeftovers(id.clone());
                 out.mendable(Area::Process, &id, (problem, "kill them"), mend);
             }
             ContainerState::Running { .. }
@@ -59,33 +66,27 @@ pub(super) fn processes(out: &mut Examination<'_>) {
 
 /// Groups of containers that are not known, where only pods of this daemon have theirs.
 pub(super) fn cgroups(out: &mut Examination<'_>) {
-    let mut parents: BTreeSet<String> = BTreeSet::new();
-    let mut known: BTreeSet<String> = BTreeSet::new();
-    for pod in out.cx.index.pods() {
-        parents.insert(pod.cgroup_parent.to_string());
-        known.insert(pod.record.id.to_string());
-    }
+    // Pods come and go meanwhile: whose owner is known before or afterwards is somebody's.
+    let before = names_of_groups(out.cx);
+    let pods = out.cx.index.pods();
+    let mut parents: BTreeSet<String> =
+        pods.iter().map(|pod| pod.cgroup_parent.to_string()).collect();
     // Where pods have a group of their own if nobody chooses another.
     parents.insert(crate::context::DEFAULT_PARENT.to_owned());
-    let others = shims::everywhere().unwrap_or_default();
-    known.extend(others.iter().map(ToString::to_string));
-    known.extend(out.cx.index.containers().iter().map(|it| it.record.id.to_string()));
-    for object in out.cx.quarantine.all() {
-        known.extend(object.cgroup_names());
-    }
     let layout = out.cx.parts.host.cgroup.clone();
     let groups = parents.iter().flat_map(|parent| {
         let names = cgroups::children(&layout, parent).into_iter();
         let ids = names.filter(|name| SandboxId::parse(name).is_ok());
         ids.map(move |name| (format!("{parent}/{name}"), name))
     });
-    let slices: BTreeSet<String> = out.cx.index.pods().iter().filter_map(slice_of).collect();
+    let slices: BTreeSet<String> = pods.iter().filter_map(slice_of).collect();
     let default = Slice::parse(DEFAULT_SLICE).map(|slice| slice.path());
     let scopes = slices.into_iter().chain(default).flat_map(|slice| in_slice(&layout, &slice));
     let scopes = scopes.map(|(path, pod)| (path, pod.to_string()));
-    let unknown: Vec<String> =
-        groups.chain(scopes).filter(|(_, id)| !known.contains(id)).map(|(path, _)| path).collect();
-    for path in unknown {
+    let found: Vec<(String, String)> = groups.chain(scopes).collect();
+    let after = names_of_groups(out.cx);
+    let unknown = found.into_iter().filter(|(_, id)| !before.contains(id) && !after.contains(id));
+    for (path, _) in unknown {
         if cgroups::any_inhabited(&layout, &path) {
             let problem = "processes of a pod or container that is not known".to_owned();
             let remedy = "end them, unless another knarr serves this host";
@@ -96,6 +97,19 @@ pub(super) fn cgroups(out: &mut Examination<'_>) {
             out.mendable(Area::Cgroup, &path, (problem, "remove it"), mend);
         }
     }
+}
+
+/// What groups are called that belong to a pod or a container of this daemon, or to a pod of another.
+fn names_of_groups(cx: &Context) -> BTreeSet<String> {
+    let mut names: BTreeSet<String> =
+        cx.index.pods().iter().map(|pod| pod.record.id.to_string()).collect();
+    let others = shims::everywhere().unwrap_or_default();
+    names.extend(others.iter().map(ToString::to_string));
+    names.extend(cx.index.containers().iter().map(|it| it.record.id.to_string()));
+    for object in cx.quarantine.all() {
+        names.extend(object.cgroup_names());
+    }
+    names
 }
 
 /// Where a pod's scope is, if it has one.
@@ -114,9 +128,9 @@ pub(super) fn namespaces(out: &mut Examination<'_>) {
     let shims = shims::everywhere().unwrap_or_default();
     for name in pins {
         let id = name.strip_prefix("knarr-").and_then(|id| SandboxId::parse(id).ok());
-        let Some(id) = id.filter(|id| !out.knows(id.as_str()) && !shims.contains(id)) else {
-            continue;
-        };
+        let unknown = |id: &SandboxId| !out.knows(id.as_str()) && !shims.contains(id);
+        // One that is gone by now went with its pod.
+        let Some(id) = id.filter(|id| unknown(id) && dir.join(&name).exists()) else { continue };
         let problem = format!("the network namespace of pod sandbox {id}, which is not known");
         out.mendable(
             Area::Netns,

@@ -21,10 +21,8 @@ impl Sandboxes {
                 let end = move || shims::end_with_all(process).and_then(|()| end_adopted(process));
                 blocking::run(end).await.map_err(|error| error.to_string())
             }
-            Mend::KillCgroup(path) => {
-                blocking::run(move || cgroups::kill(&cx.parts.host.cgroup, &path))
-                    .await
-                    .map_err(|error| chain(&error))
+            Mend::EndLeftovers(container) => {
+                self.end_leftovers(&container).await.map_err(|error| chain(&error))
             }
             Mend::RemoveCgroup(path) => {
                 blocking::run(move || cgroups::remove(&cx.parts.host.cgroup, &path))

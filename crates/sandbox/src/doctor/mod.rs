@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cni::Live;
-use model::SandboxId;
+use model::{ContainerId, SandboxId};
 
 use crate::blocking;
 use crate::context::Context;
@@ -124,7 +124,7 @@ pub struct Finding {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Mend {
     EndShim(ProcessRecord, SandboxId),
-    KillCgroup(String),
+    EndLeftovers(ContainerId),
     RemoveCgroup(String),
     Unpin(SandboxId),
     RemoveState(SandboxId),

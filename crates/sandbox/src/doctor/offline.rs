@@ -133,7 +133,7 @@ impl Look<'_> {
             if !self.pods.contains_key(&shim.sandbox) {
                 let problem =
                     format!("a shim of pod sandbox {}, which has no record", shim.sandbox);
-                self.out.problem(Area::Process, &shim.process.pid, problem, START);
+                self.out.problem(Area::Process, &shim.process.pid, problem, DOCTOR_FIXES);
             }
         }
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();

@@ -4,7 +4,7 @@
 use model::ContainerId;
 use shim_protocol::Exit;
 
-use super::Owner;
+use super::{Container, Owner};
 use crate::blocking;
 use crate::cgroups;
 use crate::context::{cgroup_of, now};
@@ -108,6 +108,18 @@ impl Owner {
         self.tell(EventKind::Stopped, id.as_str());
         self.after_exit(id).await;
         Ok(())
+    }
+
+    /// Kills what lives in the group of a container that does not run. Between the owner's other work,
+    /// so it is none that is just being started; one that was started meanwhile is left alone.
+    pub(super) async fn end_leftovers(&self, id: &ContainerId) -> Result<(), StepError> {
+        if self.containers.get(id).is_none_or(Container::is_running) {
+            return Ok(());
+        }
+        let (layout, cgroup) =
+            (self.cx.parts.host.cgroup.clone(), cgroup_of(&self.cgroup_parent, id));
+        let killed = blocking::run(move || cgroups::kill(&layout, &cgroup)).await;
+        killed.map_err(StepError::Cgroup)
     }
 
     async fn read_exit_file(&self, id: &ContainerId) -> Option<Exit> {

@@ -35,7 +35,9 @@ use tokio::time::Instant;
 use crate::blocking;
 use crate::claim::{Claim, Fresh};
 use crate::context::{Context, cgroup_of, cgroup_parent};
-use crate::error::{ContainerError, CreateError, RunError, StartError, TeardownError, UpdateError};
+use crate::error::{
+    ContainerError, CreateError, RunError, StartError, StepError, TeardownError, UpdateError,
+};
 use crate::events::EventKind;
 use crate::link::{LinkEvent, ShimLink};
 use crate::record::{ContainerRecord, ContainerState, ExitReason, ExitRecord, PodPhase, PodRecord};
@@ -79,6 +81,8 @@ pub(crate) enum Request {
     UpdatePod(Box<PodResources>, Reply<(), UpdatePodError>),
     Exec(ContainerId, Reply<ExecTarget, ContainerError>),
     Attach(ContainerId, Reply<Arc<ShimLink>, ContainerError>),
+    /// End what lives in the group of a container that does not run.
+    EndLeftovers(ContainerId, Reply<(), StepError>),
 }
 
 /// A stop that waits for its container to end.
@@ -231,6 +235,10 @@ impl Owner {
             }
             Request::Attach(id, reply) => {
                 let result = self.attach_target(&id);
+                drop(reply.send(result));
+            }
+            Request::EndLeftovers(id, reply) => {
+                let result = self.end_leftovers(&id).await;
                 drop(reply.send(result));
             }
         }

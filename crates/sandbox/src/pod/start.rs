@@ -35,6 +35,7 @@ impl Owner {
         admission::start(self.record.phase, &container.record.state, removing)
             .map_err(|source| StartError::Refused { container: id.clone(), source })?;
         let _span = span("daemon: start the container");
+        self.cx.index.set_starting(id);
         let launched = self.launch(id).await;
         match launched {
             Ok(state) => {
