@@ -238,22 +238,24 @@ pub(crate) fn remove(layout: &CgroupLayout, path: &str) -> Result<(), CgroupErro
     Ok(())
 }
 
-/// Kills and removes every group of one of these names, wherever it is.
+/// Kills and removes every group of one of these names, wherever it is. One that resists does not keep
+/// the others; the first such is the error.
 pub(crate) fn sweep_named(
     layout: &CgroupLayout,
     names: &HashSet<String>,
 ) -> Result<(), CgroupError> {
+    let mut swept = Ok(());
     for (version, freezer, top) in directories(layout, "") {
         for dir in below(Path::new(&top)) {
             let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if names.contains(name) && dir.exists() {
                 let dir = dir.to_string_lossy();
-                end_in(version, freezer, &dir)?;
-                sys::cgroup::remove(&dir)?;
+                let gone = end_in(version, freezer, &dir).and_then(|()| sys::cgroup::remove(&dir));
+                swept = swept.and(gone);
             }
         }
     }
-    Ok(())
+    swept
 }
 
 /// Every group below one. Groups that vanish meanwhile are not there.
@@ -304,6 +306,29 @@ mod tests {
         plan.groups[0].settings.pop();
         set_limits(&plan).unwrap();
         assert_eq!(value(), "7");
+    }
+
+    #[test]
+    fn a_group_that_resists_does_not_keep_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        // No file system of cgroups: what has a file in it cannot be removed there.
+        let names: HashSet<String> = ["a", "b", "c"].map(str::to_owned).into();
+        let groups = ["a", "below/b", "c"].map(|name| dir.path().join(name));
+        for group in &groups {
+            std::fs::create_dir_all(group).unwrap();
+            std::fs::write(group.join("cgroup.procs"), "").unwrap();
+            std::fs::write(group.join("cgroup.kill"), "").unwrap();
+        }
+        let layout = CgroupLayout::V2(CgroupHierarchy {
+            mountpoint: dir.path().to_string_lossy().into_owned(),
+            controllers: Vec::new(),
+        });
+        let error = sweep_named(&layout, &names).unwrap_err();
+        assert!(groups.iter().any(|group| error.path == group.to_string_lossy()), "{error}");
+        // Every one of them was told to end.
+        for group in &groups {
+            assert_eq!(std::fs::read(group.join("cgroup.kill")).unwrap(), b"1", "{group:?}");
+        }
     }
 
     #[test]

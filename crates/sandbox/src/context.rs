@@ -127,7 +127,8 @@ pub(crate) fn cgroup_parent(pod: &PodRecord) -> String {
 pub(crate) fn owns_cgroup_parent(pod: &PodRecord) -> bool {
     match pod.cgroup_driver {
         CgroupDriver::Systemd => true,
-        CgroupDriver::Cgroupfs => pod.config.cgroup_parent.is_empty(),
+        // The root is nobody's to be put into: such a pod has one of its own too.
+        CgroupDriver::Cgroupfs => pod.config.cgroup_parent.trim_matches('/').is_empty(),
     }
 }
 
@@ -149,4 +150,24 @@ pub(crate) fn random_id() -> Result<[u8; 32], rustix::io::Errno> {
 
 pub(crate) fn cgroup_of(parent: &str, id: &ContainerId) -> String {
     format!("{parent}/{id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_that_was_made_for_a_pod_is_the_pods() {
+        let pod = |parent: &str| {
+            let mut record = PodRecord::clone(&crate::view::test_pod().record);
+            Arc::make_mut(&mut record.config).cgroup_parent = parent.to_owned();
+            record
+        };
+        for (parent, own) in [("", true), ("/", true), ("/kubepods/", false), ("a", false)] {
+            let record = pod(parent);
+            let below = cgroup_parent(&record);
+            assert_eq!(below.starts_with(DEFAULT_PARENT), own, "{parent}: {below}");
+            assert_eq!(owns_cgroup_parent(&record), own, "{parent}");
+        }
+    }
 }

@@ -54,35 +54,44 @@ pub(crate) fn end_with_all(shim: ProcessRecord) -> io::Result<()> {
         if below.is_empty() {
             break;
         }
-        for pid in below.into_iter().filter_map(Pid::from_raw) {
-            // One that is gone needs nothing.
-            if let Ok(handle) = sys::pidfd::open(pid) {
-                sys::pidfd::kill(handle.as_fd())?;
-            }
-        }
+        below.into_iter().try_for_each(kill)?;
         std::thread::sleep(PAUSE);
     }
     Ok(())
 }
 
+/// Kills a process, if it is still the one that was seen: so many end here that a number may be somebody
+/// else's soon. One that is gone needs nothing.
+fn kill(seen: ProcessRecord) -> io::Result<()> {
+    let Some(Ok(handle)) = Pid::from_raw(seen.pid).map(sys::pidfd::open) else { return Ok(()) };
+    // After the handle was opened.
+    if start_ticks(seen.pid) == Some(seen.start_ticks) {
+        sys::pidfd::kill(handle.as_fd())?;
+    }
+    Ok(())
+}
+
 /// The living below a process.
-fn descendants(top: i32) -> io::Result<Vec<i32>> {
+fn descendants(top: i32) -> io::Result<Vec<ProcessRecord>> {
     let mut parents = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let name = entry?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        let Some(start_ticks) = sys::process::parse_start_time(&stat) else { continue };
         if let Some((false, parent)) = dead_and_parent(&stat) {
-            parents.push((pid, parent));
+            parents.push((ProcessRecord { pid, start_ticks }, parent));
         }
     }
-    let mut found = vec![top];
+    let mut found: Vec<ProcessRecord> = Vec::new();
+    let mut next = Some(top);
     let mut at = 0;
-    while let Some(parent) = found.get(at).copied() {
-        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+    while let Some(parent) = next {
+        let children = parents.iter().filter(|(child, of)| *of == parent && child.pid != top);
+        found.extend(children.map(|(child, _)| *child));
+        next = found.get(at).map(|child| child.pid);
         at += 1;
     }
-    found.swap_remove(0);
     Ok(found)
 }
 
@@ -142,9 +151,13 @@ mod tests {
         let own = i32::try_from(std::process::id()).unwrap();
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        assert!(descendants(own).unwrap().contains(&pid));
-        child.kill().unwrap();
+        let found = descendants(own).unwrap();
+        let found = found.into_iter().find(|found| found.pid == pid).unwrap();
+        kill(ProcessRecord { start_ticks: found.start_ticks + 1, ..found }).unwrap();
+        assert!(child.try_wait().unwrap().is_none(), "the number alone is not enough");
+        kill(found).unwrap();
         child.wait().unwrap();
+        kill(found).unwrap();
     }
 
     #[test]

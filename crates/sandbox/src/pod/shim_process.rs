@@ -1,7 +1,8 @@
 //! The process behind a shim's link, and that it has ended.
 
+use std::fmt::Display;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::Child;
 
 use model::SandboxId;
@@ -28,6 +29,10 @@ impl ShimProcess {
             Self::Child(mut child) => {
                 // Killing a process that has ended already is harmless until it is waited for.
                 child.kill()?;
+                let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+                // It is not reaped, so its number is its own.
+                let handle = pid.map(sys::pidfd::open).transpose()?;
+                handle.map_or(Ok(()), |handle| await_end(handle.as_fd(), child.id()))?;
                 child.wait().map(drop)
             }
             Self::Adopted(None) => Ok(()),
@@ -60,14 +65,16 @@ pub(crate) fn end_adopted(process: ProcessRecord) -> io::Result<()> {
         return Ok(());
     }
     sys::pidfd::kill(handle.as_fd())?;
-    if sys::pidfd::wait_ended(handle.as_fd(), DIES_WITHIN)? {
-        Ok(())
-    } else {
-        Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("process {} outlives SIGKILL by {} s", process.pid, DIES_WITHIN.as_secs()),
-        ))
+    await_end(handle.as_fd(), pid.as_raw_nonzero())
+}
+
+/// One that has been killed may hang in the kernel for as long as a file system does: its pod does not.
+fn await_end(process: BorrowedFd<'_>, pid: impl Display) -> io::Result<()> {
+    if sys::pidfd::wait_ended(process, DIES_WITHIN)? {
+        return Ok(());
     }
+    let why = format!("process {pid} outlives SIGKILL by {} s", DIES_WITHIN.as_secs());
+    Err(io::Error::new(io::ErrorKind::TimedOut, why))
 }
 
 #[cfg(test)]
