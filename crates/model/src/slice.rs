@@ -49,7 +49,8 @@ impl Slice {
     /// Absolute path of its cgroup below the hierarchy's root: `/a.slice/a-b.slice`; empty for the
     /// root.
     pub fn path(&self) -> String {
-        let stem = self.0.trim_end_matches(".slice");
+        // Once: a part's own name may end so too.
+        let stem = self.0.strip_suffix(".slice").unwrap_or(&self.0);
         let (mut path, mut name) = (String::new(), String::new());
         for part in stem.split('-').filter(|part| !part.is_empty()) {
             if !name.is_empty() {
@@ -100,6 +101,7 @@ mod tests {
         let path = |name| Slice::parse(name).unwrap().path();
         assert_eq!(path("-.slice"), "");
         assert_eq!(path("system.slice"), "/system.slice");
+        assert_eq!(path("a-b.slice.slice"), "/a.slice/a-b.slice.slice");
         assert_eq!(
             path("kubepods-burstable-podab_cd.slice"),
             "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podab_cd.slice"

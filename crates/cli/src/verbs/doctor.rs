@@ -45,7 +45,9 @@ impl Doctor {
     pub async fn run(self, client: &Client, io: &mut Io<'_>) -> Result<u8, Error> {
         let mut service = client.health();
         let request = service.examine(knarr::ExamineRequest { fix: self.fix });
-        let answer = client.call("examine the node", Limit::Standard, request).await?;
+        // Given up by us, the daemon would stop half-way.
+        let limit = if self.fix { Limit::None } else { Limit::Standard };
+        let answer = client.call("examine the node", limit, request).await?;
         self.tell(&answer, io)
     }
 

@@ -64,12 +64,15 @@ impl Conntrack {
             body.raw(&header(family));
         });
         let mut forgotten = 0;
-        for reply in self.0.query(batch)?.iter().filter(|reply| reply.kind == NEW) {
-            let attributes = Attributes::new(reply.body.get(4..).unwrap_or(&[]));
+        // A busy host has millions: only those that are meant are kept.
+        let is_meant = |kind: u16, body: &[u8]| {
+            let original = attributes(body).get(TUPLE_ORIGINAL);
+            let to = original.and_then(udp_destination);
+            kind == NEW && to.is_some_and(|(to, port)| meant(to, port))
+        };
+        for reply in self.0.query_for(batch, is_meant)? {
+            let attributes = attributes(&reply.body);
             let Some(original) = attributes.get(TUPLE_ORIGINAL) else { continue };
-            if !udp_destination(original).is_some_and(|(to, port)| meant(to, port)) {
-                continue;
-            }
             let copy = |kind| attributes.get(kind).map(<[u8]>::to_vec);
             let found = Connection { original: original.to_vec(), id: copy(ID), zone: copy(ZONE) };
             forgotten += usize::from(self.forget(family, &found)?);
@@ -96,6 +99,11 @@ impl Conntrack {
             Err(error) => Err(error),
         }
     }
+}
+
+/// What follows the header.
+fn attributes(body: &[u8]) -> Attributes<'_> {
+    Attributes::new(body.get(4..).unwrap_or(&[]))
 }
 
 /// `struct nfgenmsg`.

@@ -110,21 +110,35 @@ impl Socket {
     /// same; nf_tables drops the whole batch.
     pub fn transact(&mut self, mut batch: Batch, ack: usize) -> Result<(), NetlinkError> {
         batch.want_ack(ack);
-        self.exchange(&mut batch, Some(ack)).map(drop)
+        self.exchange(&mut batch, Some(ack), &|_, _| true).map(drop)
     }
 
     /// Sends one get or dump request and returns the objects.
     ///
     /// # Errors
     /// As [`Self::transact`].
-    pub fn query(&mut self, mut batch: Batch) -> Result<Vec<Reply>, NetlinkError> {
-        self.exchange(&mut batch, None)
+    pub fn query(&mut self, batch: Batch) -> Result<Vec<Reply>, NetlinkError> {
+        self.query_for(batch, |_, _| true)
+    }
+
+    /// As [`Self::query`], for dumps of what there may be millions of: keeps only objects of which `wanted`,
+    /// given kind and body, says yes.
+    ///
+    /// # Errors
+    /// As [`Self::transact`].
+    pub fn query_for(
+        &mut self,
+        mut batch: Batch,
+        wanted: impl Fn(u16, &[u8]) -> bool,
+    ) -> Result<Vec<Reply>, NetlinkError> {
+        self.exchange(&mut batch, None, &wanted)
     }
 
     fn exchange(
         &mut self,
         batch: &mut Batch,
         ack: Option<usize>,
+        wanted: &dyn Fn(u16, &[u8]) -> bool,
     ) -> Result<Vec<Reply>, NetlinkError> {
         let first = self.next;
         let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
@@ -134,7 +148,8 @@ impl Socket {
             let operation = batch.label(ack.unwrap_or(0)).to_owned();
             return Err(NetlinkError::Socket { operation, source: errno.into() });
         }
-        let mut answers = Answers { batch, first, ack, acked: false, replies: Vec::new() };
+        let (acked, replies) = (false, Vec::new());
+        let mut answers = Answers { batch, first, ack, wanted, acked, replies };
         let refused = self.drain(&mut answers)?;
         match refused {
             Some(error) => Err(error),
@@ -173,6 +188,7 @@ struct Answers<'a> {
     batch: &'a Batch,
     first: u32,
     ack: Option<usize>,
+    wanted: &'a dyn Fn(u16, &[u8]) -> bool,
     acked: bool,
     replies: Vec<Reply>,
 }
@@ -203,7 +219,9 @@ impl Answers<'_> {
                 })
             }
             kind => {
-                self.replies.push(Reply { kind, body: message.body.to_vec() });
+                if (self.wanted)(kind, message.body) {
+                    self.replies.push(Reply { kind, body: message.body.to_vec() });
+                }
                 None
             }
         }
