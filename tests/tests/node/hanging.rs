@@ -1,14 +1,20 @@
 //! A volume whose file system stops answering, as a dead network mount does: at the start of a
 //! container and under one that runs. Its own container ends when the file system is cut off, and
-//! until then whoever asks gets a clear error in time; no other pod or container waits for it.
+//! until then whoever asks gets a clear error in time; no other pod or container waits for it. Nor does
+//! anybody wait for an OCI runtime that hangs so.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cri_api::v1;
+use test_support::daemon::Settings;
 use test_support::fuse::Fuse;
-use test_support::node::{Node, on_a_node};
+use test_support::handlers::Runtime;
+use test_support::node::{Node, on_a_node, on_a_node_with};
 use test_support::pods::ContainerBuilder;
+use test_support::scratch::Scratch;
+use test_support::skip;
 
 /// What a container may take to die, a pod's other steps, and a machine that has a lot to do.
 const LONG: Duration = Duration::from_secs(240);
@@ -130,6 +136,55 @@ fn a_volume_that_does_not_answer_at_the_start_fails_that_start_and_nothing_else(
         let next = node.cri.create(&pod_id, &pod, &pod.container("next", &image).sleeper()).await?;
         node.cri.start(&next).await?;
         ensure!(node.cri.shell(&next, "echo alive").await? == "alive");
+        Ok(())
+    })
+}
+
+/// SIGKILL does not reach the runtime's `delete`. The pod's supervisor has one thread, and other affairs.
+#[test]
+fn a_runtime_that_hangs_when_it_deletes_holds_up_that_and_nothing_else() -> Result<()> {
+    let Ok(runc) = Runtime::Runc.find() else {
+        skip("runc is not installed");
+        return Ok(());
+    };
+    let mounted = |scratch: &Scratch| scratch.dir().join("mounted");
+    let configure = |settings: &mut Settings, scratch: &Scratch| {
+        let path = scratch.dir().join("runtime");
+        let (looks, runc) = (mounted(scratch).join("x"), runc.display());
+        let script = format!(
+            "#!/bin/sh\ncase \" $* \" in *' delete '*) [ -e {} ];; esac\nexec {runc} \"$@\"\n",
+            looks.display()
+        );
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::write(&path, script).and_then(|()| fs::set_permissions(&path, mode)).ok();
+        let table = format!("\n[handlers.hangs]\npath = \"{}\"\n", path.display());
+        settings.extra_config += &table;
+    };
+    on_a_node_with(configure, async |node| {
+        let image = node.pulled("busybox").await?;
+        let fuse = Fuse::mount(&mounted(&node.scratch))?;
+        let mut pod = node.pod("stuck");
+        pod.handler = "hangs".into();
+        let (pod_id, gone) = node.run(&pod, &pod.container("gone", &image).sleeper()).await?;
+        node.wait_log(&gone, "asleep").await?;
+        let beside = pod.container("beside", &image).sleeper();
+        let beside = node.cri.create(&pod_id, &pod, &beside).await?;
+        node.cri.start(&beside).await?;
+        node.cri.stop(&gone, 5).await?;
+        fuse.hang();
+        let removed =
+            tokio::time::timeout(LONG, node.cri.remove(&gone)).await.context("no answer")?;
+        let error = removed.expect_err("its runtime hangs");
+        ensure!(error.message().contains("does not end, even killed"), "{error:?}");
+        ensure!(node.cri.shell(&beside, "echo alive").await? == "alive");
+        node.cri.stop(&beside, 5).await?;
+        ensure!(node.cri.container(&beside).await?.exit_code == 0);
+        others_live(node, "other").await?;
+
+        drop(fuse);
+        node.cri.remove(&gone).await?;
+        node.cri.stop_pod(&pod_id).await?;
+        node.cri.remove_pod(&pod_id).await?;
         Ok(())
     })
 }
