@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 
 /// How a process ended.
@@ -29,9 +30,13 @@ impl Ended {
 /// A handle on the process that has `pid` now.
 ///
 /// # Errors
-/// What `pidfd_open(2)` refuses with.
+/// `ESRCH` when there is none, otherwise what `pidfd_open(2)` refuses with.
 pub fn open(pid: Pid) -> io::Result<OwnedFd> {
-    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+    match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        // Of a process that is being reaped, its number not yet given back, kernels up to 6.8 say this.
+        Err(Errno::INVAL) => Err(Errno::SRCH.into()),
+        opened => Ok(opened?),
+    }
 }
 
 /// The number of the process in the PID namespace that the caller's `/proc` shows.
@@ -130,5 +135,21 @@ mod tests {
         assert_eq!(pid_of(handle.as_fd()).unwrap(), pid);
         child.wait().unwrap();
         assert_eq!(pid_of(handle.as_fd()).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+    }
+
+    #[test]
+    fn a_process_that_is_reaped_meanwhile_is_not_there() {
+        for _ in 0..50 {
+            let mut child = std::process::Command::new("true").spawn().unwrap();
+            let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).unwrap();
+            let reaped = std::thread::spawn(move || child.wait().map(drop));
+            let refused = loop {
+                if let Err(error) = open(pid) {
+                    break error;
+                }
+            };
+            assert_eq!(refused.raw_os_error(), Some(libc::ESRCH));
+            reaped.join().unwrap().unwrap();
+        }
     }
 }

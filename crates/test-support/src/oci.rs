@@ -255,7 +255,8 @@ pub fn wait_ended(pid: &Value) -> Result<()> {
     let pid = pid.context("no number of a process")?;
     let handle = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
         Ok(handle) => handle,
-        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        // The second is said by kernels up to 6.8 while it is reaped.
+        Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(()),
         Err(errno) => return Err(errno.into()),
     };
     let limit = Timespec { tv_sec: i64::try_from(PATIENCE.as_secs())?, tv_nsec: 0 };
