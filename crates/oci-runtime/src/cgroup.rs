@@ -15,7 +15,7 @@ mod weight;
 
 use launch::plan::{CgroupDir, CgroupPlan, CgroupSetting, Hierarchy, ResctrlPlan};
 use model::{CgroupHierarchy, CgroupLayout};
-use oci_spec::runtime::{Linux, LinuxResources, Spec};
+use oci_spec::runtime::{Linux, LinuxMemory, LinuxResources, Spec};
 
 use crate::{Note, PlanContext, PlanError, Planned, devices::DevicePolicy};
 
@@ -216,6 +216,20 @@ fn refuse_impossible(resources: &LinuxResources, layout: &CgroupLayout) -> Resul
         return Err(PlanError::unsupported("linux.resources.unified on cgroup v1"));
     }
     Ok(())
+}
+
+/// -1 is no limit. Other negative numbers are refused by the kernel where they are written as they are.
+fn check_memory(memory: &LinuxMemory) -> Result<(), PlanError> {
+    for (name, value) in
+        [("limit", memory.limit()), ("swap", memory.swap()), ("reservation", memory.reservation())]
+    {
+        if let Some(value) = value.filter(|value| *value < -1) {
+            let field = format!("linux.resources.memory.{name}");
+            return Err(PlanError::invalid(field, value, "bytes, or -1 for no limit"));
+        }
+    }
+    let set = |value: Option<i64>| value.filter(|value| *value != 0);
+    check_swap(set(memory.swap()), set(memory.limit()))
 }
 
 /// Memory and swap are limited together: the sum is never less than the part.

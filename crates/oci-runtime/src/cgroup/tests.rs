@@ -231,6 +231,23 @@ fn block_io_goes_to_the_controller_there_is_or_is_noted() {
 }
 
 #[test]
+fn negative_memory_is_no_limit_or_refused_on_both_versions() {
+    for layout in [v2(&["memory"]), v1()] {
+        for (value, fits) in [(-1, true), (-2, false), (i64::MIN, false)] {
+            for field in 0..3 {
+                let of = |number| (field == number).then_some(value);
+                let mut memory = LinuxMemory::default();
+                memory.set_limit(of(0)).set_swap(of(1)).set_reservation(of(2));
+                let mut resources = LinuxResources::default();
+                resources.set_memory(Some(memory));
+                let planned = create_plan(&linux(resources, "/a"), &context(&layout));
+                assert_eq!(planned.is_ok(), fits, "{value}: {planned:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_swap_limit_needs_a_memory_limit_on_both_versions() {
     for layout in [v2(&["memory"]), v1()] {
         for (limit, swap, fits) in [

@@ -64,7 +64,7 @@ fn cpuset(cpu: &LinuxCpu) -> Vec<CgroupSetting> {
 fn memory(memory: &LinuxMemory) -> Result<Vec<CgroupSetting>, PlanError> {
     let mut settings = Vec::new();
     let set = |value: Option<i64>| value.filter(|value| *value != 0);
-    super::check_swap(set(memory.swap()), set(memory.limit()))?;
+    super::check_memory(memory)?;
     settings.extend(set(memory.limit()).map(|v| required(MEMORY, v)));
     settings.extend(set(memory.swap()).map(|v| wanted(MEMORY_AND_SWAP, v)));
     settings.extend(set(memory.reservation()).map(|v| required("memory.soft_limit_in_bytes", v)));

@@ -79,24 +79,24 @@ fn cpuset(cpu: &LinuxCpu) -> Vec<CgroupSetting> {
 
 /// A spec limits memory and swap together, v2 limits swap alone.
 fn memory(memory: &LinuxMemory) -> Result<Vec<CgroupSetting>, PlanError> {
+    super::check_memory(memory)?;
     let set = |value: Option<i64>| value.filter(|value| *value != 0);
     let limit = set(memory.limit());
     let mut settings = Vec::new();
     // Files of kernels without swap accounting are missing.
     if let Some(total) = set(memory.swap()) {
-        settings.push(wanted("memory.swap.max", swap_alone(total, limit)?));
+        settings.push(wanted("memory.swap.max", swap_alone(total, limit)));
     }
     settings.extend(limit.map(|limit| required("memory.max", or_max(limit))));
     settings.extend(set(memory.reservation()).map(|v| required("memory.low", or_max(v))));
     Ok(settings)
 }
 
-fn swap_alone(total: i64, limit: Option<i64>) -> Result<String, PlanError> {
-    super::check_swap(Some(total), limit)?;
-    Ok(match limit {
+fn swap_alone(total: i64, limit: Option<i64>) -> String {
+    match limit {
         Some(limit) if total >= 0 => (total - limit).to_string(),
         Some(_) | None => "max".into(),
-    })
+    }
 }
 
 fn hugetlb(resources: &LinuxResources) -> Result<Vec<CgroupSetting>, PlanError> {
