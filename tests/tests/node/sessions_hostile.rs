@@ -273,7 +273,8 @@ fn a_client_that_reads_too_slowly_is_given_up_and_slows_nobody() -> Result<()> {
         let pod = node.pod("slow");
         let (pod_id, other) = node.run(&pod, &pod.container("other", &image).sleeper()).await?;
         let before = Held::when_idle(node, &pod_id, &other).await?;
-        let script = "read go; head -c 40000000 /dev/zero | tr '\\0' x | fold -w 8000";
+        // A line at a time: made byte by byte they would take longer than the patience with the rest.
+        let script = "read go; yes $(head -c 8000 /dev/zero | tr '\\0' x) | head -c 40000000";
         let writer = pod.container("writer", &image).script(script);
         let writer = writer.with(|config| config.stdin = true);
         let writer = node.cri.create(&pod_id, &pod, &writer).await?;

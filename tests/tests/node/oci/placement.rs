@@ -110,8 +110,9 @@ fn a_further_process_goes_below_the_containers_cgroup_and_not_elsewhere() -> Res
             fs::create_dir(group.join("sub"))?;
             // A new cpuset takes nobody before it has processors.
             for file in ["cpuset.cpus", "cpuset.mems"] {
-                if let Ok(value) = fs::read_to_string(group.join(file)) {
-                    fs::write(group.join("sub").join(file), value)?;
+                let fresh = group.join("sub").join(file);
+                if fresh.exists() {
+                    fs::write(fresh, fs::read_to_string(group.join(file))?)?;
                 }
             }
         }
