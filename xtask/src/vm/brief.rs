@@ -12,8 +12,6 @@ use super::summary::Summary;
 use super::{PACKAGES, Request, live, machine, systemd, work_dir};
 use crate::steps::step;
 
-/// It takes one or two minutes.
-const LIMIT: Duration = Duration::from_secs(600);
 const MEMORY_MIB: u32 = 2048;
 
 /// Runs the tests that this kernel cannot show, on Debian's, with systemd as the first process.
@@ -37,7 +35,7 @@ pub(crate) fn briefly(root: &Path, dist: Option<&Path>) -> Result<()> {
                 reboots: false,
                 saved: None,
                 monitor: None,
-                time_limit: LIMIT,
+                time_limit: Duration::from_secs(60 * BRIEF.minutes),
                 quiet: true,
             },
             &mut summary,

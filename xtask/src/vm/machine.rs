@@ -18,11 +18,13 @@ const MODULES: &[&str] = &[
     "bridge",
     "cls_u32",
     "ext4",
+    "fuse",
     "ifb",
     "loop",
     "nf_conntrack_netlink",
     "nf_tables",
     "nft_chain_nat",
+    "nft_compat",
     "nft_ct",
     "nft_fib",
     "nft_fib_inet",
@@ -38,6 +40,14 @@ const MODULES: &[&str] = &[
     "virtio_blk",
     "virtio_pci",
     "xfs",
+    "xt_addrtype",
+    "xt_comment",
+    "xt_conntrack",
+    "xt_mark",
+    "xt_MASQUERADE",
+    "xt_multiport",
+    "xt_nat",
+    "xt_tcpudp",
 ];
 
 /// An unpacked kernel package.

@@ -34,14 +34,17 @@ const PACKAGES: &[&str] = &[
     "busybox-static",
     "containernetworking-plugins",
     "cpio",
+    "crun",
     "dbus",
     "docker-registry",
     "e2fsprogs",
     "gzip",
     "iproute2",
+    "iptables",
     "kmod",
     "nftables",
     "qemu-system-x86",
+    "runc",
     "secilc",
     "systemd",
     "xfsprogs",
@@ -78,9 +81,10 @@ pub(crate) struct Request {
     /// The machine's memory, which holds its files too.
     #[arg(long, value_name = "MIB", default_value_t = 2048)]
     memory: u32,
-    /// How long it may run. Without KVM a machine is some twenty times slower.
-    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
-    time_limit: u64,
+    /// How long each machine may run, if not as long as it is known to need. Without KVM it is some twenty
+    /// times slower.
+    #[arg(long, value_name = "SECONDS")]
+    time_limit: Option<u64>,
     #[command(flatten)]
     cuts: powercut::Cuts,
 }
@@ -90,7 +94,10 @@ impl Request {
     fn boots(&self) -> Vec<(Boot, Vec<&'static str>)> {
         if self.run.is_some() {
             let kind = if self.systemd { Kind::Systemd } else { Kind::Plain };
-            return vec![(Boot { name: "virtual machine", kind, parts: &[] }, vec![COMMAND])];
+            return vec![(
+                Boot { name: "virtual machine", kind, parts: &[], minutes: 30 },
+                vec![COMMAND],
+            )];
         }
         let asked = |part: &str| match (&self.parts[..], &self.tests[..]) {
             ([], []) => true,
@@ -130,12 +137,12 @@ pub(crate) fn run(root: &Path, request: &Request) -> Result<()> {
             reboots: disk.is_some(),
             saved: None,
             monitor: None,
-            time_limit: Duration::from_secs(request.time_limit),
+            time_limit: Duration::from_secs(request.time_limit.unwrap_or(60 * boot.minutes)),
             quiet: false,
         };
         // The others are run all the same.
         let ended = step(boot.name, || match boot.kind {
-            Kind::PowerCuts => powercut::run(&request.cuts, board, &work),
+            Kind::PowerCuts => powercut::run(&request.cuts, board, &work, &mut summary),
             Kind::Plain | Kind::Systemd | Kind::Selinux => live(&board, &mut summary).map(drop),
         });
         if let Err(error) = ended {

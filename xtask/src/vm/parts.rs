@@ -20,6 +20,8 @@ pub(super) struct Boot {
     pub(super) kind: Kind,
     /// In this order.
     pub(super) parts: &'static [&'static str],
+    /// How long it may run: several times what it takes where nothing else runs.
+    pub(super) minutes: u64,
 }
 
 /// A node's life along the command line.
@@ -32,24 +34,54 @@ pub(super) const COMMAND: &str = "command";
 pub(super) const SYSTEMD: &str = "systemd";
 pub(super) const SYSTEMD_LAUNCH: &str = "systemd-launch";
 pub(super) const SYSTEMD_NETWORK: &str = "systemd-network";
+pub(super) const SCOPES: &str = "scopes";
+pub(super) const SYSTEMD_NODE: &str = "systemd-node";
 pub(super) const SYSTEMD_OCI: &str = "systemd-oci";
+pub(super) const SYSTEMD_STREAMING: &str = "systemd-streaming";
 pub(super) const SYSTEMD_FAILPOINTS: &str = "systemd-failpoints";
 pub(super) const POWERCUT: &str = "powercut";
 
 /// All of them. A machine is short enough that somebody waits for it.
 pub(super) const BOOTS: &[Boot] = &[
-    Boot { name: "virtual machine", kind: Kind::Plain, parts: &[WALK, LAUNCH, NETWORK, "node"] },
-    Boot { name: "with systemd", kind: Kind::Systemd, parts: &[SYSTEMD, "scopes"] },
+    Boot {
+        name: "virtual machine",
+        kind: Kind::Plain,
+        parts: &[WALK, LAUNCH, NETWORK, "node"],
+        minutes: 45,
+    },
+    Boot { name: "with systemd", kind: Kind::Systemd, parts: &[SYSTEMD, SCOPES], minutes: 45 },
     Boot {
         name: "with systemd: launch, network",
         kind: Kind::Systemd,
         parts: &[SYSTEMD_LAUNCH, SYSTEMD_NETWORK],
+        minutes: 30,
     },
-    Boot { name: "with systemd: knarr oci", kind: Kind::Systemd, parts: &[SYSTEMD_OCI] },
-    Boot { name: "with systemd: streaming", kind: Kind::Systemd, parts: &["systemd-streaming"] },
-    Boot { name: "with systemd: failpoints", kind: Kind::Systemd, parts: &[SYSTEMD_FAILPOINTS] },
-    Boot { name: "with SELinux", kind: Kind::Selinux, parts: &["selinux"] },
-    Boot { name: "power cuts", kind: Kind::PowerCuts, parts: &[POWERCUT] },
+    Boot {
+        name: "with systemd: the rest",
+        kind: Kind::Systemd,
+        parts: &[SYSTEMD_NODE],
+        minutes: 60,
+    },
+    Boot {
+        name: "with systemd: knarr oci",
+        kind: Kind::Systemd,
+        parts: &[SYSTEMD_OCI],
+        minutes: 60,
+    },
+    Boot {
+        name: "with systemd: streaming",
+        kind: Kind::Systemd,
+        parts: &[SYSTEMD_STREAMING],
+        minutes: 30,
+    },
+    Boot {
+        name: "with systemd: failpoints",
+        kind: Kind::Systemd,
+        parts: &[SYSTEMD_FAILPOINTS],
+        minutes: 120,
+    },
+    Boot { name: "with SELinux", kind: Kind::Selinux, parts: &["selinux"], minutes: 30 },
+    Boot { name: "power cuts", kind: Kind::PowerCuts, parts: &[POWERCUT], minutes: 30 },
 ];
 
 /// The short run of `cargo xtask test`: systemd, cgroup v2, AppArmor and all capabilities at once.
@@ -57,6 +89,7 @@ pub(super) const BRIEF: Boot = Boot {
     name: "a virtual machine, briefly",
     kind: Kind::Systemd,
     parts: &["brief", "brief-cgroupfs"],
+    minutes: 10,
 };
 
 /// The names of all parts.
@@ -73,12 +106,14 @@ pub(super) struct NodeTests {
     pub(super) names: &'static [&'static str],
     /// Whether the names are whole, and each must be there.
     pub(super) exact: bool,
+    /// Parts of names, of tests that another part runs.
+    pub(super) elsewhere: &'static [&'static str],
     /// Whole names of tests that cannot run there, and why.
     pub(super) without: &'static [(&'static str, &'static str)],
 }
 
 const fn of(driver: &'static str, names: &'static [&'static str]) -> NodeTests {
-    NodeTests { driver, names, exact: false, without: &[] }
+    NodeTests { driver, names, exact: false, elsewhere: &[], without: &[] }
 }
 
 /// What the kernel below lacks, or does otherwise.
@@ -100,7 +135,8 @@ const NODE: &[&str] = &[
 ];
 
 /// What another cgroup driver changes.
-const SCOPES: &[&str] = &[
+const SCOPES_TESTS: &[&str] = &[
+    "handlers::scopes::",
     "lost_shims::",
     "oom::",
     "resources::",
@@ -109,6 +145,40 @@ const SCOPES: &[&str] = &[
     "stopped_shims::",
     "systemd::",
 ];
+
+const OCI: &[&str] = &["oci::"];
+
+/// What is not about this kernel, and must hold on it all the same.
+const REST: &[&str] = &[
+    "bad_input::",
+    "broken_fields::",
+    "broken_records::",
+    "churn::",
+    "cli::",
+    "clocks::",
+    "containerd::",
+    "containers::",
+    "credentials::",
+    "disks::",
+    "doctor::",
+    "handlers::",
+    "hanging::",
+    "images::",
+    "leaks::",
+    "lifecycle::",
+    "logs::",
+    "older_clients::",
+    "older_shims::",
+    "pods::",
+    "pressure::",
+    "random::",
+    "repeated::",
+    "survival::",
+    "unpack::",
+];
+
+/// Names that hold one of [`REST`] and are of other parts.
+const OF_REST_ELSEWHERE: &[&str] = &["handlers::scopes::", "oci::", "sessions_cli::"];
 
 /// Busybox's shell runs its own `ip` whatever else there is.
 const WITHOUT_IP: &[(&str, &str)] = &[
@@ -122,7 +192,14 @@ const WITHOUT_IP: &[(&str, &str)] = &[
     ),
 ];
 
-const STREAMING: &[&str] = &["exec::", "sessions::", "sessions_tls::", "streamed::"];
+const STREAMING: &[&str] = &[
+    "exec::",
+    "sessions::",
+    "sessions_cli::",
+    "sessions_hostile::",
+    "sessions_tls::",
+    "streamed::",
+];
 
 /// Of each thing that only this kernel shows, one.
 const BRIEF_TESTS: &[&str] = &[
@@ -146,13 +223,14 @@ const BRIEF_CGROUPFS_TESTS: &[&str] = &[
 pub(super) fn node_tests(part: &str) -> Option<NodeTests> {
     Some(match part {
         "node" => of("cgroupfs", NODE),
-        "scopes" => of("systemd", SCOPES),
+        SCOPES => of("systemd", SCOPES_TESTS),
         SYSTEMD_NETWORK => {
             let names = &["network::", "network_plugins::"];
-            NodeTests { without: WITHOUT_IP, ..of("systemd", names) }
+            NodeTests { elsewhere: OCI, ..of("systemd", names) }
         }
-        SYSTEMD_OCI => NodeTests { without: WITHOUT_IP, ..of("systemd", &["oci::"]) },
-        "systemd-streaming" => of("systemd", STREAMING),
+        SYSTEMD_NODE => NodeTests { elsewhere: OF_REST_ELSEWHERE, ..of("systemd", REST) },
+        SYSTEMD_OCI => NodeTests { without: WITHOUT_IP, ..of("systemd", OCI) },
+        SYSTEMD_STREAMING => NodeTests { elsewhere: OCI, ..of("systemd", STREAMING) },
         // Only SELinux lets them show something.
         "selinux" => of("cgroupfs", &["selinux::"]),
         "brief" => NodeTests { exact: true, ..of("systemd", BRIEF_TESTS) },
@@ -177,7 +255,8 @@ impl NodeTests {
         let mut lines: Vec<String> = self.without.iter().map(skipped).collect();
         let mut words = vec!["/vm/node-tests --test-threads 2"];
         words.extend(chosen);
-        words.extend(self.without.iter().flat_map(|(name, _)| ["--skip", *name]));
+        let without = self.without.iter().map(|(name, _)| *name);
+        words.extend(without.chain(self.elsewhere.iter().copied()).flat_map(|it| ["--skip", it]));
         words.extend(self.exact.then_some("--exact"));
         let environment = format!("KNARR_TEST_CGROUP_DRIVER={} KNARR_DIST=/usr/bin", self.driver);
         lines.push(format!("{environment} {}", words.join(" ")));
@@ -197,6 +276,30 @@ mod tests {
         all.dedup();
         assert_eq!(all.len(), count);
         assert_eq!(expected(&BRIEF), BRIEF_TESTS.len() + BRIEF_CGROUPFS_TESTS.len());
+    }
+
+    /// Modules of tests in which a machine has nothing to run.
+    const HELPERS: &[&str] = &["live"];
+
+    #[test]
+    fn every_module_of_the_daemons_tests_is_run_in_a_machine() {
+        let selected: Vec<&str> = names()
+            .into_iter()
+            .filter_map(node_tests)
+            .flat_map(|tests| tests.names)
+            .copied()
+            .collect();
+        let main = include_str!("../../../tests/tests/node/main.rs");
+        let modules: Vec<&str> = main
+            .lines()
+            .filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'))
+            .filter(|module| !HELPERS.contains(module))
+            .collect();
+        assert!(modules.len() > 50, "{modules:?}");
+        for module in modules {
+            let whole = format!("{module}::");
+            assert!(selected.contains(&whole.as_str()), "{module} is of no part");
+        }
     }
 
     #[test]

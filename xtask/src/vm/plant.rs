@@ -12,8 +12,8 @@ use test_support::registry::DebianRegistry;
 
 use super::Request;
 use super::parts::{
-    COMMAND, LAUNCH, NETWORK, POWERCUT, SYSTEMD, SYSTEMD_FAILPOINTS, SYSTEMD_LAUNCH,
-    SYSTEMD_NETWORK, SYSTEMD_OCI, WALK, node_tests,
+    COMMAND, LAUNCH, NETWORK, POWERCUT, SCOPES, SYSTEMD, SYSTEMD_FAILPOINTS, SYSTEMD_LAUNCH,
+    SYSTEMD_NETWORK, SYSTEMD_NODE, SYSTEMD_OCI, SYSTEMD_STREAMING, WALK, node_tests,
 };
 use super::tree::Tree;
 use crate::steps::{cargo, execute, output};
@@ -60,8 +60,14 @@ pub(super) fn part(
             script(&format!("#!/bin/sh\n{command}\n"))
         }
         _of_node_tests => {
-            if part == SYSTEMD_OCI {
-                callers(tree)?;
+            match part {
+                SCOPES => runtimes(tree)?,
+                SYSTEMD_OCI | SYSTEMD_STREAMING => callers(tree)?,
+                SYSTEMD_NODE => {
+                    runtimes(tree)?;
+                    callers(tree)?;
+                }
+                _other => {}
             }
             let node = node(tree, root, request, part)?;
             script(&format!("#!/bin/sh\n{node}\n"))
@@ -78,10 +84,18 @@ fn node(tree: &Tree, root: &Path, request: &Request, part: &str) -> Result<Strin
     Ok(tests.command(&request.tests))
 }
 
-/// Programs by which users and namespaces are entered; busybox has others of these names.
+/// Programs by which users, namespaces and terminals are entered; busybox has others of most of these names.
 fn callers(tree: &Tree) -> Result<()> {
-    for name in ["nsenter", "script", "setpriv", "taskset", "unshare"] {
+    for name in ["nsenter", "setpriv", "taskset", "unshare"] {
         tree.program(&Path::new("/usr/bin").join(name), &format!("usr/sbin/{name}"))?;
+    }
+    tree.program(Path::new("/usr/bin/script"), "usr/bin/script")
+}
+
+/// OCI runtimes that handlers call.
+fn runtimes(tree: &Tree) -> Result<()> {
+    for path in ["/usr/sbin/runc", "/usr/bin/crun"] {
+        tree.program(Path::new(path), path)?;
     }
     Ok(())
 }
@@ -95,18 +109,41 @@ fn networks(tree: &Tree, root: &Path) -> Result<()> {
     ] {
         tree.program(Path::new(program), inside)?;
     }
-    // A plugin that does as it is told; tests know where it is in the repository, as seen from `tests`.
-    let plugin = root.join("crates/cni/tests/fixtures/plugin");
-    tree.copy(&plugin, &plugin.to_string_lossy())?;
-    tree.dir(&root.join("tests").to_string_lossy())?;
+    plugin(tree, root, "tests")?;
     for test in ["built_in", "host_ports", "networks", "vlan"] {
         test_program(tree, root, "cni", test, &format!("vm/networks/{test}"))?;
     }
     Ok(())
 }
 
+/// A plugin that does as it is told; tests know where it is in the repository, as seen from their package.
+fn plugin(tree: &Tree, root: &Path, package: &str) -> Result<()> {
+    let plugin = root.join("crates/cni/tests/fixtures/plugin");
+    tree.copy(&plugin, &plugin.to_string_lossy())?;
+    tree.dir(&root.join(package).to_string_lossy()).map(drop)
+}
+
+/// What plugins call whose backend is iptables. It goes by the name it is called by, and loads what it
+/// knows of rules.
+fn iptables(tree: &Tree) -> Result<()> {
+    tree.program(Path::new("/usr/sbin/xtables-nft-multi"), "usr/sbin/xtables-nft-multi")?;
+    for family in ["iptables", "ip6tables"] {
+        for verb in ["", "-save", "-restore"] {
+            let link = tree.at(&format!("usr/sbin/{family}{verb}"));
+            std::os::unix::fs::symlink("xtables-nft-multi", &link)
+                .with_context(|| link.display().to_string())?;
+        }
+    }
+    let rules = "usr/lib/x86_64-linux-gnu/xtables";
+    tree.dir(rules)?;
+    let all = format!("/{rules}/.");
+    execute(Command::new("cp").arg("-a").arg(all).arg(tree.at(rules)))
+}
+
 /// The walks over all failpoints. They know where cargo has made their programs.
 fn failpoints(tree: &Tree, root: &Path) -> Result<()> {
+    plugin(tree, root, "bin/knarr")?;
+    iptables(tree)?;
     for (package, name) in [("knarr", "daemon"), ("knarr-shim", "shim")] {
         let built = built(root, package, "failpoints")?;
         tree.stripped(&built.test, &format!("vm/failpoints/{name}"))?;

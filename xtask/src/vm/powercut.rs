@@ -17,6 +17,8 @@ use test_support::power::{
 
 use self::life::{Life, Stop};
 use super::boot::{Board, Disk, Event, Machine};
+use super::parts::POWERCUT;
+use super::summary::Summary;
 
 const DISK_BYTES: u64 = 1 << 30;
 /// Each so often everything is removed, to see that nothing stays.
@@ -48,8 +50,9 @@ struct Trial<'a> {
     fs: &'a str,
 }
 
-/// Runs all trials. `work` holds the disk and its socket.
-pub(super) fn run(cuts: &Cuts, board: Board<'_>, work: &Path) -> Result<()> {
+/// Runs all trials; each cut is a test. `work` holds the disk and its socket.
+pub(super) fn run(cuts: &Cuts, board: Board<'_>, work: &Path, summary: &mut Summary) -> Result<()> {
+    summary.enter(POWERCUT);
     let seed = match cuts.seed {
         Some(seed) => seed,
         None => SystemTime::UNIX_EPOCH.elapsed().context("the clock")?.as_secs(),
@@ -79,13 +82,18 @@ pub(super) fn run(cuts: &Cuts, board: Board<'_>, work: &Path) -> Result<()> {
             fs,
         };
         for number in 1..=cuts.cuts {
-            let lived =
-                trial.live(number).with_context(|| format!("cut {number} on {fs}, seed {seed}"))?;
-            println!("    cut {number} of {} on {fs}: {lived}", cuts.cuts);
+            let name = format!("cut {number} of {} on {fs}", cuts.cuts);
+            let lived = noted(summary, &name, trial.live(number), seed)?;
+            println!("    {name}: {lived}");
         }
-        trial.last().with_context(|| format!("after the last cut on {fs}, seed {seed}"))?;
+        noted(summary, &format!("after the last cut on {fs}"), trial.last(), seed)?;
     }
     fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())
+}
+
+fn noted<T>(summary: &mut Summary, name: &str, ended: Result<T>, seed: u64) -> Result<T> {
+    summary.take(&format!("{} {name}", if ended.is_ok() { "ok  " } else { "FAIL" }));
+    ended.with_context(|| format!("{name}, seed {seed}"))
 }
 
 /// Boots a machine and saves it before it has looked at its disk. Each life goes on from there:
