@@ -11,7 +11,7 @@ use launch::plan::{
 use launch::{FailureKind, Running};
 use model::{CgroupHierarchy, CgroupLayout};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use sys::cgroup::OomWatch;
+use sys::cgroup::{OomWatch, Version};
 
 use crate::Case;
 use crate::process::fresh;
@@ -30,6 +30,7 @@ pub(crate) const CASES: &[Case] = &[
     ("cgroups::a_failed_launch_removes_them", a_failed_launch_removes_them),
     ("cgroups::a_dropped_process_removes_them", a_dropped_process_removes_them),
     ("cgroups::all_processes_are_killed", all_processes_are_killed),
+    ("cgroups::one_that_goes_meanwhile_has_nobody_to_kill", one_that_goes_meanwhile),
     ("cgroups::removal_takes_what_the_container_made", removal_takes_children),
     ("cgroups::a_device_program_denies", a_device_program_denies),
     ("cgroups::oom_kills_are_counted", oom_kills_are_counted),
@@ -233,6 +234,33 @@ fn all_processes_are_killed(world: &mut World) {
     drop(running);
     world.launcher.remove_cgroups(&plan.cgroup).unwrap();
     world.launcher.kill_all(&plan.cgroup).unwrap();
+}
+
+/// systemd removes a scope as soon as it hears that nobody is in it.
+fn one_that_goes_meanwhile(world: &mut World) {
+    let plan = cgroups(world, "going");
+    world.host(|| {
+        for group in &plan.groups {
+            let version = match group.hierarchy {
+                Hierarchy::V1(_) => Version::V1 { cpuset: false },
+                Hierarchy::V2 => Version::V2,
+            };
+            let (path, parent) = (&group.path, Path::new(&group.path).parent().unwrap());
+            std::thread::scope(|scope| {
+                let comes_and_goes = scope.spawn(|| {
+                    for _ in 0..1000 {
+                        fs::create_dir_all(path).unwrap();
+                        fs::remove_dir(path).unwrap();
+                    }
+                });
+                while !comes_and_goes.is_finished() {
+                    sys::cgroup::kill_all(version, path, false).unwrap();
+                    assert!(!sys::cgroup::any_alive(path).unwrap());
+                }
+            });
+            fs::remove_dir(parent).unwrap();
+        }
+    });
 }
 
 fn removal_takes_children(world: &mut World) {

@@ -205,7 +205,7 @@ fn children(dir: BorrowedFd<'_>) -> io::Result<Vec<String>> {
 }
 
 /// Missing, or removed while it was read.
-fn is_gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use rustix::fs::CWD;
 use rustix::process::Pid;
 
-use super::dir::{CgroupError, Version, failed, pids};
+use super::dir::{CgroupError, Version, failed, is_gone, pids};
 use crate::fs::{read_value, write_value};
 
 /// How long [`kill_all`] goes on killing what a fork bomb forks.
 const KILLED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Sends SIGKILL to every process in the cgroup and below it, those it forks meanwhile too. A
-/// missing directory is success. With v1 a process may be given: the one whose reaping ends the
+/// missing directory, or one that is removed meanwhile, is success. With v1 a process may be given: the one whose reaping ends the
 /// group; `freezer` says that the directory is in the freezer hierarchy.
 ///
 /// On v2 the kernel does it in one write. On v1 it takes rounds, until one finds nobody new: a
@@ -30,9 +30,7 @@ pub fn kill_all(version: Version, path: &str, freezer: bool) -> Result<(), Cgrou
         Version::V2 => {
             let file = Path::new(path).join("cgroup.kill");
             match write_value(CWD, &file, b"1") {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(failed("kill", path)(error))
-                }
+                Err(error) if !is_gone(&error) => Err(failed("kill", path)(error)),
                 _ => Ok(()),
             }
         }
