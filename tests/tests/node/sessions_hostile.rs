@@ -273,8 +273,9 @@ fn a_client_that_reads_too_slowly_is_given_up_and_slows_nobody() -> Result<()> {
         let pod = node.pod("slow");
         let (pod_id, other) = node.run(&pod, &pod.container("other", &image).sleeper()).await?;
         let before = Held::when_idle(node, &pod_id, &other).await?;
-        // A line at a time: made byte by byte they would take longer than the patience with the rest.
-        let script = "read go; yes $(head -c 8000 /dev/zero | tr '\\0' x) | head -c 40000000";
+        // Copied in blocks: made byte by byte it would take longer than the patience with the rest.
+        let script = "read go; cd /tmp; head -c 8000 /dev/zero | tr '\\0' x >a; echo >>a; \
+            for n in 1 2 3; do cat a a a a a a a a a a >b; mv b a; done; cat a a a a a";
         let writer = pod.container("writer", &image).script(script);
         let writer = writer.with(|config| config.stdin = true);
         let writer = node.cri.create(&pod_id, &pod, &writer).await?;
