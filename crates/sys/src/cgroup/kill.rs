@@ -30,6 +30,7 @@ pub fn kill_all(version: Version, path: &str, freezer: bool) -> Result<(), Cgrou
         Version::V2 => {
             let file = Path::new(path).join("cgroup.kill");
             match write_value(CWD, &file, b"1") {
+                // Somebody else may remove it in between: systemd, once a scope is empty.
                 Err(error) if !is_gone(&error) => Err(failed("kill", path)(error)),
                 _ => Ok(()),
             }
@@ -112,4 +113,42 @@ fn freeze(path: &str) {
 fn set_state(path: &str, state: &str) {
     // A group that is gone needs neither; one that cannot be frozen is still killed.
     write_value(CWD, Path::new(path).join("freezer.state"), state.as_bytes()).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As systemd does with a scope that has become empty.
+    #[test]
+    fn a_group_that_somebody_else_removes_meanwhile_has_ended() {
+        let tops = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(Path::new);
+        let Some(top) = tops.into_iter().find(|top| top.join("cgroup.controllers").exists()) else {
+            eprintln!("skipped: no cgroup v2");
+            return;
+        };
+        let group = top.join(format!("knarr-test-{}", std::process::id()));
+        if std::fs::create_dir(&group).is_err() {
+            eprintln!("skipped: no group can be made");
+            return;
+        }
+        let path = group.to_str().unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::fs::remove_dir(&group).ok();
+                }
+            });
+            let mut killed = Ok(());
+            for _ in 0..20_000 {
+                std::fs::create_dir(&group).ok();
+                let once = kill_all(Version::V2, path, false);
+                killed = killed.and(once);
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            killed.unwrap();
+        });
+        std::fs::remove_dir(&group).ok();
+    }
 }
