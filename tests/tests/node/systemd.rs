@@ -178,6 +178,59 @@ fn kubelet_is_told_the_driver_and_refused_the_other() -> Result<()> {
     })
 }
 
+/// A scope as a pod's, whose pod nobody knows, with a process in it. It goes with this.
+struct Nobodys(String);
+
+impl Nobodys {
+    fn begin(slice: &str) -> Result<Self> {
+        let id: String = format!("{:016x}", std::process::id()).repeat(4);
+        let unit = scope(&id);
+        let begun = Command::new("systemd-run")
+            .args(["--scope", "--no-ask-password", "--unit", &unit, "--slice", slice])
+            .args(["sh", "-c", "sleep 1000 >/dev/null 2>&1 &"])
+            .output()
+            .context("run systemd-run")?;
+        let made = Self(unit);
+        ensure!(begun.status.success(), "{}", String::from_utf8_lossy(&begun.stderr));
+        Ok(made)
+    }
+}
+
+impl Drop for Nobodys {
+    fn drop(&mut self) {
+        if let Err(error) = systemctl(&["stop", &self.0]) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+#[test]
+fn scopes_of_nobody_are_found_with_and_without_a_daemon() -> Result<()> {
+    with_systemd(async |node| {
+        let parent = kubelets_slice(node);
+        let (pod, _) = limited(node, &parent).await?;
+        let slice = parent.rsplit('/').next().context("no slice")?;
+        let nobodys = Nobodys::begin(slice)?;
+        let tells_nobodys = |said: &str| -> Result<()> {
+            let told = said.contains(&nobodys.0) && said.contains("processes of a pod");
+            ensure!(told && !said.contains(&scope(&pod)), "{said}");
+            Ok(())
+        };
+        tells_nobodys(&doctor(node)?)?;
+        node.daemon.kill9()?;
+        let mut alone = Command::new(node.daemon.program());
+        alone.arg("--address").arg(node.scratch.socket()).arg("doctor");
+        alone.arg("--root").arg(node.scratch.root()).arg("--state").arg(node.scratch.state());
+        let said = alone.arg("--config").arg(node.daemon.config()).output()?;
+        tells_nobodys(&String::from_utf8_lossy(&said.stdout))?;
+        let unit = nobodys.0.clone();
+        drop(nobodys);
+        node.launch()?;
+        ensure!(!doctor(node)?.contains(&unit), "{}", doctor(node)?);
+        Ok(())
+    })
+}
+
 /// What `knarr doctor` says.
 fn doctor(node: &Node) -> Result<String> {
     let mut doctor = Command::new(node.daemon.program());

@@ -1,21 +1,18 @@
 //! Processes, control groups, pinned namespaces and mounts, compared with the records.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use cni::Live;
-use model::{CgroupDriver, NamespaceMode, SandboxId, Slice};
+use model::{NamespaceMode, SandboxId};
 
+use super::groups::{Known, Unknown};
 use super::{Area, Cases, Examination, Mend, Severity};
 use crate::cgroups;
 use crate::context::Context;
 use crate::host::start_ticks;
 use crate::paths::Paths;
 use crate::record::ContainerState;
-use crate::scopes::{DEFAULT_SLICE, in_slice};
 use crate::shims;
-use crate::view::PodView;
 
 /// Shims without a pod, pods without a shim, containers without a process and the reverse.
 pub(super) fn processes(out: &mut Examination<'_>) {
@@ -64,33 +61,16 @@ pub(super) fn processes(out: &mut Examination<'_>) {
     }
 }
 
-/// Groups of containers that are not known, where only pods of this daemon have theirs.
+/// Groups of pods and containers that are not known.
 pub(super) fn cgroups(out: &mut Examination<'_>) {
     // Pods come and go meanwhile: whose owner is known before or afterwards is somebody's.
-    let before = names_of_groups(out.cx);
-    let pods = out.cx.index.pods();
-    let mut parents: BTreeSet<String> =
-        pods.iter().map(|pod| pod.cgroup_parent.to_string()).collect();
-    // Where pods have a group of their own if nobody chooses another.
-    parents.insert(crate::context::DEFAULT_PARENT.to_owned());
-    let layout = out.cx.parts.host.cgroup.clone();
-    let groups = parents.iter().flat_map(|parent| {
-        let names = cgroups::children(&layout, parent).into_iter();
-        let ids = names.filter(|name| SandboxId::parse(name).is_ok());
-        ids.map(move |name| (format!("{parent}/{name}"), name))
-    });
-    let slices: BTreeSet<String> = pods.iter().filter_map(slice_of).collect();
-    let default = Slice::parse(DEFAULT_SLICE).map(|slice| slice.path());
-    let scopes = slices.into_iter().chain(default).flat_map(|slice| in_slice(&layout, &slice));
-    let scopes = scopes.map(|(path, pod)| (path, pod.to_string()));
-    let found: Vec<(String, String)> = groups.chain(scopes).collect();
-    let after = names_of_groups(out.cx);
-    let unknown = found.into_iter().filter(|(_, id)| !before.contains(id) && !after.contains(id));
-    for (path, _) in unknown {
-        if cgroups::any_inhabited(&layout, &path) {
+    let before = known_now(out.cx);
+    let found = before.others(&out.cx.parts.host.cgroup);
+    let after = known_now(out.cx);
+    for Unknown { path, inhabited, .. } in found.into_iter().filter(|group| !after.has(group)) {
+        if inhabited {
             let problem = "processes of a pod or container that is not known".to_owned();
-            let remedy = "end them, unless another knarr serves this host";
-            out.problem(Area::Cgroup, &path, problem, remedy);
+            out.problem(Area::Cgroup, &path, problem, END_THEM);
         } else {
             let problem = "the control group of a pod or container that is not known".to_owned();
             let mend = Mend::RemoveCgroup(path.clone());
@@ -99,26 +79,23 @@ pub(super) fn cgroups(out: &mut Examination<'_>) {
     }
 }
 
-/// What groups are called that belong to a pod or a container of this daemon, or to a pod of another.
-fn names_of_groups(cx: &Context) -> BTreeSet<String> {
-    let mut names: BTreeSet<String> =
-        cx.index.pods().iter().map(|pod| pod.record.id.to_string()).collect();
-    let others = shims::everywhere().unwrap_or_default();
-    names.extend(others.iter().map(ToString::to_string));
-    names.extend(cx.index.containers().iter().map(|it| it.record.id.to_string()));
-    for object in cx.quarantine.all() {
-        names.extend(object.cgroup_names());
+/// Pods and containers of this daemon, and pods of others.
+fn known_now(cx: &Context) -> Known {
+    let mut known = Known::nobody();
+    for pod in cx.index.pods() {
+        known.add_pod(&pod.record);
     }
-    names
+    let others = shims::everywhere().unwrap_or_default();
+    known.add_names(others.iter().map(ToString::to_string));
+    known.add_names(cx.index.containers().iter().map(|it| it.record.id.to_string()));
+    for object in cx.quarantine.all() {
+        known.add_names(object.cgroup_names());
+    }
+    known
 }
 
-/// Where a pod's scope is, if it has one.
-fn slice_of(pod: &Arc<PodView>) -> Option<String> {
-    match pod.record.cgroup_driver {
-        CgroupDriver::Systemd => pod.cgroup_parent.rsplit_once('/').map(|(slice, _)| slice.into()),
-        CgroupDriver::Cgroupfs => None,
-    }
-}
+/// What only a person can decide.
+pub(super) const END_THEM: &str = "end them, unless another knarr serves this host";
 
 /// Pins without a pod, and pods without a pin.
 pub(super) fn namespaces(out: &mut Examination<'_>) {

@@ -6,6 +6,7 @@
 
 mod drivers;
 mod files;
+mod groups;
 mod handlers;
 mod host;
 mod kernel;

@@ -1,13 +1,13 @@
 //! A look at the node when no daemon runs: records and kernel are read, and nothing is changed.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use model::{CgroupLayout, SandboxId};
 use store::{Record, RecordFile};
 
-use super::{Area, Case, Cases, Finding, Outcome, Severity, files, host, kernel, network};
-use crate::cgroups;
+use super::groups::{Known, Unknown};
+use super::{Area, Case, Cases, Finding, Outcome, files, host, kernel, network};
 use crate::error::chain;
 use crate::paths::{NETNS, Paths};
 use crate::record::{ContainerRecord, ContainerState, PodPhase, PodRecord};
@@ -215,34 +215,24 @@ impl Look<'_> {
     }
 
     fn cgroups(&mut self, layout: &CgroupLayout) {
-        let shims = shims::everywhere().unwrap_or_default();
-        let containers = self.pods.values().flatten().flat_map(|(_, containers)| containers);
-        let mut known: BTreeSet<String> = containers.map(|it| it.id.to_string()).collect();
-        known.extend(self.pods.keys().map(ToString::to_string));
-        known.extend(shims.iter().map(ToString::to_string));
-        let broken = self.pods.values().any(Option::is_none);
         // Those of pods whose records cannot be read are not known to be nobody's.
-        if broken {
+        if self.pods.values().any(Option::is_none) {
             return;
         }
-        let own = self.pods.values().flatten().map(|(pod, _)| crate::context::cgroup_parent(pod));
-        let parents: BTreeSet<String> =
-            own.chain([crate::context::DEFAULT_PARENT.to_owned()]).collect();
-        let groups = parents.iter().flat_map(|parent| {
-            cgroups::children(layout, parent).into_iter().map(move |name| (parent, name))
-        });
-        for (parent, name) in groups {
-            if SandboxId::parse(&name).is_err() || known.contains(&name) {
-                continue;
-            }
-            let problem = "the control group of a pod or container without a record".to_owned();
-            self.out.add(
-                Area::Cgroup,
-                Severity::Problem,
-                &format!("{parent}/{name}"),
-                (problem, DOCTOR_FIXES),
-                None,
-            );
+        let mut known = Known::nobody();
+        for (pod, containers) in self.pods.values().flatten() {
+            known.add_pod(pod);
+            known.add_names(containers.iter().map(|container| container.id.to_string()));
+        }
+        let shims = shims::everywhere().unwrap_or_default();
+        known.add_names(shims.iter().map(ToString::to_string));
+        for Unknown { path, inhabited, .. } in known.others(layout) {
+            let (problem, remedy) = if inhabited {
+                ("processes of a pod or container without a record", kernel::END_THEM)
+            } else {
+                ("the control group of a pod or container without a record", DOCTOR_FIXES)
+            };
+            self.out.problem(Area::Cgroup, &path, problem.to_owned(), remedy);
         }
     }
 }
