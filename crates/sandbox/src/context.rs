@@ -67,6 +67,7 @@ pub(crate) struct Context {
     pub(crate) sampler: crate::sampler::Sampler,
     pub(crate) events: crate::events::Events,
     pub(crate) quarantine: crate::quarantine::Quarantine,
+    pub(crate) backlog: crate::backlog::Backlog,
     /// Why pods cannot have user namespaces here, if they cannot; found out at start.
     pub(crate) user_namespaces: Result<(), String>,
     pub(crate) exec_targets: crate::targets::ExecTargets,
@@ -105,6 +106,7 @@ impl Context {
     /// Gives back what a pod that is no more had for itself alone.
     pub(crate) fn release(&self, pod: &PodRecord) {
         self.names.release(&pod.config.name, &pod.id);
+        self.backlog.forget_pod(&pod.id);
         if let Some(level) = &pod.selinux_level {
             self.levels.release(level);
         }

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod backlog;
 mod blocking;
 mod cdi;
 mod cgroups;
@@ -48,6 +49,7 @@ mod view;
 mod volumes;
 
 pub use admission::Refusal;
+pub use backlog::Behind;
 pub use cdi::CdiError;
 pub use cgroups::LimitError;
 pub use classes::{ClassError, ClassFileError};

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::backlog::Behind;
 use crate::claim::Fresh;
 use crate::context::{Context, Parts, now, random_id};
 use crate::error::{
@@ -59,6 +60,7 @@ impl Sandboxes {
             sampler: crate::sampler::Sampler::default(),
             events: crate::events::Events::default(),
             quarantine: crate::quarantine::Quarantine::default(),
+            backlog: crate::backlog::Backlog::default(),
             user_namespaces,
             exec_targets: crate::targets::ExecTargets::default(),
             refused_parent: crate::scopes::RefusedParent::default(),
@@ -109,6 +111,11 @@ impl Sandboxes {
     /// Ends when the daemon drains: streams must not keep it alive.
     pub async fn draining(&self) {
         self.draining.cancelled().await;
+    }
+
+    /// Records that are older than what they tell of: they could not be written yet. Never waits.
+    pub fn behind(&self) -> Vec<Behind> {
+        self.cx.backlog.all()
     }
 
     /// What this host offers.

@@ -7,6 +7,7 @@
 #![allow(clippy::large_futures, reason = "a test has the stack to itself")]
 
 mod apparmor;
+mod backlog;
 mod bad_input;
 mod broken_fields;
 mod broken_records;

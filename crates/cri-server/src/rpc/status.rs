@@ -30,6 +30,7 @@ pub(crate) async fn status(server: &Server, request: &v1::StatusRequest) -> v1::
                 condition("RuntimeReady", None),
                 network,
                 records(server),
+                current_records(server),
                 usable_handlers(server),
             ],
         }),
@@ -53,6 +54,14 @@ fn records(server: &Server) -> v1::RuntimeCondition {
     let problem = (!texts.is_empty())
         .then(|| ("RecordsUnusable", format!("{} (see `knarr doctor`)", texts.join("; "))));
     condition("KnarrHasUsableRecords", problem)
+}
+
+/// Ours: everything works, but a daemon that starts now would know less.
+fn current_records(server: &Server) -> v1::RuntimeCondition {
+    let told = |it: sandbox::Behind| format!("{} {}: {}", it.kind(), it.id(), it.reason);
+    let texts: Vec<_> = server.sandboxes.behind().into_iter().map(told).collect();
+    let problem = (!texts.is_empty()).then(|| ("RecordsBehind", texts.join("; ")));
+    condition("KnarrHasCurrentRecords", problem)
 }
 
 /// Ours: pods of other handlers run all the same.

@@ -24,6 +24,12 @@ pub(super) fn records(out: &mut Examination<'_>) {
         };
         out.problem(Area::Record, &object.path.display(), problem, &remedy);
     }
+    for behind in out.cx.backlog.all() {
+        let problem =
+            format!("the record of {} {} is behind: {}", behind.kind(), behind.id(), behind.reason);
+        let remedy = "make it writable, and room where there is none: it is written by itself then";
+        out.problem(Area::Record, &behind.path.display(), problem, remedy);
+    }
     for image in out.cx.parts.images.unusable() {
         let problem = format!("the record of image {}: {}", image.id, image.reason);
         out.advice(Area::Record, &image.path.display(), problem, "pull the image again");

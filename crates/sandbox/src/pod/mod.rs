@@ -13,6 +13,7 @@
 mod burial;
 mod create;
 mod external;
+mod records;
 mod recover;
 mod run;
 mod shim_process;
@@ -32,7 +33,6 @@ use shim_protocol::{Event, Exit};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::blocking;
 use crate::claim::{Claim, Fresh};
 use crate::context::{Context, cgroup_of, cgroup_parent};
 use crate::error::{
@@ -96,8 +96,6 @@ struct StopInFlight {
 
 struct Container {
     record: Arc<ContainerRecord>,
-    /// What is on disk is older: it could not be written.
-    unwritten: bool,
     stop: Option<StopInFlight>,
     /// Removals that wait for the container to end.
     removals: Vec<Reply<(), ContainerError>>,
@@ -108,7 +106,7 @@ struct Container {
 impl Container {
     fn new(record: ContainerRecord, claim: Claim) -> Self {
         let record = Arc::new(record);
-        Self { record, unwritten: false, stop: None, removals: Vec::new(), claim }
+        Self { record, stop: None, removals: Vec::new(), claim }
     }
 
     fn is_running(&self) -> bool {
@@ -140,6 +138,8 @@ pub(crate) struct Owner {
     claim: Claim,
     /// It is listed. A pod in the making is not: its id is known to nobody.
     announced: bool,
+    /// When records that could not be written are written again.
+    write_again_at: Option<Instant>,
 }
 
 impl Owner {
@@ -153,6 +153,7 @@ impl Owner {
             containers: BTreeMap::new(),
             claim: Claim::default(),
             announced: false,
+            write_again_at: None,
         }
     }
 
@@ -177,11 +178,12 @@ impl Owner {
                 }
                 () = sleep_until(deadline) => {
                     self.on_deadline().await;
+                    self.write_again().await;
                     Flow::Continue
                 }
                 request = queue.recv() => match request {
                     Some(request) => self.on_request(request).await,
-                    None => return,
+                    None => return self.write_what_is_behind().await,
                 },
             };
             match flow {
@@ -311,74 +313,9 @@ impl Owner {
         }
     }
 
-    /// Changes a container's state in memory, for readers, and on disk.
-    ///
-    /// A record that cannot be written does not stop the transition: the kernel has moved on, and
-    /// a restart learns the same from the shim.
-    async fn set_container_state(&mut self, id: &ContainerId, state: ContainerState) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        if !matches!(state, ContainerState::Running { .. }) {
-            self.cx.exec_targets.remove(id);
-        }
-        Arc::make_mut(&mut container.record).state = state;
-        let record = Arc::clone(&container.record);
-        let point = match record.state {
-            ContainerState::Created | ContainerState::Running { .. } => Point::StartRecord,
-            ContainerState::Exited(_) => Point::StopRecord,
-        };
-        self.publish_container(&record);
-        let written = self.store_container(record, point).await;
-        if let Some(container) = self.containers.get_mut(id) {
-            container.unwritten = written.is_err();
-        }
-        if let Err(error) = written {
-            let error = crate::error::chain(&error);
-            tracing::error!(sandbox = %self.id(), container = %id, error, "record not written");
-        }
-    }
-
     /// Tells subscribers what happened to a container, or to the pod itself.
     fn tell(&self, kind: EventKind, id: &str) {
         self.cx.events.publish(kind, id, self.id().as_str(), &self.cx.index);
-    }
-
-    async fn store_container(
-        &self,
-        record: Arc<ContainerRecord>,
-        point: Point,
-    ) -> Result<(), store::WriteError> {
-        let cx = Arc::clone(&self.cx);
-        blocking::run(move || {
-            let path = cx.paths().container_record(&record.sandbox, &record.id);
-            let file = store::RecordFile::new(path);
-            file.reach(point)?;
-            file.write(cx.disk(), record.as_ref(), store::Durability::Process)
-        })
-        .await
-    }
-
-    async fn store_pod(&self, point: Point) -> Result<(), store::WriteError> {
-        let cx = Arc::clone(&self.cx);
-        let record = Arc::clone(&self.record);
-        blocking::run(move || {
-            let file = store::RecordFile::new(cx.paths().pod_record(&record.id));
-            file.reach(point)?;
-            file.write(cx.disk(), record.as_ref(), store::Durability::Process)
-        })
-        .await
-    }
-
-    /// Changes the pod's phase in memory, for readers, and on disk.
-    async fn set_phase(&mut self, phase: PodPhase) {
-        if self.record.phase == phase {
-            return;
-        }
-        Arc::make_mut(&mut self.record).phase = phase;
-        self.publish();
-        if let Err(error) = self.store_pod(Point::PodStopRecord).await {
-            let error = crate::error::chain(&error);
-            tracing::error!(sandbox = %self.id(), error, "record not written");
-        }
     }
 
     /// From here on it is listed.
@@ -414,7 +351,8 @@ impl Owner {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.containers.values().filter_map(|c| c.stop.as_ref()).map(|stop| stop.deadline).min()
+        let stops = self.containers.values().filter_map(|c| c.stop.as_ref());
+        stops.map(|stop| stop.deadline).chain(self.write_again_at).min()
     }
 }
 

@@ -213,6 +213,7 @@ impl Owner {
         })
         .await?;
         self.containers.remove(id);
+        self.cx.backlog.take(self.id(), Some(id));
         self.cx.index.drop_container(id);
         self.tell(EventKind::Deleted, id.as_str());
         failpoint::pass(Point::RemoveAnswer);
@@ -222,9 +223,10 @@ impl Owner {
     /// Its end may be known to the shim alone. Where nothing can be removed either, it has to stay
     /// so; a disk that is full must not keep a container from going.
     async fn write_what_the_shim_forgets(&self, id: &ContainerId) -> Result<(), StepError> {
-        let Some(container) = self.containers.get(id).filter(|it| it.unwritten) else {
+        if !self.cx.backlog.holds(self.id(), Some(id)) {
             return Ok(());
-        };
+        }
+        let Some(container) = self.containers.get(id) else { return Ok(()) };
         let record = Arc::clone(&container.record);
         match self.store_container(record, Point::StopRecord).await {
             Err(error) if error.is_read_only() => Err(StepError::Record(error)),

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{DIES_WITHIN, Owner};
 use crate::blocking;
 use crate::context::owns_cgroup_parent;
-use crate::error::{StepError, TeardownError, chain};
+use crate::error::{StepError, TeardownError};
 use crate::events::EventKind;
 use crate::files::{self, FileError, remove_tree};
 use crate::link::{LinkError, LinkEvent};
@@ -122,10 +122,7 @@ impl Owner {
             Ok(()) => {
                 Arc::make_mut(&mut self.record).attached = false;
                 // DEL can be repeated. A disk that is full must not keep a pod from going.
-                if let Err(error) = self.store_pod(Point::PodStopDetached).await {
-                    let error = chain(&error);
-                    tracing::error!(sandbox = %self.id(), error, "record not written");
-                }
+                self.store_pod_or_later(Point::PodStopDetached).await;
             }
             Err(error) => failed.push(StepError::Network(error)),
         }
