@@ -33,6 +33,7 @@ mod manager;
 mod mounts;
 mod networks;
 mod paths;
+mod pins;
 mod plan;
 mod pod;
 mod quarantine;

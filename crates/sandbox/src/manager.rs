@@ -66,6 +66,7 @@ impl Sandboxes {
             refused_parent: crate::scopes::RefusedParent::default(),
             probes: crate::handler::Probes::default(),
         });
+        crate::blocking::run(|| prepare_pins(std::path::Path::new(crate::paths::NETNS))).await;
         let asking = Arc::clone(&cx);
         crate::blocking::run(move || asking.probes.renew_all(&asking.parts.handlers)).await;
         let this = Self { cx, tasks: TaskTracker::new(), draining: CancellationToken::new() };
@@ -423,6 +424,14 @@ impl Sandboxes {
             let error = crate::error::chain(&error);
             tracing::warn!(error, "layers that nothing uses any more are not freed");
         }
+    }
+}
+
+/// Pods have networks without it, too.
+fn prepare_pins(dir: &std::path::Path) {
+    if let Err(error) = crate::pins::prepare(dir) {
+        let error = crate::error::chain(&error);
+        tracing::warn!(error, "`ip netns add` will hide pods' network namespaces");
     }
 }
 

@@ -8,7 +8,8 @@ use crate::cgroups;
 use crate::error::chain;
 use crate::files::remove_tree;
 use crate::manager::Sandboxes;
-use crate::pod::{end_adopted, unpin_netns};
+use crate::pins;
+use crate::pod::end_adopted;
 use crate::shims;
 
 impl Sandboxes {
@@ -29,7 +30,7 @@ impl Sandboxes {
                     .await
                     .map_err(|error| chain(&error))
             }
-            Mend::Unpin(sandbox) => blocking::run(move || unpin_netns(&cx.paths().netns(&sandbox)))
+            Mend::Unpin(sandbox) => blocking::run(move || pins::unpin(&cx.paths().netns(&sandbox)))
                 .await
                 .map_err(|error| chain(&error)),
             Mend::RemoveState(sandbox) => {

@@ -48,7 +48,6 @@ pub use recover::OpenError;
 use shim_process::ShimProcess;
 
 pub(crate) use shim_process::{end_adopted, end_shim_process};
-pub(crate) use teardown::unpin_netns;
 
 pub(crate) use recover::recover_all;
 pub(crate) use update_pod::PodResources;

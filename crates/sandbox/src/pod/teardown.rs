@@ -1,8 +1,6 @@
 //! `StopPodSandbox` and `RemovePodSandbox`: every step is tried, every step can be run again,
 //! what failed is collected and reported together.
 
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use failpoint::Point;
@@ -15,7 +13,7 @@ use crate::blocking;
 use crate::context::owns_cgroup_parent;
 use crate::error::{StepError, TeardownError};
 use crate::events::EventKind;
-use crate::files::{self, FileError, remove_tree};
+use crate::files::{self, remove_tree};
 use crate::link::{LinkError, LinkEvent};
 use crate::record::PodPhase;
 
@@ -172,7 +170,7 @@ impl Owner {
     /// The shim unpins the namespace itself; after its violent death somebody else has to.
     async fn unpin(&mut self, failed: &mut Vec<StepError>) {
         let path = self.cx.paths().netns(self.id());
-        if let Err(error) = blocking::run(move || unpin_netns(&path)).await {
+        if let Err(error) = blocking::run(move || crate::pins::unpin(&path)).await {
             failed.push(StepError::Netns(error));
         }
     }
@@ -193,21 +191,5 @@ impl Owner {
             Ok(()) => self.cx.quarantine.forget_pod(self.id()),
             Err(error) => failed.push(StepError::Files(error)),
         }
-    }
-}
-
-/// Takes the pin of a network namespace away; one that is gone already is fine. Blocking.
-pub(crate) fn unpin_netns(path: &Path) -> Result<(), FileError> {
-    use rustix::io::Errno;
-    use rustix::mount::{UnmountFlags, unmount};
-    files::reach(Point::PodStopUnpin, "unmount", path)?;
-    match unmount(path, UnmountFlags::DETACH) {
-        // Absent, or never mounted.
-        Ok(()) | Err(Errno::NOENT | Errno::INVAL) => {}
-        Err(errno) => return Err(FileError::at("unmount", path)(errno.into())),
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result.map_err(FileError::at("remove", path)),
     }
 }

@@ -12,7 +12,8 @@ use crate::error::{StepError, TeardownError, chain};
 use crate::files::remove_tree;
 use crate::link::ShimLink;
 use crate::manager::Sandboxes;
-use crate::pod::{end_shim_process, unpin_netns};
+use crate::pins;
+use crate::pod::end_shim_process;
 use crate::scopes::scope_name;
 use crate::{cgroups, shims};
 
@@ -33,7 +34,7 @@ impl Sandboxes {
         let cx = self.cx.clone();
         let owned = blocking::run(move || {
             let swept = cgroups::sweep_named(&cx.parts.host.cgroup, &pod.cgroup_names());
-            let unpinned = unpin_netns(&cx.paths().netns(&pod.sandbox));
+            let unpinned = pins::unpin(&cx.paths().netns(&pod.sandbox));
             let gone = remove_tree(&cx.paths().pod_state(&pod.sandbox));
             let steps = [
                 swept.map_err(StepError::Cgroup),

@@ -78,7 +78,8 @@ fn unpin_here(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error.into()),
     }
     match rustix::fs::unlink(path) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        // Busy: another mount has come to hide it. The daemon, which comes by next, can reach it.
+        Ok(()) | Err(Errno::NOENT | Errno::BUSY) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
