@@ -68,6 +68,8 @@ pub(crate) struct Context {
     pub(crate) events: crate::events::Events,
     pub(crate) quarantine: crate::quarantine::Quarantine,
     pub(crate) backlog: crate::backlog::Backlog,
+    /// Mount sources that do not answer.
+    pub(crate) silent: crate::sources::Silent,
     /// Why pods cannot have user namespaces here, if they cannot; found out at start.
     pub(crate) user_namespaces: Result<(), String>,
     pub(crate) exec_targets: crate::targets::ExecTargets,

@@ -42,6 +42,7 @@ mod sampler;
 mod scopes;
 mod session;
 mod shims;
+mod sources;
 mod spawn;
 mod stats;
 mod targets;

@@ -61,6 +61,7 @@ impl Sandboxes {
             events: crate::events::Events::default(),
             quarantine: crate::quarantine::Quarantine::default(),
             backlog: crate::backlog::Backlog::default(),
+            silent: crate::sources::Silent::default(),
             user_namespaces,
             exec_targets: crate::targets::ExecTargets::default(),
             refused_parent: crate::scopes::RefusedParent::default(),

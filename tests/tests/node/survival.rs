@@ -15,8 +15,12 @@ use rustix::process::{Pid, Resource, Rlimit, Signal};
 use test_support::node::{Node, PATIENCE, on_a_node, on_a_node_with};
 use test_support::proc;
 
-/// Everything a reboot takes: processes, namespaces, `/run`, and the kernel's word for this boot.
-fn reboot(node: &mut Node) -> Result<()> {
+/// What a call may take that gives up by itself after half a minute.
+const LONG: Duration = Duration::from_secs(120);
+
+/// Everything a reboot takes: processes, namespaces, `/run`, and the kernel's word for this boot. A pod of
+/// that name was being made.
+fn reboot(node: &mut Node, half_made: Option<&str>) -> Result<()> {
     node.daemon.kill9()?;
     let state = node.scratch.state().display().to_string();
     let parent = format!("{}/", node.scratch.cgroup_parent());
@@ -35,20 +39,24 @@ fn reboot(node: &mut Node) -> Result<()> {
             rustix::mount::unmount(&pin, UnmountFlags::DETACH)?;
             std::fs::remove_file(&pin)?;
         }
-        of_another_boot(&entry.path().join("pod.json"))?;
+        of_another_boot(&entry.path().join("pod.json"), half_made)?;
     }
     std::fs::remove_dir_all(node.scratch.state().join("pods"))?;
     node.daemon.launch(&node.scratch)
 }
 
 /// A record is a header line with length and checksum, and a body.
-fn of_another_boot(record: &Path) -> Result<()> {
+fn of_another_boot(record: &Path, half_made: Option<&str>) -> Result<()> {
     let text = std::fs::read_to_string(record)?;
     let (header, body) = text.split_once('\n').context("no header")?;
     let mut header: serde_json::Value = serde_json::from_str(header)?;
     let mut fields: serde_json::Value = serde_json::from_str(body)?;
     ensure!(fields["boot_id"].is_string(), "{body}");
     fields["boot_id"] = "of-another-boot".into();
+    if half_made.is_some_and(|name| fields["config"]["name"]["name"] == name) {
+        ensure!(fields["phase"] == "Ready", "{body}");
+        fields["phase"] = "Creating".into();
+    }
     let body = format!("{fields}\n");
     header["bytes"] = body.len().into();
     header["crc32"] = format!("{:08x}", crc32fast::hash(body.as_bytes())).into();
@@ -85,7 +93,7 @@ fn after_a_reboot_everything_has_ended_and_nothing_is_in_the_way() -> Result<()>
         let exited = node.wait_exited(&ended).await?;
         ensure!(reserved(node)?.len() >= 2, "{:?}", reserved(node)?);
 
-        reboot(node)?;
+        reboot(node, None)?;
 
         let status = node.cri.pod(&pod_id).await?;
         ensure!(status.state() == v1::PodSandboxState::SandboxNotready, "{status:?}");
@@ -108,6 +116,23 @@ fn after_a_reboot_everything_has_ended_and_nothing_is_in_the_way() -> Result<()>
             }
         });
         let (_, id) = node.run(&again, &again.container("main", &image).sleeper()).await?;
+        ensure!(node.cri.shell(&id, "echo alive").await? == "alive");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_pod_that_was_being_made_when_its_host_rebooted_is_in_nobodys_way() -> Result<()> {
+    on_a_node(async |node| {
+        // Kubelet never learnt of it, and asks for the same again.
+        let half = node.pod("half");
+        let before = node.cri.run_pod(&half).await?;
+        reboot(node, Some("half"))?;
+        ensure!(node.cri.pods(None).await?.is_empty());
+        ensure!(reserved(node)?.is_empty(), "{:?}", reserved(node)?);
+        let image = node.pulled("busybox").await?;
+        let (pod_id, id) = node.run(&half, &half.container("main", &image).sleeper()).await?;
+        ensure!(pod_id != before, "the same id");
         ensure!(node.cri.shell(&id, "echo alive").await? == "alive");
         Ok(())
     })
@@ -239,10 +264,25 @@ fn a_volume_that_hangs_holds_up_its_own_pod_and_no_other() -> Result<()> {
         node.cri.stop_pod(&other_pod).await?;
         node.cri.remove_pod(&other_pod).await?;
         ensure!(!waiting.is_finished(), "it did not hang");
+        // Its own pod can be stopped, and kubelet's next attempt is told at once.
+        let (cri, id) = (node.cri.clone(), pod_id.clone());
+        let stopping = tokio::spawn(async move { cri.stop_pod(&id).await });
+        let error = tokio::time::timeout(LONG, waiting).await??.expect_err("there is no volume");
+        ensure!(error.message().contains("does not answer"), "{error:?}");
+        ensure!(error.message().contains(&volume.display().to_string()), "{error:?}");
+        tokio::time::timeout(PATIENCE, stopping).await???;
+        node.cri.remove_pod(&pod_id).await?;
+        let pod_id = node.cri.run_pod(&pod).await?;
+        let container = pod.container("main", &image).sleeper().mount(&volume, "/volume", false);
+        let again = node.cri.create(&pod_id, &pod, &container).await.expect_err("it hangs still");
+        ensure!(again.message().contains("does not answer"), "{again:?}");
         drop(hanging);
-        let error =
-            tokio::time::timeout(PATIENCE, waiting).await??.expect_err("there is no volume");
-        ensure!(error.message().contains("volume"), "{error:?}");
+        // It has an answer now: there is nothing, and so a directory is made.
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while let Err(error) = node.cri.create(&pod_id, &pod, &container).await {
+            ensure!(std::time::Instant::now() < deadline, "{error:?}");
+            tokio::task::yield_now().await;
+        }
         node.cri.stop_pod(&pod_id).await?;
         Ok(())
     })

@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use failpoint::Point;
 use image::ImageLease;
-use model::{ContainerConfig, ContainerId, NamespaceMode, PodConfig, ResolvedUser, Signal};
+use model::{
+    ContainerConfig, ContainerId, MountRequest, MountSource, NamespaceMode, PodConfig,
+    ResolvedUser, Signal,
+};
 
 use self::making::Making;
 use super::{Container, Owner, Reply};
@@ -51,6 +54,7 @@ impl Owner {
         self.admit(&config)?;
         bundle::check_container(&config)
             .map_err(|source| CreateError::Spec { name: name.clone(), source })?;
+        self.sources_answer(&config).await?;
         let lease = self.lease(&config)?;
         let volumes = image_volumes::lease(&self.cx.parts.images, &config)
             .map_err(|(destination, error)| refused_image(destination, error))?;
@@ -81,6 +85,20 @@ impl Owner {
         failpoint::pass(Point::ContainerAnswer);
         tracing::info!(sandbox = %self.id(), container = %id, name, "container created");
         Ok(answer)
+    }
+
+    /// A volume that is dead must not keep its pod from being stopped.
+    async fn sources_answer(&self, config: &ContainerConfig) -> Result<(), CreateError> {
+        let path = |mount: &MountRequest| match &mount.source {
+            MountSource::Host(path) => Some(path.clone()),
+            MountSource::Image { .. } => None,
+        };
+        let paths = config.mounts.iter().filter_map(path).collect();
+        self.cx.silent.ask(paths).await.map_err(|source| CreateError::Host {
+            what: "a mount source".to_owned(),
+            name: config.name.name.clone(),
+            source,
+        })
     }
 
     fn admit(&self, config: &ContainerConfig) -> Result<(), CreateError> {

@@ -1,0 +1,156 @@
+//! Whether the file systems that a container's mounts lead to answer at all. A dead network mount answers
+//! nobody, and who has begun to ask it cannot stop: so that is done on a thread of its own, and given up
+//! in time by whoever waits for it.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::blocking;
+use crate::files::FileError;
+
+/// How long one may take: less than kubelet gives a call. Those that wake a disk, or fetch what was moved to
+/// another place, take seconds.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
+
+/// Paths that somebody still asks about, after everybody has given up. Nobody begins anew until he has
+/// ended: kubelet tries for days, and each attempt would cost a thread.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Silent(Arc<Mutex<HashMap<String, u64>>>);
+
+/// How far one that asks has come.
+#[derive(Debug, Default)]
+struct Asking {
+    /// What it waits for; none once it has ended.
+    path: Option<String>,
+    given_up: bool,
+}
+
+impl Silent {
+    /// Looks at all of these, one after the other; what they answer is not looked at.
+    ///
+    /// # Errors
+    /// The first that does not answer, or did not before and has not since.
+    pub(crate) async fn ask(&self, paths: Vec<String>) -> Result<(), FileError> {
+        self.ask_with(paths, ANSWERS_WITHIN, |path| {
+            // Errors are told by who uses it.
+            drop(std::fs::canonicalize(path));
+        })
+        .await
+    }
+
+    async fn ask_with(
+        &self,
+        paths: Vec<String>,
+        limit: Duration,
+        mut look: impl FnMut(&str) + Send + 'static,
+    ) -> Result<(), FileError> {
+        if let Some(path) = self.known_among(&paths) {
+            return Err(is_silent(path));
+        }
+        let asking = Arc::new(Mutex::new(Asking { path: paths.first().cloned(), given_up: false }));
+        let asked = {
+            let (this, asking) = (self.clone(), Arc::clone(&asking));
+            blocking::run(move || {
+                for (index, path) in paths.iter().enumerate() {
+                    look(path);
+                    if this.has_answered(path, paths.get(index + 1), &asking) {
+                        return;
+                    }
+                }
+            })
+        };
+        if tokio::time::timeout(limit, asked).await.is_ok() {
+            return Ok(());
+        }
+        let mut all = self.lock();
+        let mut asking = asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(path) = asking.path.clone() else { return Ok(()) };
+        asking.given_up = true;
+        *all.entry(path.clone()).or_default() += 1;
+        Err(is_silent(&path))
+    }
+
+    /// Goes on to the next; true when nobody waits any more.
+    fn has_answered(&self, path: &str, next: Option<&String>, asking: &Mutex<Asking>) -> bool {
+        let mut all = self.lock();
+        let mut asking = asking.lock().unwrap_or_else(PoisonError::into_inner);
+        if asking.given_up
+            && let Some(count) = all.get_mut(path)
+        {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(path);
+            }
+        }
+        asking.path = next.cloned();
+        asking.given_up
+    }
+
+    fn known_among<'p>(&self, paths: &'p [String]) -> Option<&'p str> {
+        let all = self.lock();
+        paths.iter().map(String::as_str).find(|path| all.contains_key(*path))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_silent(path: &str) -> FileError {
+    let text = "its file system does not answer: unmount what is dead, or bring its server back";
+    FileError::at("look at", Path::new(path))(io::Error::new(io::ErrorKind::TimedOut, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(10);
+
+    fn paths(paths: &[&str]) -> Vec<String> {
+        paths.iter().map(|path| (*path).to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn who_does_not_answer_is_asked_once_and_again_when_he_has() {
+        let silent = Silent::default();
+        let asked = Arc::new(AtomicU32::new(0));
+        let (answer, answers) = mpsc::channel::<()>();
+        let hang = {
+            let asked = Arc::clone(&asked);
+            move |path: &str| {
+                asked.fetch_add(1, Ordering::SeqCst);
+                if path == "/dead" {
+                    answers.recv().unwrap();
+                }
+            }
+        };
+        let count = || {
+            let asked = Arc::clone(&asked);
+            move |_: &str| {
+                asked.fetch_add(1, Ordering::SeqCst);
+            }
+        };
+        let all = paths(&["/alive", "/dead", "/never"]);
+        let error = silent.ask_with(all, SOON, hang).await.unwrap_err();
+        assert!(error.to_string().contains("/dead"), "{error}");
+        assert!(error.source.to_string().contains("does not answer"), "{error:?}");
+        let again = paths(&["/dead", "/alive"]);
+        silent.ask_with(again.clone(), Duration::MAX, count()).await.unwrap_err();
+        assert_eq!(asked.load(Ordering::SeqCst), 2, "another thread asks it");
+        silent.ask_with(paths(&["/alive"]), Duration::MAX, count()).await.unwrap();
+        silent.ask_with(Vec::new(), Duration::MAX, count()).await.unwrap();
+        answer.send(()).unwrap();
+        while !silent.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        silent.ask_with(again, Duration::MAX, count()).await.unwrap();
+        assert_eq!(asked.load(Ordering::SeqCst), 5, "nobody waited for the last one");
+    }
+}
