@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::images::OciImage;
 
@@ -16,6 +17,8 @@ pub enum Fault {
     Truncate(usize),
     /// The connection breaks at that byte of the blob, the first time.
     TruncateOnce(usize),
+    /// Nothing comes after that byte of the blob, the first time, until it is let go on.
+    HoldOnce(usize),
     /// Other bytes of the same length.
     Corrupt,
     /// This HTTP status.
@@ -37,13 +40,42 @@ struct Shelf {
     faults: HashMap<String, Fault>,
     /// `METHOD path`, in the order of arrival.
     requests: Vec<String>,
+    /// Who asks must bear the token of this number.
+    token: Option<u32>,
+    /// So many have been asked for.
+    issued: u32,
+    /// So many blobs are held.
+    held: u32,
+}
+
+/// What all connections share.
+#[derive(Debug, Default)]
+struct Shared {
+    shelf: Mutex<Shelf>,
+    /// A blob is held, or let go on.
+    changed: Condvar,
+}
+
+impl Shared {
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds a blob until it is let go on.
+    fn hold(&self) {
+        let mut shelf = self.shelf();
+        shelf.held += 1;
+        self.changed.notify_all();
+        let held = self.changed.wait_while(shelf, |shelf| shelf.held > 0);
+        drop(held.unwrap_or_else(PoisonError::into_inner));
+    }
 }
 
 /// A registry that lives as long as this process.
 #[derive(Debug)]
 pub struct LocalRegistry {
     address: SocketAddr,
-    shelf: Arc<Mutex<Shelf>>,
+    shared: Arc<Shared>,
 }
 
 impl LocalRegistry {
@@ -54,14 +86,14 @@ impl LocalRegistry {
     pub fn start() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").context("listen on loopback")?;
         let address = listener.local_addr().context("the registry's address")?;
-        let shelf = Arc::new(Mutex::new(Shelf::default()));
-        let served = Arc::clone(&shelf);
+        let shared = Arc::new(Shared::default());
+        let served = Arc::clone(&shared);
         let accept = move || {
             for stream in listener.incoming().flatten() {
-                let shelf = Arc::clone(&served);
+                let shared = Arc::clone(&served);
                 let serve = move || {
                     // A client that hangs up in the middle is its own affair.
-                    serve(stream, &shelf).ok();
+                    serve(stream, &shared).ok();
                 };
                 std::thread::Builder::new().name("registry-conn".into()).spawn(serve).ok();
             }
@@ -70,7 +102,7 @@ impl LocalRegistry {
             .name("registry".into())
             .spawn(accept)
             .context("start the registry's thread")?;
-        Ok(Self { address, shelf })
+        Ok(Self { address, shared })
     }
 
     /// `127.0.0.1:<port>`
@@ -112,14 +144,49 @@ impl LocalRegistry {
         self.shelf().faults.insert(format!("/v2/{repository}/blobs/{digest}"), fault);
     }
 
-    /// `METHOD path` of every request so far whose path begins with `/v2/<repository>/`.
+    /// `METHOD path` of every request so far whose path begins with `/v2/<repository>/`, as far as who asked
+    /// was let in.
     pub fn requests(&self, repository: &str) -> Vec<String> {
         let prefix = format!(" /v2/{repository}/");
         self.shelf().requests.iter().filter(|r| r.contains(&prefix)).cloned().collect()
     }
 
+    /// From now on it serves only bearers of the last token that it has issued, which lives for five
+    /// minutes as it says.
+    pub fn guard(&self) {
+        self.shelf().token = Some(0);
+    }
+
+    /// The last token is good for nothing any more.
+    pub fn revoke(&self) {
+        let mut shelf = self.shelf();
+        shelf.token = shelf.token.map(|number| number + 1);
+    }
+
+    /// How many tokens it has issued.
+    pub fn issued(&self) -> u32 {
+        self.shelf().issued
+    }
+
+    /// Waits until a blob is held.
+    ///
+    /// # Errors
+    /// `limit` passes first.
+    pub fn await_held(&self, limit: Duration) -> Result<()> {
+        let waited = self.shared.changed.wait_timeout_while(self.shelf(), limit, |it| it.held == 0);
+        let (_shelf, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        ensure!(!timeout.timed_out(), "no blob is asked for that is to be held");
+        Ok(())
+    }
+
+    /// Lets all go on that are held.
+    pub fn let_go(&self) {
+        self.shelf().held = 0;
+        self.shared.changed.notify_all();
+    }
+
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.shelf()
     }
 }
 
@@ -127,13 +194,15 @@ struct Request {
     method: String,
     path: String,
     range_start: usize,
+    authorization: String,
+    host: String,
 }
 
-fn serve(stream: TcpStream, shelf: &Mutex<Shelf>) -> Result<()> {
+fn serve(stream: TcpStream, shared: &Shared) -> Result<()> {
     let mut reader = BufReader::new(stream.try_clone().context("clone the stream")?);
     let mut stream = stream;
     while let Some(request) = read_request(&mut reader)? {
-        if !answer(&mut stream, shelf, &request)? {
+        if !answer(&mut stream, shared, &request)? {
             stream.shutdown(Shutdown::Both).ok();
             break;
         }
@@ -149,7 +218,8 @@ fn read_request(reader: &mut impl BufRead) -> Result<Option<Request>> {
     let mut words = line.split_whitespace();
     let method = words.next().unwrap_or_default().to_owned();
     let path = words.next().unwrap_or_default().to_owned();
-    let mut request = Request { method, path, range_start: 0 };
+    let (authorization, host) = (String::new(), String::new());
+    let mut request = Request { method, path, range_start: 0, authorization, host };
     loop {
         let mut header = String::new();
         reader.read_line(&mut header)?;
@@ -161,17 +231,25 @@ fn read_request(reader: &mut impl BufRead) -> Result<Option<Request>> {
         if let Some(range) = lower.strip_prefix("range: bytes=") {
             let start = range.split('-').next().unwrap_or_default();
             request.range_start = start.parse().context("range")?;
+        } else if let Some(value) = lower.strip_prefix("authorization: ") {
+            value.clone_into(&mut request.authorization);
+        } else if let Some(value) = lower.strip_prefix("host: ") {
+            value.clone_into(&mut request.host);
         }
     }
 }
 
 /// Whether the connection may go on.
-fn answer(stream: &mut TcpStream, shelf: &Mutex<Shelf>, request: &Request) -> Result<bool> {
+fn answer(stream: &mut TcpStream, shared: &Shared, request: &Request) -> Result<bool> {
+    if let Some(went_on) = let_in(stream, shared, request)? {
+        return Ok(went_on);
+    }
     let (content, fault) = {
-        let mut shelf = shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shelf = shared.shelf();
         shelf.requests.push(format!("{} {}", request.method, request.path));
         let fault = shelf.faults.get(&request.path).cloned();
-        if request.method == "GET" && matches!(fault, Some(Fault::TruncateOnce(_))) {
+        let once = matches!(fault, Some(Fault::TruncateOnce(_) | Fault::HoldOnce(_)));
+        if request.method == "GET" && once {
             shelf.faults.remove(&request.path);
         }
         (shelf.content.get(&request.path).cloned(), fault)
@@ -186,7 +264,28 @@ fn answer(stream: &mut TcpStream, shelf: &Mutex<Shelf>, request: &Request) -> Re
         let text = r#"{"errors":[{"code":"NOT_FOUND","message":"no such thing"}]}"#;
         return plain(stream, "404 Not Found", text);
     };
-    send(stream, request, &content, fault.as_ref())
+    send(stream, shared, request, (&content, fault.as_ref()))
+}
+
+/// Issues a token, or turns away who bears none: whether the connection may go on then.
+fn let_in(stream: &mut TcpStream, shared: &Shared, request: &Request) -> Result<Option<bool>> {
+    let mut shelf = shared.shelf();
+    let Some(number) = shelf.token else { return Ok(None) };
+    if request.path.starts_with("/token") {
+        shelf.issued += 1;
+        shelf.token = Some(number + 1);
+        let body = format!(r#"{{"token":"number-{}","expires_in":300}}"#, number + 1);
+        return plain(stream, "200 OK", &body).map(Some);
+    }
+    if request.authorization == format!("bearer number-{number}") {
+        return Ok(None);
+    }
+    let challenge = format!("Bearer realm=\"http://{}/token\",service=\"local\"", request.host);
+    write!(
+        stream,
+        "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: {challenge}\r\nContent-Length: 0\r\n\r\n"
+    )?;
+    Ok(Some(true))
 }
 
 fn plain(stream: &mut TcpStream, status: &str, body: &str) -> Result<bool> {
@@ -200,9 +299,9 @@ fn plain(stream: &mut TcpStream, status: &str, body: &str) -> Result<bool> {
 
 fn send(
     stream: &mut TcpStream,
+    shared: &Shared,
     request: &Request,
-    content: &Content,
-    fault: Option<&Fault>,
+    (content, fault): (&Content, Option<&Fault>),
 ) -> Result<bool> {
     let total = content.bytes.len();
     let start = request.range_start.min(total);
@@ -224,6 +323,12 @@ fn send(
     }
     let body = &content.bytes[start..];
     match fault {
+        Some(Fault::HoldOnce(n)) => {
+            let (now, then) = body.split_at(body.len().min(*n));
+            stream.write_all(now)?;
+            shared.hold();
+            stream.write_all(then)?;
+        }
         Some(Fault::Truncate(n) | Fault::TruncateOnce(n)) => {
             stream.write_all(&body[..body.len().min(n.saturating_sub(start))])?;
             return Ok(false);
