@@ -4,6 +4,7 @@
 mod cgroup_drivers;
 mod config;
 mod help;
+mod incoming;
 mod logging;
 mod memory;
 mod plugin;

@@ -16,9 +16,9 @@ use sandbox::{Handlers, Parts, Paths, Sandboxes};
 use streaming::Urls;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::config::Config;
+use crate::incoming::Incoming;
 
 /// What `Version` reports.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -89,7 +89,7 @@ async fn serve(config: &Config, places: &Places) -> Result<()> {
         .add_service(server.networks_service())
         .add_service(server.health_service())
         .add_service(server.images_service())
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+        .serve_with_incoming_shutdown(Incoming::new(listener), async {
             // The sender only ever goes away by being dropped.
             stopped.await.unwrap_or_default();
         });

@@ -16,6 +16,7 @@ pub struct PodSessions(pub Sandboxes);
 impl Backend for PodSessions {
     fn exec(&self, request: ExecRequest) -> BoxFuture<'_, Result<Process, BackendError>> {
         Box::pin(async move {
+            sys::descriptors::room().map_err(BackendError::new)?;
             let ExecRequest { container, command, streams } = request;
             let session = self.0.exec(container.as_str(), command, wanted(streams)).await;
             session.map(|session| process(session, ExecControl)).map_err(BackendError::new)
@@ -24,6 +25,7 @@ impl Backend for PodSessions {
 
     fn attach(&self, request: AttachRequest) -> BoxFuture<'_, Result<Process, BackendError>> {
         Box::pin(async move {
+            sys::descriptors::room().map_err(BackendError::new)?;
             let AttachRequest { container, streams } = request;
             let session = self.0.attach(container.as_str(), wanted(streams)).await;
             session.map(|session| process(session, AttachControl)).map_err(BackendError::new)
@@ -35,9 +37,10 @@ impl Backend for PodSessions {
         sandbox: SandboxId,
         port: u16,
     ) -> BoxFuture<'_, Result<TcpStream, BackendError>> {
-        Box::pin(
-            async move { self.0.connect(sandbox.as_str(), port).await.map_err(BackendError::new) },
-        )
+        Box::pin(async move {
+            sys::descriptors::room().map_err(BackendError::new)?;
+            self.0.connect(sandbox.as_str(), port).await.map_err(BackendError::new)
+        })
     }
 }
 

@@ -17,6 +17,11 @@ use tonic::{Code, Status};
 
 use crate::convert::{ConvertError, FilterError};
 
+/// For what is new: what ends something may take the last descriptors.
+pub(crate) fn room() -> Result<(), Status> {
+    sys::descriptors::room().map_err(|scarce| status(Code::ResourceExhausted, &scarce))
+}
+
 fn status(code: Code, error: &dyn std::error::Error) -> Status {
     Status::new(code, chain(error))
 }

@@ -77,7 +77,7 @@ impl Connection {
 
     /// Reads once. What arrived is taken out with [`Self::next_request`].
     pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> Result<(), Closed> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES + 1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let mut into = [IoSliceMut::new(buffer)];
@@ -94,7 +94,8 @@ impl Connection {
                 _ => Vec::new(),
             })
             .collect();
-        if message.flags.contains(ReturnFlags::CTRUNC) {
+        // Otherwise it is for want of descriptors: the request is told that its files are missing.
+        if message.flags.contains(ReturnFlags::CTRUNC) && files.len() > MAX_FILES {
             return Err(TooManyFiles.into());
         }
         if message.bytes == 0 {

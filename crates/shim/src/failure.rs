@@ -35,6 +35,15 @@ pub(crate) fn io_failure(
     Failure { kind, message: format!("{what}: {cause}"), errno: cause.raw_os_error() }
 }
 
+/// For what is new: what ends something may take the last descriptors.
+pub(crate) fn room() -> Result<(), Failure> {
+    sys::descriptors::room().map_err(|scarce| Failure {
+        kind: FailureKind::Internal,
+        message: format!("the pod's shim: {}", chain(&scarce)),
+        errno: Some(rustix::io::Errno::MFILE.raw_os_error()),
+    })
+}
+
 /// A place before a step that can fail.
 pub(crate) fn reach(point: Point) -> Result<(), Failure> {
     failpoint::reach(point)

@@ -1,6 +1,7 @@
 //! All daemon connections. Losing one never touches a container.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -15,6 +16,9 @@ use crate::poll::{Poller, Token};
 /// More connections than this at once are refused: one daemon needs one or two.
 const MAX_PEERS: usize = 16;
 
+/// How soon it is tried again, when a connection could not be accepted.
+const ACCEPTS_AGAIN: Duration = Duration::from_secs(1);
+
 /// Names a connection for the life of the shim.
 pub(crate) type PeerNumber = u64;
 
@@ -24,12 +28,14 @@ pub(crate) struct Peers {
     connections: BTreeMap<PeerNumber, Connection>,
     /// Lost since they were last asked for.
     lost: Vec<PeerNumber>,
+    /// When connections are accepted again, after one could not be.
+    accepts_at: Option<Instant>,
     journal: Journal,
 }
 
 impl Peers {
     pub(crate) fn new(journal: Journal) -> Self {
-        Self { connections: BTreeMap::new(), lost: Vec::new(), journal }
+        Self { connections: BTreeMap::new(), lost: Vec::new(), accepts_at: None, journal }
     }
 
     /// Takes a waiting connection, if it is root's.
@@ -38,13 +44,35 @@ impl Peers {
         let socket = match rustix::net::accept_with(listener, flags) {
             Ok(socket) => socket,
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return,
+            // It waits still, and would be told again at once.
             Err(error) => {
+                poller.remove(listener);
+                self.accepts_at = Some(Instant::now() + ACCEPTS_AGAIN);
                 return self.journal.say(format_args!("cannot accept a connection: {error}"));
             }
         };
         if let Err(refusal) = self.admit(socket, poller) {
             self.journal.say(format_args!("refused a connection: {refusal}"));
         }
+    }
+
+    /// When to go on even if nothing happens.
+    pub(crate) fn accepts_at(&self) -> Option<Instant> {
+        self.accepts_at
+    }
+
+    /// Waits for connections again, once it is time.
+    pub(crate) fn accept_again(&mut self, listener: BorrowedFd<'_>, now: Instant, poller: &Poller) {
+        if self.accepts_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.accepts_at = match poller.add(listener, Token::Listener) {
+            Ok(()) => None,
+            Err(error) => {
+                self.journal.say(format_args!("cannot wait for connections: {error}"));
+                Some(now + ACCEPTS_AGAIN)
+            }
+        };
     }
 
     fn admit(&mut self, socket: OwnedFd, poller: &mut Poller) -> Result<(), String> {

@@ -15,7 +15,7 @@ use crate::container::{Container, Lifecycle, Running};
 use crate::exec::Exec;
 use crate::external::Keeper;
 use crate::failure::{
-    also, bad_request, chain, io_failure, not_found, reach, unknown, wrong_state,
+    also, bad_request, chain, io_failure, not_found, reach, room, unknown, wrong_state,
 };
 use crate::log::{ContainerLog, Stream};
 use crate::oom::Oom;
@@ -429,7 +429,7 @@ impl Supervisor {
         match (&self.shutdown, self.leaves) {
             (Some(_), _) => Err(wrong_state("the pod is being shut down")),
             (None, Some(_)) => Err(wrong_state("the pod is being stopped: its shim got SIGTERM")),
-            (None, None) => Ok(()),
+            (None, None) => room(),
         }
     }
 }

@@ -175,7 +175,8 @@ impl Supervisor {
         let shutdown = self.shutdown.iter().map(Shutdown::next_try);
         let looks = self.containers.iter().filter_map(|container| container.looks_at());
         let jobs = self.jobs.next_deadline();
-        let next = drains.chain(shutdown).chain(looks).chain(jobs).chain(self.leaves).min()?;
+        let own = jobs.into_iter().chain(self.leaves).chain(self.peers.accepts_at());
+        let next = drains.chain(shutdown).chain(looks).chain(own).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -184,6 +185,7 @@ impl Supervisor {
         let now = Instant::now();
         self.look_at_oom(now);
         self.jobs.expire(now);
+        self.peers.accept_again(self.parts.listener.as_fd(), now, &self.tools.poller);
         let due = |until: Instant| until <= now;
         let late: Vec<_> = self
             .containers

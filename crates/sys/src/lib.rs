@@ -15,6 +15,7 @@ pub mod bpf;
 pub mod cgroup;
 pub mod copy;
 pub mod credentials;
+pub mod descriptors;
 pub mod fdpass;
 pub mod fs;
 pub mod heap;

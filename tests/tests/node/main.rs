@@ -17,6 +17,7 @@ mod clocks;
 mod containerd;
 mod containers;
 mod credentials;
+mod descriptors;
 mod devices;
 mod disks;
 mod doctor;

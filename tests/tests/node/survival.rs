@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use cri_api::v1;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
-use rustix::process::{Pid, Resource, Rlimit, Signal};
+use rustix::process::Signal;
 use test_support::node::{Node, PATIENCE, on_a_node, on_a_node_with};
 use test_support::proc;
 
@@ -388,29 +388,6 @@ fn a_file_system_without_inodes_stops_what_is_new_and_nothing_else() -> Result<(
             number += 1;
         }
         Ok(Ballast(path.to_owned()))
-    })
-}
-
-#[test]
-fn a_daemon_that_may_open_no_more_files_says_so_and_goes_on_when_it_may() -> Result<()> {
-    on_a_node(async |node| {
-        let (_, id) = node.sleeper("steady").await?;
-        let pid = node.daemon.pid().context("no daemon")?;
-        let daemon = Pid::from_raw(i32::try_from(pid)?).context("pid 0")?;
-        // The soft limit alone: not everybody may raise the hard one again.
-        let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
-        let limit = |current| Rlimit { current: Some(current), maximum };
-        let open = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
-        let low = limit(u64::try_from(open)?);
-        let before = rustix::process::prlimit(Some(daemon), Resource::Nofile, low)?;
-        let error = node.cri.run_pod(&node.pod("refused")).await.expect_err("no descriptors");
-        ensure!(error.message().contains("Too many open files"), "{error:?}");
-        ensure!(node.cri.container(&id).await?.state() == v1::ContainerState::ContainerRunning);
-        rustix::process::prlimit(Some(daemon), Resource::Nofile, before)?;
-        let (_, other) = node.sleeper("other").await?;
-        ensure!(node.cri.shell(&other, "echo alive").await? == "alive");
-        ensure!(node.cri.shell(&id, "echo alive").await? == "alive");
-        Ok(())
     })
 }
 

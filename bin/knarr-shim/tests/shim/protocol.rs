@@ -1,12 +1,15 @@
 //! Connections: who may talk, what ends one, and that containers do not care.
 
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use shim_protocol::{Body, FailureKind, Hello, Response};
 
 use crate::client::Client;
-use crate::fixture::{Shim, can_run};
+use crate::fixture::{Shim, can_run, exec};
 
 #[test]
 fn a_connection_begins_with_hello() {
@@ -79,6 +82,51 @@ fn only_so_many_connections_are_open_at_once() {
     // The shim learns of the end when it reads; the one before it in the queue has been read then.
     open[0].state();
     shim.client();
+}
+
+/// The shim may open no more files; what it may otherwise.
+fn no_more_files(shim: &Shim) -> (Pid, Rlimit) {
+    let process = Pid::from_raw(i32::try_from(shim.pid()).unwrap()).unwrap();
+    let entries = std::fs::read_dir(format!("/proc/{}/fd", shim.pid())).unwrap();
+    let numbers = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().parse::<u64>());
+    let taken: Vec<u64> = numbers.map(Result::unwrap).collect();
+    let free = (0..).find(|number| !taken.contains(number));
+    let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit { current: free, maximum };
+    (process, prlimit(Some(process), Resource::Nofile, limit).unwrap())
+}
+
+#[test]
+fn without_descriptors_connections_stay_and_who_cannot_be_accepted_waits() {
+    if !can_run() {
+        return;
+    }
+    let (mut shim, mut client) = Shim::with_pod();
+    let (id, plan) = shim.run(&mut client, "while :; do sleep 1; done");
+    let begun = Instant::now();
+    let (process, before) = no_more_files(&shim);
+    let waiting = Client::connect(&shim.socket());
+    let told = || shim.log().matches("cannot accept a connection").count();
+    while told() == 0 {
+        std::thread::yield_now();
+    }
+    // Its files cannot arrive: the request fails, and not the connection with all that hangs on it.
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let request = Body::Exec(Box::new(exec(1, &id, &plan, "true")));
+    let asked = client.send(request, &[null.as_fd(); 3]);
+    match client.answer_to(asked) {
+        Response::Failed(failure) => {
+            assert!(failure.message.contains("Too many open files"), "{failure:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(client.phase(id.as_str()), Some(shim_protocol::Phase::Running(_))));
+    // Once a second, and not all the time.
+    let told = told();
+    assert!(u64::try_from(told).unwrap() <= begun.elapsed().as_secs() + 1, "{told} times");
+    prlimit(Some(process), Resource::Nofile, before).unwrap();
+    assert!(waiting.hello().state().ready);
+    shim.shut_down(&mut client);
 }
 
 #[test]

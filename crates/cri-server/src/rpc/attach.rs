@@ -11,6 +11,7 @@ pub(crate) fn attach(
     server: &Server,
     request: &v1::AttachRequest,
 ) -> Result<v1::AttachResponse, Status> {
+    status::room()?;
     let streams = Streams::new(request.stdin, request.stdout, request.stderr, request.tty)
         .map_err(status::from_streams)?;
     let container = server

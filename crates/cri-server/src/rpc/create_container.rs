@@ -12,6 +12,7 @@ pub(crate) async fn create_container(
     server: &Server,
     request: v1::CreateContainerRequest,
 ) -> Result<v1::CreateContainerResponse, Status> {
+    status::room()?;
     let missing = ConvertError::Missing("config of the container");
     let config = request.config.ok_or(missing).map_err(status::invalid)?;
     let config = container::config(config).map_err(status::invalid)?;

@@ -8,6 +8,7 @@ use crate::{Server, status};
 
 /// Where the caller finds the session. What cannot be run now is refused now.
 pub(crate) fn exec(server: &Server, request: v1::ExecRequest) -> Result<v1::ExecResponse, Status> {
+    status::room()?;
     let v1::ExecRequest { container_id, cmd, tty, stdin, stdout, stderr } = request;
     let streams = Streams::new(stdin, stdout, stderr, tty).map_err(status::from_streams)?;
     let container = server

@@ -15,6 +15,7 @@ pub(crate) async fn exec_sync(
     server: &Server,
     request: v1::ExecSyncRequest,
 ) -> Result<v1::ExecSyncResponse, Status> {
+    status::room()?;
     let seconds = u64::try_from(request.timeout).ok().filter(|seconds| *seconds > 0);
     let timeout = seconds.map(Duration::from_secs);
     let output = server

@@ -11,6 +11,7 @@ pub(crate) fn port_forward(
     server: &Server,
     request: &v1::PortForwardRequest,
 ) -> Result<v1::PortForwardResponse, Status> {
+    status::room()?;
     let ports = request.port.iter().map(|port| port_number(*port)).collect::<Result<_, _>>()?;
     let pod = server.sandboxes.ready_pod(&request.pod_sandbox_id).map_err(status::from_connect)?;
     let sandbox = pod.record.id.clone();

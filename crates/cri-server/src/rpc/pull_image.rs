@@ -13,6 +13,7 @@ pub(crate) async fn pull_image(
     server: &Server,
     request: v1::PullImageRequest,
 ) -> Result<v1::PullImageResponse, Status> {
+    status::room()?;
     let name = request.image.map(|spec| spec.image).unwrap_or_default();
     let reference = Reference::parse(&name).map_err(|error| status::from_reference(&error))?;
     let credentials = credentials(request.auth, &reference)?;

@@ -11,6 +11,7 @@ pub(crate) async fn run_pod_sandbox(
     server: &Server,
     request: v1::RunPodSandboxRequest,
 ) -> Result<v1::RunPodSandboxResponse, Status> {
+    status::room()?;
     let missing = ConvertError::Missing("config of the pod");
     let config = request.config.ok_or(missing).map_err(status::invalid)?;
     let config = pod::config(config).map_err(status::invalid)?;

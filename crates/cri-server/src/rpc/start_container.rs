@@ -10,6 +10,7 @@ pub(crate) async fn start_container(
     server: &Server,
     request: &v1::StartContainerRequest,
 ) -> Result<v1::StartContainerResponse, Status> {
+    status::room()?;
     server.sandboxes.start_container(&request.container_id).await.map_err(status::from_start)?;
     Ok(v1::StartContainerResponse {})
 }

@@ -8,7 +8,7 @@ use super::client::{Client, Read};
 use super::feed::Feed;
 use super::{Audience, MAX_CLIENTS};
 use crate::container::{Container, Running};
-use crate::failure::{bad_request, io_failure, not_found, wrong_state};
+use crate::failure::{bad_request, io_failure, not_found, room, wrong_state};
 use crate::log::Stream;
 use crate::peers::PeerNumber;
 use crate::poll::Poller;
@@ -28,6 +28,7 @@ impl Supervisor {
         request: &StartAttach,
         files: Vec<OwnedFd>,
     ) -> Done {
+        room()?;
         let number = request.attach;
         let wanted = [request.stdin, request.stdout, request.stderr];
         let count = wanted.iter().filter(|wanted| **wanted).count();
