@@ -290,6 +290,12 @@ points! {
         /// The exit record goes.
         ShimForgetRecord "record" fallible,
     }
+    "shim.leave" {
+        /// A container's stop signal, after the shim's own SIGTERM.
+        ShimLeaveSignal "signal" fallible,
+        /// All have ended, or have had their time.
+        ShimLeaveRelease "release" certain,
+    }
     "shim.shutdown" {
         /// SIGKILL for what still runs.
         ShimShutdownKill "kill" certain,

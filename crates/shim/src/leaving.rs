@@ -5,9 +5,11 @@
 
 use std::time::{Duration, Instant};
 
+use failpoint::Point;
 use model::ContainerId;
 
 use crate::container::Container;
+use crate::failure::reach;
 use crate::supervisor::Supervisor;
 
 /// How long containers may take. systemd kills what is left in a pod's scope 10 s after its own SIGTERM,
@@ -32,7 +34,9 @@ impl Supervisor {
         self.tools.journal.say(format_args!("SIGTERM from process {sender}: the pod is stopped"));
         self.leaves = Some(Instant::now() + GRACE);
         for (id, signal) in self.to_be_asked(sender == FIRST_PROCESS) {
-            if let Err(failure) = self.kill(id.as_str(), signal, signal == SIGKILL) {
+            let asked = reach(Point::ShimLeaveSignal)
+                .and_then(|()| self.kill(id.as_str(), signal, signal == SIGKILL));
+            if let Err(failure) = asked {
                 let what = failure.message;
                 self.tools.journal.say(format_args!("container {}: {what}", id.short()));
             }
@@ -60,6 +64,7 @@ impl Supervisor {
         let Some(until) = self.leaves else { return };
         let ended = |container: &Container| container.is_sandbox() || container.has_ended();
         if self.containers.iter().all(ended) || Instant::now() >= until {
+            failpoint::pass(Point::ShimLeaveRelease);
             self.leaves = None;
             self.begin_leaving();
         }

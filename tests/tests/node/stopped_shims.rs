@@ -4,25 +4,25 @@
 use std::fs;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use cri_api::v1;
 use rustix::process::Signal;
 use test_support::node::{Node, PATIENCE, on_a_node};
 use test_support::proc;
 use test_support::scratch::systemd_driver;
 
+use crate::lost_shims::shim_of;
+
 /// Says which signal it got, takes its time, and ends by a code that tells.
 const POLITE: &str = "trap 'echo TERM; sleep 1; exit 21' TERM; trap 'echo USR1; exit 22' USR1; \
      echo ready; while :; do sleep 0.1; done";
 
-fn shim_of(pod: &str) -> Result<i32> {
-    let is_it =
-        |it: &proc::Process| it.cmdline.starts_with("knarr-shim") && it.cmdline.contains(pod);
-    Ok(proc::all().into_iter().find(is_it).with_context(|| format!("no supervisor of {pod}"))?.pid)
-}
-
 /// A pod with a container for each of these stop signals.
-async fn polite(node: &Node, name: &str, signals: &[v1::Signal]) -> Result<(String, Vec<String>)> {
+pub(crate) async fn polite(
+    node: &Node,
+    name: &str,
+    signals: &[v1::Signal],
+) -> Result<(String, Vec<String>)> {
     let image = node.pulled("busybox").await?;
     let pod = node.pod(name);
     let pod_id = node.cri.run_pod(&pod).await?;
@@ -39,8 +39,17 @@ async fn polite(node: &Node, name: &str, signals: &[v1::Signal]) -> Result<(Stri
 }
 
 /// As kubelet does: what has ended goes, and its next attempt comes.
-async fn goes_and_comes_again(node: &Node, name: &str, pod: &str, ids: &[String]) -> Result<()> {
-    ensure!(node.cri.pod(pod).await?.state() == v1::PodSandboxState::SandboxNotready);
+pub(crate) async fn goes_and_comes_again(
+    node: &Node,
+    name: &str,
+    pod: &str,
+    ids: &[String],
+) -> Result<()> {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while node.cri.pod(pod).await?.state() == v1::PodSandboxState::SandboxReady {
+        ensure!(std::time::Instant::now() < deadline, "the pod stays ready");
+        tokio::task::yield_now().await;
+    }
     for id in ids {
         node.cri.stop(id, 10).await?;
         node.cri.remove(id).await?;
@@ -52,7 +61,7 @@ async fn goes_and_comes_again(node: &Node, name: &str, pod: &str, ids: &[String]
     Ok(())
 }
 
-async fn ended_with(node: &Node, id: &str, code: i32) -> Result<()> {
+pub(crate) async fn ended_with(node: &Node, id: &str, code: i32) -> Result<()> {
     let status = node.wait_exited(id).await?;
     ensure!(status.exit_code == code, "{status:?}");
     Ok(())
@@ -70,11 +79,6 @@ fn a_supervisor_that_gets_sigterm_stops_its_containers_by_their_signals() -> Res
         ended_with(node, &ids[1], 22).await?;
         proc::wait_gone(shim, PATIENCE)?;
         node.wait_log(&ids[0], "TERM").await?;
-        let deadline = std::time::Instant::now() + PATIENCE;
-        while node.cri.pod(&pod).await?.state() == v1::PodSandboxState::SandboxReady {
-            ensure!(std::time::Instant::now() < deadline, "the pod stays ready");
-            tokio::task::yield_now().await;
-        }
         ensure!(node.cri.shell(&other, "echo alive").await? == "alive");
         goes_and_comes_again(node, "polite", &pod, &ids).await
     })

@@ -49,5 +49,6 @@ fn the_end_of_a_container_and_its_removal() -> Result<()> {
 
 #[test]
 fn stopping_a_pod() -> Result<()> {
-    walk(Operation::StopPod)
+    walk(Operation::StopPod)?;
+    walk(Operation::Leave)
 }

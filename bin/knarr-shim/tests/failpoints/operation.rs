@@ -2,8 +2,10 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use cri_api::v1;
+use rustix::process::Signal;
 use test_support::node::Node;
 use test_support::pods::{ContainerBuilder, PodBuilder};
+use test_support::proc;
 use tonic::Status;
 
 /// What a shim is asked, or what happens to it.
@@ -17,6 +19,8 @@ pub(crate) enum Operation {
     Stop,
     Remove,
     StopPod,
+    /// The shim gets SIGTERM.
+    Leave,
 }
 
 /// Ends by itself.
@@ -32,8 +36,16 @@ pub(crate) struct Before {
 }
 
 impl Operation {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::RunPod, Self::Start, Self::Exec, Self::End, Self::Stop, Self::Remove, Self::StopPod];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::RunPod,
+        Self::Start,
+        Self::Exec,
+        Self::End,
+        Self::Stop,
+        Self::Remove,
+        Self::StopPod,
+        Self::Leave,
+    ];
 
     pub(crate) fn comes_by(self, place: &str) -> bool {
         let starts: &[&str] = match self {
@@ -44,6 +56,7 @@ impl Operation {
             Self::Stop => &["shim.kill."],
             Self::Remove => &["shim.forget."],
             Self::StopPod => &["shim.shutdown."],
+            Self::Leave => &["shim.leave."],
         };
         starts.iter().any(|start| place.starts_with(start))
     }
@@ -90,13 +103,15 @@ impl Operation {
             Self::Stop => cri.stop(&before.id, 10).await,
             Self::Remove => cri.remove(&before.id).await,
             Self::StopPod => cri.stop_pod(&before.pod_id).await,
+            Self::Leave => leave(&before.pod_id)
+                .map_err(|error| Status::internal(format!("not signalled: {error:#}"))),
         }
     }
 
     /// The shim lives: the same call again, or the next attempt of what cannot be started again.
     pub(crate) async fn again(self, node: &Node, before: &Before) -> Result<()> {
         match self {
-            Self::RunPod | Self::Exec | Self::Stop | Self::Remove | Self::StopPod => {
+            Self::RunPod | Self::Exec | Self::Stop | Self::Remove | Self::StopPod | Self::Leave => {
                 self.call(node, before).await.context("asked again")?;
             }
             Self::Start => {
@@ -144,6 +159,13 @@ impl Operation {
         ensure!(node.cri.shell(&id, "echo alive").await? == "alive");
         Ok(())
     }
+}
+
+fn leave(pod: &str) -> Result<()> {
+    let is_it =
+        |it: &proc::Process| it.cmdline.starts_with("knarr-shim") && it.cmdline.contains(pod);
+    let shim = proc::all().into_iter().find(is_it).context("no shim")?;
+    proc::signal(shim.pid, Signal::TERM)
 }
 
 async fn not_ready(node: &Node, pod: &str) -> Result<()> {

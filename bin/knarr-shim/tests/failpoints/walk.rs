@@ -90,7 +90,8 @@ impl Case<'_> {
 
     /// One that does not get so far that it can be asked has ended as well.
     fn ends_the_shim(&self) -> bool {
-        self.act == Act::Kill || self.place.starts_with("shim.begin.")
+        let leaves = self.operation == Operation::Leave;
+        leaves || self.act == Act::Kill || self.place.starts_with("shim.begin.")
     }
 
     async fn goes_on(

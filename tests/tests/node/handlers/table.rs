@@ -15,6 +15,7 @@ use tonic::Code;
 
 use crate::live::{Live, attach, exec_url};
 use crate::lost_shims::{none_lives, shim_of};
+use crate::stopped_shims::{ended_with, goes_and_comes_again, polite};
 
 /// A runtime, or none: the built-in one.
 type Of = Option<Runtime>;
@@ -52,6 +53,7 @@ macro_rules! every_behaviour {
             ends_are_told_to_a_daemon_that_comes_back
             a_killed_supervisor_takes_its_pod_along
             a_supervisor_killed_with_the_daemon_is_mourned_later
+            a_supervisor_told_to_end_stops_its_pod_in_order
             the_network_is_the_pods
             what_cannot_start_leaves_nothing
         );
@@ -385,6 +387,27 @@ async fn a_supervisor_killed_with_the_daemon_is_mourned_later(
     proc::wait_gone(shim, PATIENCE)?;
     node.daemon.launch(&node.scratch)?;
     is_buried(node, runtime, &pod_id, &id).await
+}
+
+async fn a_supervisor_told_to_end_stops_its_pod_in_order(
+    node: &mut Node,
+    runtime: Of,
+) -> Result<()> {
+    let signals = [v1::Signal::RuntimeDefault, v1::Signal::Sigusr1];
+    let (pod_id, ids) = polite(node, "polite", &signals).await?;
+    let (_, other) = node.sleeper("other").await?;
+    let shim = shim_of(&pod_id)?;
+    proc::signal(shim, Signal::TERM)?;
+    for (id, code) in ids.iter().zip([21, 22]) {
+        ended_with(node, id, code).await?;
+    }
+    proc::wait_gone(shim, PATIENCE)?;
+    for id in &ids {
+        none_lives(id)?;
+        ensure!(!known_by_runtime(node, runtime, id)?, "its runtime knows it still");
+    }
+    ensure!(node.cri.shell(&other, "echo alive").await? == "alive");
+    goes_and_comes_again(node, "polite", &pod_id, &ids).await
 }
 
 async fn the_network_is_the_pods(node: &mut Node, runtime: Of) -> Result<()> {
