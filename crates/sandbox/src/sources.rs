@@ -47,6 +47,9 @@ impl Silent {
         limit: Duration,
         mut look: impl FnMut(&str) + Send + 'static,
     ) -> Result<(), FileError> {
+        if paths.is_empty() {
+            return Ok(());
+        }
         if let Some(path) = self.known_among(&paths) {
             return Err(is_silent(path));
         }
