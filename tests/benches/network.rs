@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use test_support::bench::{self, Sheet, millis};
+use test_support::bench::{self, Sheet, Standing, millis};
 use test_support::containerd::{Containerd, Settings, bridge_network};
 use test_support::cri::Cri;
 use test_support::node::Node;
@@ -70,16 +70,23 @@ async fn compare(dist: &Path) -> Result<()> {
         Runner::new("knarr, reference plugins", execd.cri.clone(), &execd, rounds, false),
         Runner::new("containerd, reference plugins", foreign, &third, rounds, true),
     ];
-    let mut sheet = Sheet::default();
+    let (mut sheet, mut standing) = (Sheet::default(), Standing::default());
     for number in 0..=rounds {
         for runner in &runners {
-            match runner.round(&mut sheet, number).await {
+            if !standing.is_in(runner.what) {
+                continue;
+            }
+            sheet.tries("network", runner.what);
+            let measured = runner.round(&mut sheet, number).await;
+            let done = measured.is_ok();
+            match measured {
                 // Debian's containerd now and then loses its shim while it stops a pod.
                 Err(error) if runner.foreign => {
                     sheet.failed("network", runner.what, &format!("{error:#}"));
                 }
-                done => done?,
+                measured => measured?,
             }
+            standing.note(&mut sheet, "network", runner.what, done);
         }
     }
     sheet.print();

@@ -23,6 +23,7 @@ use test_support::pods::{ContainerBuilder, PodBuilder};
 use test_support::proc;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 
 const PLUGINS: &str = "/usr/lib/cni";
 const SECTION: &str = "streaming";
@@ -30,6 +31,8 @@ const SECTION: &str = "streaming";
 const BEGINNING: usize = 8;
 /// A session that does not end by then has failed.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// A round of containerd's is given so long: one that hangs must not hang us.
+const ROUND: Duration = Duration::from_secs(900);
 /// For what ends by itself after the last session.
 const SETTLING: Duration = Duration::from_secs(3);
 /// Commands are run one after the other, by so many callers, for so long.
@@ -220,7 +223,7 @@ async fn soak(all: Vec<Idle>, megabytes: usize) -> (Duration, Vec<String>) {
     let begun = Instant::now();
     let mut running = JoinSet::new();
     for (seed, session) in (1..).zip(all) {
-        running.spawn(tokio::time::timeout(PATIENCE, session.work(megabytes * MIB, seed)));
+        running.spawn(timeout(PATIENCE, session.work(megabytes * MIB, seed)));
     }
     let mut failed = Vec::new();
     while let Some(done) = running.join_next().await {
@@ -254,12 +257,21 @@ async fn compare(dist: &Path) -> Result<()> {
         let other = Runner::new("containerd", foreign.clone(), pid, &theirs).await;
         // It does not run containers everywhere; then knarr is measured alone.
         if let Err(error) = &other {
-            eprintln!("containerd is left out: {error:#}\n{}", containerd.log_text());
-            foreign.remove_everything().await?;
+            eprintln!("{}", containerd.log_text());
+            sheet.failed(SECTION, "containerd", &format!("left out: {error:#}"));
+            foreign.remove_everything().await.ok();
         }
-        for runner in [Some(knarr), other.ok()].into_iter().flatten() {
-            runner.round(&mut sheet, sessions, megabytes).await.context(runner.what)?;
-            runner.cri.remove_everything().await?;
+        knarr.round(&mut sheet, sessions, megabytes).await.context("knarr")?;
+        knarr.cri.remove_everything().await?;
+        if let Ok(other) = other {
+            let round = timeout(ROUND, other.round(&mut sheet, sessions, megabytes)).await;
+            if let Err(error) = round.context("the round did not end").flatten() {
+                sheet.failed(SECTION, other.what, &format!("{error:#}"));
+            }
+            // Its pods go with its place if it does not remove them.
+            if let Err(error) = other.cri.remove_everything().await {
+                sheet.failed(SECTION, other.what, &format!("clearing away: {error:#}"));
+            }
         }
         drop(containerd);
         ours.finish().await?;

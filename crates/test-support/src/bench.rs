@@ -6,8 +6,9 @@
 //!
 //! Told to end (Ctrl-C, SIGTERM, or whoever started it is gone) a program clears away what it has
 //! begun. Killed outright it cannot: the next one does.
-#![allow(clippy::print_stdout, reason = "its output is the interface")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is the interface")]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -106,11 +107,47 @@ struct Row {
     values: Vec<f64>,
 }
 
+/// What did not work, and how often.
+#[derive(Debug, Clone, PartialEq)]
+struct Failure {
+    section: String,
+    who: String,
+    why: String,
+    times: usize,
+}
+
 /// Everything measured so far, in the order in which it was measured first.
 #[derive(Debug, Default)]
 pub struct Sheet {
     rows: Vec<Row>,
-    failures: Vec<(String, String)>,
+    failures: Vec<Failure>,
+    /// Section, who, and how often it was tried.
+    tries: Vec<(String, String, usize)>,
+}
+
+/// Whoever has failed so often in a row is not asked any more: one that hangs takes as long as it is
+/// given, each time.
+const ENOUGH: usize = 3;
+
+/// How often everybody has failed in a row.
+#[derive(Debug, Default)]
+pub struct Standing(BTreeMap<String, usize>);
+
+impl Standing {
+    /// Notes how it went. When that was once too often, so does the sheet.
+    pub fn note(&mut self, sheet: &mut Sheet, section: &str, who: &str, done: bool) {
+        let failed = self.0.entry(who.to_owned()).or_default();
+        *failed = if done { 0 } else { *failed + 1 };
+        if *failed == ENOUGH {
+            let why = format!("left out of the rest after {ENOUGH} failures in a row");
+            sheet.remark(section, who, &why);
+        }
+    }
+
+    /// Whether it is asked again.
+    pub fn is_in(&self, who: &str) -> bool {
+        self.0.get(who).is_none_or(|failed| *failed < ENOUGH)
+    }
 }
 
 impl Sheet {
@@ -140,22 +177,61 @@ impl Sheet {
         }
     }
 
+    /// Something is tried that may fail.
+    pub fn tries(&mut self, section: &str, who: &str) {
+        let known = self.tries.iter_mut().find(|(of, by, _)| of == section && by == who);
+        match known {
+            Some((_, _, times)) => *times += 1,
+            None => self.tries.push((section.to_owned(), who.to_owned(), 1)),
+        }
+    }
+
     /// Something did not work: said at once, and counted.
     pub fn failed(&mut self, section: &str, who: &str, why: &str) {
+        self.fails(section, who, why, 1);
+    }
+
+    /// What a reader must know beside the failures that were counted.
+    pub fn remark(&mut self, section: &str, who: &str, why: &str) {
+        self.fails(section, who, why, 0);
+    }
+
+    fn fails(&mut self, section: &str, who: &str, why: &str, times: usize) {
         let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
-        println!("failed\t{section}\t{who}\t{why}");
-        self.failures.push((section.to_owned(), who.to_owned()));
+        eprintln!("{section}: {who}: {why}");
+        let same = |one: &&mut Failure| one.section == section && one.who == who && one.why == why;
+        match self.failures.iter_mut().find(same) {
+            Some(known) => known.times += times,
+            None => {
+                let (section, who) = (section.to_owned(), who.to_owned());
+                self.failures.push(Failure { section, who, why, times });
+            }
+        }
     }
 
     /// How often this runtime failed.
     pub fn failures_of(&self, who: &str) -> usize {
-        self.failures.iter().filter(|(_, failed)| failed == who).count()
+        self.failures.iter().filter(|one| one.who == who).map(|one| one.times).sum()
     }
 
     /// Says all of it.
     pub fn print(&self) {
         for row in &self.rows {
             println!("{}", row.line());
+        }
+        for failure in &self.failures {
+            println!("{}", self.line(failure));
+        }
+    }
+
+    fn line(&self, failure: &Failure) -> String {
+        let Failure { section, who, why, times } = failure;
+        let tries = self.tries.iter().find(|(of, by, _)| of == section && by == who);
+        match tries {
+            Some((_, _, tries)) if *times > 0 => {
+                format!("failed\t{section}\t{who}\t{times} of {tries} failed: {why}")
+            }
+            _ => format!("failed\t{section}\t{who}\t{why}"),
         }
     }
 }
@@ -187,5 +263,29 @@ mod tests {
             "measured\tpods\tstart, ms\t\tb\t3.000",
         ];
         assert_eq!(lines, want);
+    }
+
+    #[test]
+    fn equal_failures_are_one_line_that_counts_them() {
+        let mut sheet = Sheet::default();
+        let mut standing = Standing::default();
+        for number in 0..7 {
+            assert_eq!(standing.is_in("hangs"), number < 5, "{number}");
+            if standing.is_in("hangs") {
+                sheet.tries("oci", "hangs");
+                let done = number == 1;
+                if !done {
+                    sheet.failed("oci", "hangs", "did not end\nwithin 10 s");
+                }
+                standing.note(&mut sheet, "oci", "hangs", done);
+            }
+        }
+        let lines: Vec<String> = sheet.failures.iter().map(|one| sheet.line(one)).collect();
+        let want = [
+            "failed\toci\thangs\t4 of 5 failed: did not end within 10 s",
+            "failed\toci\thangs\tleft out of the rest after 3 failures in a row",
+        ];
+        assert_eq!(lines, want);
+        assert_eq!((sheet.failures_of("hangs"), sheet.failures_of("knarr")), (4, 0));
     }
 }

@@ -20,6 +20,8 @@ use crate::scratch::Scratch;
 const PAUSE: &str = "test/pause:1";
 const PROGRAM: &str = "/usr/bin/containerd";
 const PATIENCE: Duration = Duration::from_secs(60);
+/// A call that takes longer will not come back: kubelet waits as long.
+const CALL: Duration = Duration::from_secs(120);
 
 /// What a containerd is started with.
 #[derive(Debug, Clone, Copy)]
@@ -116,7 +118,7 @@ impl Containerd {
     /// # Errors
     /// It does not: the message carries its log.
     pub async fn client(&self) -> Result<Cri> {
-        let cri = Cri::connect(&self.socket())?;
+        let cri = Cri::connect_within(&self.socket(), CALL)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             match cri.runtime.clone().version(v1::VersionRequest::default()).await {

@@ -1,6 +1,7 @@
 //! The CRI as a client sees it: thin wrappers that keep the gRPC status.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use cri_api::v1;
@@ -44,12 +45,28 @@ impl Cri {
     /// # Errors
     /// The endpoint is malformed, which no path makes it.
     pub fn connect(socket: &Path) -> Result<Self> {
+        Self::connect_with(socket, None)
+    }
+
+    /// As [`Self::connect`]; a call that is not answered within `limit` fails.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn connect_within(socket: &Path, limit: Duration) -> Result<Self> {
+        Self::connect_with(socket, Some(limit))
+    }
+
+    fn connect_with(socket: &Path, limit: Option<Duration>) -> Result<Self> {
         let socket: PathBuf = socket.to_owned();
         let connector = tower::service_fn(move |_: Uri| {
             let socket = socket.clone();
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
         });
         let endpoint = Endpoint::try_from("http://localhost").context("endpoint")?;
+        let endpoint = match limit {
+            Some(limit) => endpoint.timeout(limit),
+            None => endpoint,
+        };
         let channel = endpoint.connect_with_connector_lazy(connector);
         Ok(Self {
             runtime: RuntimeServiceClient::new(channel.clone())

@@ -384,7 +384,8 @@ fn mount_points(of: impl Fn(&str) -> bool) -> Vec<PathBuf> {
         .collect()
 }
 
-fn cgroup_roots() -> Vec<PathBuf> {
+/// Where the hierarchies are mounted.
+pub(crate) fn cgroup_roots() -> Vec<PathBuf> {
     mount_table()
         .lines()
         .filter(|line| line.contains(" - cgroup"))

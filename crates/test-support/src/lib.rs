@@ -12,6 +12,7 @@
 
 pub mod account;
 pub mod daemon;
+pub mod deadline;
 pub mod files;
 pub mod fuse;
 pub mod http;

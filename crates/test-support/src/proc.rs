@@ -84,11 +84,18 @@ pub fn signal(pid: i32, signal: Signal) -> Result<()> {
 /// # Errors
 /// It has not ended within `limit`.
 pub fn wait_gone(pid: i32, limit: Duration) -> Result<()> {
-    let raw = Pid::from_raw(pid).context("pid 0")?;
-    let Ok(fd) = rustix::process::pidfd_open(raw, PidfdFlags::empty()) else { return Ok(()) };
-    let ended = poll_one(&fd, limit)?;
-    ensure!(ended, "process {pid} still runs after {limit:?}");
+    ensure!(ended_within(pid, limit)?, "process {pid} still runs after {limit:?}");
     Ok(())
+}
+
+/// Blocks until the process has ended, or for so long; whether it has.
+///
+/// # Errors
+/// The kernel does not say.
+pub fn ended_within(pid: i32, limit: Duration) -> Result<bool> {
+    let raw = Pid::from_raw(pid).context("pid 0")?;
+    let Ok(fd) = rustix::process::pidfd_open(raw, PidfdFlags::empty()) else { return Ok(true) };
+    poll_one(&fd, limit)
 }
 
 fn poll_one(fd: &impl std::os::fd::AsFd, limit: Duration) -> Result<bool> {

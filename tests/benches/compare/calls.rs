@@ -3,14 +3,17 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal};
+use test_support::proc;
 
 use crate::rounds::Measured;
 use crate::subject::Subject;
 
 const STRACE: &str = "/usr/bin/strace";
+const LETTING_GO: Duration = Duration::from_secs(30);
 
 /// A pod's life while somebody counts: nothing else is measured of it.
 pub(crate) async fn of_a_life(subject: &mut Subject) -> Result<Measured> {
@@ -70,7 +73,13 @@ impl Drop for Counting {
 }
 
 fn interrupt(mut child: Child) -> Result<()> {
-    rustix::process::kill_process(Pid::from_child(&child), Signal::INT).context("end strace")?;
+    let pid = Pid::from_child(&child);
+    rustix::process::kill_process(pid, Signal::INT).context("end strace")?;
+    if !proc::ended_within(pid.as_raw_nonzero().get(), LETTING_GO)? {
+        child.kill().context("kill strace")?;
+        child.wait().context("wait for strace")?;
+        bail!("strace does not let go of those that it counts");
+    }
     child.wait().context("wait for strace")?;
     Ok(())
 }

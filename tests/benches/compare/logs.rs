@@ -130,13 +130,13 @@ async fn ended_with(subject: &Subject, id: &str, lines: u64) -> Result<()> {
         if status.state() == v1::ContainerState::ContainerExited {
             break status;
         }
-        ensure!(begun.elapsed() < PATIENCE, "container {id} does not end");
+        ensure!(begun.elapsed() < PATIENCE, "a container does not end");
         tokio::time::sleep(LOOKS).await;
     };
     ensure!(status.exit_code == 0, "{status:?}");
     let path = PathBuf::from(&status.log_path);
     let found = tokio::task::spawn_blocking(move || lines_of(&path)).await??;
-    ensure!(found == lines, "{found} of {lines} lines are in the log of {id}");
+    ensure!(found == lines, "{found} of {lines} lines are in the log");
     Ok(())
 }
 

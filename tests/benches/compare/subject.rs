@@ -16,12 +16,19 @@ use test_support::pods::{ContainerBuilder, PodBuilder};
 use test_support::proc::{self, Process};
 use test_support::scratch::Scratch;
 use test_support::usage::Used;
+use tokio::time::timeout;
 
 const PLUGINS: &str = "/usr/lib/cni";
 /// Longer than any runtime takes to come back with its pods.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two questions whether something has come about.
 pub(crate) const AGAIN: Duration = Duration::from_millis(2);
+/// A call that takes longer will not come back.
+const CALL: Duration = Duration::from_secs(60);
+/// For removing all pods, and how often that is begun: Debian's containerd now and then loses its
+/// shim while it stops a pod.
+const CLEARING: Duration = Duration::from_secs(120);
+const TIMES: usize = 3;
 
 /// Where it runs.
 enum Place {
@@ -44,6 +51,8 @@ pub(crate) struct Subject {
     place: Place,
     account: Option<Account>,
     pods_so_far: usize,
+    /// It cannot be brought to where it began: nothing more is measured of it.
+    pub(crate) is_out: bool,
 }
 
 /// What a process is there for.
@@ -85,7 +94,7 @@ impl Subject {
             account = Some(opened);
         })?;
         let account = account.context("no account")??;
-        let cri = node.cri.clone();
+        let cri = Cri::connect_within(&node.scratch.socket(), CALL)?;
         Self::new("knarr", cri, Place::Knarr(Box::new(node)), Some(account))
     }
 
@@ -100,7 +109,8 @@ impl Subject {
                 ..containerd::Settings::new(Path::new(PLUGINS))
             };
             let containerd = Containerd::start(&scratch, settings)?;
-            let cri = containerd.client().await?;
+            containerd.client().await?;
+            let cri = Cri::connect_within(&containerd.socket(), CALL)?;
             return Self::new(name, cri, Place::Containerd { containerd, scratch }, Some(account));
         }
         let path = name.strip_prefix("unix://").with_context(|| format!("no such peer: {name}"))?;
@@ -111,13 +121,14 @@ impl Subject {
         if let Err(error) = &account {
             eprintln!("processor time and memory of {name} are not measured: {error:#}");
         }
-        let cri = Cri::connect(Path::new(path))?;
+        let cri = Cri::connect_within(Path::new(path), CALL)?;
         Self::new(name, cri, Place::Running { pid, scratch }, account.ok())
     }
 
     fn new(name: &str, cri: Cri, place: Place, account: Option<Account>) -> Result<Self> {
         let image = format!("{}/test/busybox:1", registry()?.host());
-        Ok(Self { name: name.to_owned(), cri, image, place, account, pods_so_far: 0 })
+        let name = name.to_owned();
+        Ok(Self { name, cri, image, place, account, pods_so_far: 0, is_out: false })
     }
 
     fn scratch(&self) -> &Scratch {
@@ -200,6 +211,22 @@ impl Subject {
         matches!(self.place, Place::Knarr(_))
     }
 
+    /// Removes every pod, whatever state it is in: tried several times, within a limit.
+    pub(crate) async fn clear(&self) -> Result<()> {
+        let remove = async {
+            let mut cleared = Ok(());
+            for _ in 0..TIMES {
+                cleared = self.cri.remove_everything().await;
+                if cleared.is_ok() {
+                    break;
+                }
+            }
+            cleared
+        };
+        let limit = || format!("not within {} s", CLEARING.as_secs());
+        timeout(CLEARING, remove).await.with_context(limit).flatten()
+    }
+
     /// Removes every pod, several at a time.
     pub(crate) async fn empty(&self) -> Result<()> {
         let pods = self.cri.pods(None).await?;
@@ -276,11 +303,11 @@ impl Subject {
     pub(crate) async fn finish(self) -> Result<()> {
         match self.place {
             Place::Knarr(node) => node.finish().await,
-            Place::Containerd { containerd, scratch } => {
-                self.cri.remove_everything().await.context("remove everything of containerd")?;
-                drop(containerd);
-                drop(scratch);
-                Ok(())
+            Place::Containerd { .. } => {
+                let cleared = self.clear().await;
+                // Its processes and what they have left go with its place.
+                drop(self.place);
+                cleared
             }
             // What others run there is not ours to remove.
             Place::Running { .. } => Ok(()),

@@ -96,7 +96,7 @@ pub(super) fn run(
 }
 
 /// A reason without the paths of this machine, and not longer than a reader wants it.
-fn without_places(why: &str) -> String {
+pub(super) fn without_places(why: &str) -> String {
     const LONG: usize = 300;
     let word = |word: &str| {
         let is_place = word.contains("/var/tmp/") || word.contains("/run/");

@@ -2,20 +2,25 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::Duration;
 
 use anyhow::Result;
+use test_support::deadline::Deadline;
 use test_support::packages;
 use test_support::registry::DebianRegistry;
 use test_support::usage::Used;
 
+use super::program::{self, Said};
 use super::pull_image::{Packing, build};
 use super::runtimes::Runtime;
 use super::series::Series;
 use super::{Options, dist};
-use crate::steps::{execute, step};
+use crate::steps::step;
 
 const PACKAGES: &[&str] = &["containerd", "docker-registry", "e2fsprogs", "gzip", "tar", "zstd"];
+
+/// No pull takes so long, whatever a runtime does: one that hangs must not hang us.
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// Quantity, unit, and where it stands.
 type Column = (&'static str, &'static str, fn(&Measured) -> f64);
@@ -29,14 +34,14 @@ struct Measured {
     written_mib: f64,
 }
 
-pub(super) fn run(root: &Path, options: &Options) -> Result<Vec<Series>> {
+pub(super) fn run(root: &Path, options: &Options) -> Result<Said> {
     step("packages", || packages::ensure(PACKAGES))?;
     let dist = dist::given_or_built(root)?;
     let cache = root.join("target/bench");
     let store = cache.join("store");
     std::fs::create_dir_all(&store)?;
     let registry = DebianRegistry::start(&store)?;
-    let mut series = Vec::new();
+    let mut said = Said::default();
     for packing in [Packing::Gzip, Packing::Zstd] {
         let name = format!("image, {}", packing.name());
         let image = step(&name, || build(&cache, options.megabytes, packing))?;
@@ -47,9 +52,9 @@ pub(super) fn run(root: &Path, options: &Options) -> Result<Vec<Series>> {
         drop(image);
         let place =
             Place { dist: &dist, registry: &registry.host(), disk: &cache.join("disk.img") };
-        series.extend(measure(options, &place, &reference, packing)?);
+        measure(options, &place, &reference, packing, &mut said)?;
     }
-    Ok(series)
+    Ok(said)
 }
 
 /// What every run needs to know.
@@ -64,26 +69,34 @@ fn measure(
     place: &Place<'_>,
     reference: &str,
     packing: Packing,
-) -> Result<Vec<Series>> {
+    said: &mut Said,
+) -> Result<()> {
     let Place { dist, registry, disk } = place;
     let (mut knarr, mut other) = (Vec::new(), Vec::new());
-    for run in 1..=options.runs.unwrap_or(3) {
+    let runs = options.runs.unwrap_or(3);
+    for run in 1..=runs {
         let name = format!("pull {run}, knarr, {}", packing.name());
         let begin = || Runtime::knarr(dist, registry, disk.to_path_buf());
         knarr.push(step(&name, || pull(&begin()?, dist, reference))?);
         if options.against.iter().any(|name| name == "containerd") {
             let name = format!("pull {run}, containerd, {}", packing.name());
             let begin = || Runtime::containerd(registry, disk.to_path_buf());
-            other.push(step(&name, || pull(&begin()?, dist, reference))?);
+            match step(&name, || pull(&begin()?, dist, reference)) {
+                Ok(measured) => other.push(measured),
+                Err(error) => {
+                    let why = program::without_places(&format!("{error:#}"));
+                    let why = format!("containerd: pull {run} of {runs}: {why}");
+                    said.failures.push(("pull".to_owned(), why));
+                }
+            }
         }
     }
-    let mut series = Vec::new();
     for (who, measured) in [("knarr", &knarr), ("containerd", &other)] {
         if !measured.is_empty() {
-            series.extend(of(who, packing, measured));
+            said.series.extend(of(who, packing, measured));
         }
     }
-    Ok(series)
+    Ok(())
 }
 
 fn of(who: &str, packing: Packing, measured: &[Measured]) -> Vec<Series> {
@@ -107,14 +120,10 @@ fn of(who: &str, packing: Packing, measured: &[Measured]) -> Vec<Series> {
 
 fn pull(runtime: &Runtime, dist: &Path, reference: &str) -> Result<Measured> {
     let before = Used::of(runtime.pid()?)?;
-    let begun = Instant::now();
-    execute(
-        Command::new(dist.join("knarr"))
-            .arg("--address")
-            .arg(runtime.socket())
-            .args(["pull", "--quiet", reference]),
-    )?;
-    let seconds = begun.elapsed().as_secs_f64();
+    let mut client = Command::new(dist.join("knarr"));
+    client.arg("--address").arg(runtime.socket()).args(["pull", "--quiet", reference]);
+    let mark = runtime.socket().display().to_string();
+    let seconds = Deadline::new(LIMIT, mark).run(&mut client)?.took.as_secs_f64();
     let after = Used::of(runtime.pid()?)?;
     Ok(Measured {
         seconds,
