@@ -127,7 +127,10 @@ fn bundle(dir: &Path, knarr: &Path) -> Result<()> {
 async fn compare(dist: &Path) -> Result<()> {
     let place = tempfile::Builder::new().prefix("knarr-bench-").tempdir_in("/var/tmp")?;
     let knarr = place.path().join("knarr-oci");
-    symlink(std::fs::canonicalize(dist.join("knarr"))?, &knarr).context("link the program")?;
+    // Where that was not built, the same code in the daemon's program.
+    let own = Some(dist.join("knarr-oci")).filter(|own| own.exists());
+    let target = std::fs::canonicalize(own.unwrap_or_else(|| dist.join("knarr")))?;
+    symlink(target, &knarr).context("link the program")?;
     let shared = place.path().join("bundle");
     bundle(&shared, &knarr)?;
     let mut runtimes = vec![Runtime::new("knarr", knarr)?];

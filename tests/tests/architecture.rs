@@ -75,6 +75,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "systemd",
         ],
     ),
+    ("knarr-oci", &["oci-cli"]),
     ("knarr-shim", &["shim"]),
     ("test-support", &["cri-api"]),
     ("tests", &["cri-api", "model", "streaming", "sys", "test-support"]),

@@ -1,4 +1,5 @@
-//! `cargo xtask build`: the two files a node needs, side by side in `target/dist/`.
+//! `cargo xtask build`: the two files a node needs, side by side in `target/dist/`, and the OCI runtime as
+//! a file of its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,8 +25,10 @@ pub(crate) fn given_or_built(root: &Path) -> Result<PathBuf> {
 
 pub(crate) fn run(root: &Path) -> Result<()> {
     step("build knarr", || build_daemon(root))?;
-    step("build knarr-shim (static)", || build_shim(root))?;
-    for name in ["knarr", "knarr-shim"] {
+    for name in STATIC {
+        step(&format!("build {name} (static)"), || build_static(root, name))?;
+    }
+    for name in ["knarr"].into_iter().chain(STATIC) {
         let path = dist_dir(root).join(name);
         let size = fs::metadata(&path).with_context(|| path.display().to_string())?.len();
         println!("    target/dist/{name}: {} KiB", size / 1024);
@@ -38,19 +41,22 @@ fn build_daemon(root: &Path) -> Result<()> {
     publish(root, &root.join("target/release/knarr"), "knarr")
 }
 
-/// The shim is static and at a fixed address: no loader, no relocations, the least memory per pod.
-/// It has a target directory of its own because its flags would rebuild everybody else's crates.
-fn build_shim(root: &Path) -> Result<()> {
+/// Static and at a fixed address: no loader, no relocations. So the shim takes the least memory per pod,
+/// and the OCI runtime, which starts twice for a container, the least time. They have a target directory of
+/// their own because these flags would rebuild everybody else's crates.
+const STATIC: [&str; 2] = ["knarr-shim", "knarr-oci"];
+
+fn build_static(root: &Path, name: &str) -> Result<()> {
     let host = host_triple(root)?;
     execute(
         cargo(root)
             .env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static")
-            .args(["build", "--profile", "shim", "--package", "knarr-shim"])
+            .args(["build", "--profile", "shim", "--package", name])
             .args(["--target", &host, "--target-dir", "target/shim"]),
     )?;
-    let built = root.join("target/shim").join(&host).join("shim/knarr-shim");
-    ensure!(!elf::needs_a_loader(&built)?, "knarr-shim is not static: it asks for a loader");
-    publish(root, &built, "knarr-shim")
+    let built = root.join("target/shim").join(&host).join("shim").join(name);
+    ensure!(!elf::needs_a_loader(&built)?, "{name} is not static: it asks for a loader");
+    publish(root, &built, name)
 }
 
 /// The machine this is, in the compiler's words.

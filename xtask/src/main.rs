@@ -29,7 +29,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Build `knarr` and the static `knarr-shim` side by side into `target/dist/`.
+    /// Build `knarr`, the static `knarr-shim` and the static `knarr-oci` side by side into `target/dist/`.
     Build,
     /// Run every check and every test, installing what they need. CI runs this and nothing else. With
     /// `--handler`, run just the tests of pods, under other OCI runtimes.

@@ -88,7 +88,9 @@ impl Runtime {
     fn new(dist: &Path) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("koci").rand_bytes(8).tempdir_in("/var/tmp")?;
         let program = dir.path().join("knarr-oci");
-        let target = fs::canonicalize(dist.join("knarr"))?;
+        // Where that was not built, the same code in the daemon's program.
+        let own = Some(dist.join("knarr-oci")).filter(|own| own.exists());
+        let target = fs::canonicalize(own.unwrap_or_else(|| dist.join("knarr")))?;
         symlink(target, &program).context("link the program")?;
         let mark = dir.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self { dir, program, mark })
