@@ -288,19 +288,30 @@ pub(crate) fn of_sandbox_container(
     spec: &Spec,
 ) -> Result<LaunchPlan, PlanFailure> {
     let user = user_path(cx.paths(), &pod.id);
-    let context = PlanContext {
+    let context = of_the_pod(root, pod, &cx.parts.host, cgroup_parent, &user);
+    Ok(oci_runtime::plan(spec, &context)?.plan)
+}
+
+/// What a plan depends on that is the pod's own and no container's.
+fn of_the_pod<'a>(
+    root: RootSource,
+    pod: &'a PodRecord,
+    host: &'a HostFacts,
+    cgroup_parent: &'a str,
+    user: &'a str,
+) -> PlanContext<'a> {
+    PlanContext {
         root,
         id: pod.id.as_str(),
         bundle: None,
-        cgroup: &cx.parts.host.cgroup,
+        cgroup: &host.cgroup,
         default_cgroup: cgroup_parent,
         launcher_paths: &[],
         image_trees: &[],
         in_pod: true,
         pod_pid: None,
-        pod_user: Some(&user),
-    };
-    Ok(oci_runtime::plan(spec, &context)?.plan)
+        pod_user: Some(user),
+    }
 }
 
 /// The plan of a pod's PID 1: an empty root, no capability, nothing to gain.
@@ -314,18 +325,7 @@ pub(crate) fn pause(
     // The shim has unshared the others itself: pause inherits.
     let namespaces = NamespacePaths { user: Some(user.clone()), ..NamespacePaths::default() };
     let spec = sandbox_spec(host, pod, cgroup_parent, &namespaces)?;
-    let context = PlanContext {
-        root: RootSource::Empty,
-        id: pod.id.as_str(),
-        bundle: None,
-        cgroup: &host.cgroup,
-        default_cgroup: cgroup_parent,
-        launcher_paths: &[],
-        image_trees: &[],
-        in_pod: true,
-        pod_pid: None,
-        pod_user: Some(&user),
-    };
+    let context = of_the_pod(RootSource::Empty, pod, host, cgroup_parent, &user);
     let Planned { plan, notes } = oci_runtime::plan(&spec, &context)?;
     for note in notes {
         tracing::warn!(sandbox = %pod.id, %note, "not applied to the pause process");

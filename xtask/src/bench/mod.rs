@@ -50,9 +50,9 @@ pub(crate) struct Options {
     #[arg(value_parser = NAMES, required_unless_present = "trace", value_name = "NAME")]
     names: Vec<String>,
     /// Measure others beside knarr, in turn with it: `containerd` (Debian's, on a root of its
-    /// own) or the socket of one that runs, as `unix:///run/crio/crio.sock`. CRI-O is not in
-    /// Debian: start yours and give its socket. `youki` is built from crates.io for `oci`, where
-    /// Debian's crun and runc are measured in any case.
+    /// own), `crio` if one runs at its usual socket (Debian has none), or the socket of one that
+    /// runs, as `unix:///run/other.sock`. `youki` is built from crates.io for `oci`, where Debian's
+    /// crun and runc are measured in any case.
     #[arg(long, value_delimiter = ',', value_name = "RUNTIME", value_parser = peer)]
     against: Vec<String>,
     /// Write the results here as well.
@@ -90,17 +90,29 @@ impl Options {
     }
 }
 
+/// Where CRI-O listens unless it is told otherwise.
+const CRIO: &str = "/run/crio/crio.sock";
+
 /// A name that can be measured beside knarr.
 fn peer(name: &str) -> Result<String, String> {
     match name {
         "containerd" | youki::NAME => Ok(name.to_owned()),
-        "crio" | "cri-o" => Err("Debian has no cri-o: start one and give its socket, as \
-                                 unix:///run/crio/crio.sock"
-            .to_owned()),
+        "crio" | "cri-o" => listening(Path::new(CRIO)),
         _ if name.starts_with("unix:///") => Ok(name.to_owned()),
-        _ => {
-            Err("say `containerd`, `youki`, or the socket of a runtime as unix:///PATH".to_owned())
-        }
+        _ => Err("say `containerd`, `crio`, `youki`, or the socket of a runtime as unix:///PATH"
+            .to_owned()),
+    }
+}
+
+/// The CRI-O at a socket. Its configuration is its owner's: it is not started on one of ours.
+fn listening(socket: &Path) -> Result<String, String> {
+    match std::os::unix::net::UnixStream::connect(socket) {
+        Ok(_connection) => Ok(format!("unix://{}", socket.display())),
+        Err(error) => Err(format!(
+            "no CRI-O answers at {}: {error}. Debian has none: install and start one, or give its \
+             socket as unix:///PATH",
+            socket.display()
+        )),
     }
 }
 
@@ -178,5 +190,21 @@ fn of(said: &Said, section: &str, machine: &Value) -> Results {
         versions: said.versions.clone(),
         noise: said.noise,
         machine: machine.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crio_is_measured_where_one_listens_and_asked_for_where_none_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("crio.sock");
+        let refused = listening(&socket).unwrap_err();
+        assert!(refused.contains("install and start one"), "{refused}");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        assert_eq!(listening(&socket).unwrap(), format!("unix://{}", socket.display()));
+        assert!(peer("dockershim").unwrap_err().contains("containerd"));
     }
 }

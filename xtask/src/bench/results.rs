@@ -82,7 +82,8 @@ const SECTIONS: &[(&str, &str)] = &[
     ),
     (
         "oci",
-        "`run` of `true` from one bundle by OCI runtimes: processes started and ended, no daemon anywhere. On a machine \
+        "`run` of `true` from one bundle by OCI runtimes: processes started and ended, no daemon anywhere. Ours is the \
+        static `knarr-oci`. A run that does not end in 10 s has failed. On a machine \
         with both cgroup versions all of them run where the v2 tree is not mounted: crun would refuse.",
     ),
     ("network", "A pod sandbox alone, with the built-in network and with the reference plugins."),
