@@ -128,7 +128,9 @@ fn cgroup_view(
         [] if mount.attr_set & sys::mount::ATTR_RDONLY != 0 => {
             const HOSTS: &str = "/sys/fs/cgroup";
             let copy = sys::mount::clone_path(HOSTS, true).at(Step::BindSource, HOSTS)?;
-            apply(&copy, mount).at(Step::MountAttributes, &mount.target)?;
+            // The hierarchies are mounts of their own below it (CVE-2023-25809).
+            let whole = MountPlan { attr_recursive: true, ..mount.clone() };
+            apply(&copy, &whole).at(Step::MountAttributes, &mount.target)?;
             Ok(Detached::Ready(copy))
         }
         [] => Err(LaunchError::bad_plan("a cgroup mount without cgroups")),

@@ -112,10 +112,11 @@ fn for_a_user(spec: &mut Value, (uid, gid): (u32, u32)) {
                 options.retain(|option| option != "gid=5");
             }
             if mount["destination"] == "/sys" {
-                // A user's namespaces have no network of their own to show.
+                // A user's namespaces have no network of their own to show. The cgroups below are mounts of their
+                // own, and some may be the user's to write to.
                 mount["type"] = json!("none");
                 mount["source"] = json!("/sys");
-                mount["options"] = json!(["rbind", "nosuid", "noexec", "nodev", "ro"]);
+                mount["options"] = json!(["rbind", "nosuid", "noexec", "nodev", "rro"]);
             }
         }
     }

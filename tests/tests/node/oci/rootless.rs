@@ -166,6 +166,48 @@ fn what_a_user_cannot_have_is_named() -> Result<()> {
     })
 }
 
+/// CVE-2023-25809: the host's cgroups are mounts below `/sys`, and a read-only one above them protects
+/// none. What the user may write to, his containers then may.
+#[test]
+fn the_hosts_cgroups_are_read_only_also_those_that_are_the_users() -> Result<()> {
+    with_user(|user| {
+        let top = Path::new("/sys/fs/cgroup");
+        let one = ["cgroup.controllers", "pids"].map(|name| top.join(name));
+        let tree = if one[0].exists() { top } else { &one[1] };
+        let mine = tree.join(format!("ktoci-mine-{}", std::process::id()));
+        fs::create_dir(&mine).with_context(|| mine.display().to_string())?;
+        let tried = std::os::unix::fs::chown(&mine, USER.parse().ok(), None)
+            .map_err(Into::into)
+            .and_then(|()| write_to_cgroup(user, &mine));
+        fs::remove_dir(mine.join("made")).ok();
+        fs::remove_dir(&mine)?;
+        tried
+    })
+}
+
+fn write_to_cgroup(user: &User, mine: &Path) -> Result<()> {
+    let script = format!("mkdir {0}/made; test -d {0} && echo seen", mine.display());
+    // As `spec --rootless` has it, and with cgroups of their own mount, in the host's namespace.
+    for name in ["by-default", "mounted"] {
+        let bundle = user.bundle(name, &script, |spec| {
+            if let Some(list) = spec["linux"]["namespaces"].as_array_mut() {
+                list.retain(|namespace| namespace["type"] != "cgroup");
+            }
+            let mounts = spec["mounts"].as_array_mut().filter(|_| name == "mounted");
+            mounts.into_iter().for_each(|mounts| {
+                mounts.push(json!({
+                    "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+                    "options": ["nosuid", "noexec", "nodev", "relatime", "ro"],
+                }));
+            });
+        })?;
+        let said = user.call(&["run", "-b", &bundle, name])?;
+        ensure!(said.out == "seen\n" && said.err.contains("Read-only"), "{name}: {said:?}");
+        ensure!(!mine.join("made").exists(), "{name}: it was made");
+    }
+    Ok(())
+}
+
 /// A cgroup that has been given to the user; goes when it is dropped.
 struct Given(PathBuf);
 
