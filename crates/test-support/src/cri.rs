@@ -181,6 +181,23 @@ impl Cri {
         self.runtime.clone().stop_container(request).await.map(drop)
     }
 
+    /// UpdateContainerResources.
+    ///
+    /// # Errors
+    /// The daemon's.
+    pub async fn update(
+        &self,
+        id: &str,
+        limits: v1::LinuxContainerResources,
+    ) -> Result<(), Status> {
+        let request = v1::UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(limits),
+            ..v1::UpdateContainerResourcesRequest::default()
+        };
+        self.runtime.clone().update_container_resources(request).await.map(drop)
+    }
+
     /// RemoveContainer.
     ///
     /// # Errors

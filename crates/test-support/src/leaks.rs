@@ -245,14 +245,19 @@ impl<'a> Leaks<'a> {
 
 /// Removes everything that carries the place's mark or ids, whoever left it there.
 pub(crate) fn sweep(scratch: &Scratch) {
-    let leaks = Leaks::of(scratch).find();
+    let leaks = Leaks::of(scratch);
+    let processes = leaks.processes();
     // All at once: some end only when others have (a sandbox and what it traces).
-    for leak in &leaks {
+    for leak in &processes {
         if let Leak::Process { pid, .. } = leak {
             proc::signal(*pid, Signal::KILL).ok();
         }
     }
-    leaks.iter().for_each(remove);
+    // Links go with the namespaces that are held by these, and whoever looks for links waits for that.
+    for held in [processes, leaks.mounts(), leaks.namespaces()] {
+        held.iter().for_each(remove);
+    }
+    leaks.find().iter().for_each(remove);
     // Last: what was removed so far may have been in use on them.
     for disk in mount_points(|source| source == small_disk::SOURCE) {
         if disk.starts_with(scratch.dir()) || disk.starts_with(scratch.state()) {

@@ -298,15 +298,8 @@ fn resource_limits_reach_the_kernel() -> Result<()> {
 }
 
 async fn set_memory_limit(node: &Node, id: &str, bytes: i64) -> Result<()> {
-    let request = v1::UpdateContainerResourcesRequest {
-        container_id: id.to_owned(),
-        linux: Some(v1::LinuxContainerResources {
-            memory_limit_in_bytes: bytes,
-            ..Default::default()
-        }),
-        ..Default::default()
-    };
-    node.cri.runtime.clone().update_container_resources(request).await?;
+    let limits = v1::LinuxContainerResources { memory_limit_in_bytes: bytes, ..Default::default() };
+    node.cri.update(id, limits).await?;
     Ok(())
 }
 

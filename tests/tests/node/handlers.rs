@@ -6,7 +6,7 @@ mod scopes;
 mod table;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -107,13 +107,14 @@ fn on_a_fragile_node(test: impl AsyncFnOnce(&mut Node, &Path) -> Result<()>) -> 
     })
 }
 
+/// runc, if it is installed.
+fn runc() -> Option<PathBuf> {
+    Runtime::Runc.find().inspect_err(|why| skip(why)).ok()
+}
+
 /// A program that does as runc does, if that is installed.
 fn calling_runc() -> Option<String> {
-    let Ok(runc) = Runtime::Runc.find() else {
-        skip("runc is not installed");
-        return None;
-    };
-    Some(format!("#!/bin/sh\nexec {} \"$@\"\n", runc.display()))
+    runc().map(|runc| format!("#!/bin/sh\nexec {} \"$@\"\n", runc.display()))
 }
 
 #[test]
@@ -265,10 +266,7 @@ fn features_are_those_of_each_runtime() -> Result<()> {
 
 #[test]
 fn annotations_and_a_base_spec_reach_the_runtime() -> Result<()> {
-    let Ok(runc) = Runtime::Runc.find() else {
-        skip("runc is not installed");
-        return Ok(());
-    };
+    let Some(runc) = runc() else { return Ok(()) };
     let configure = |settings: &mut test_support::daemon::Settings, scratch: &_| {
         let scratch: &test_support::scratch::Scratch = scratch;
         let base = scratch.dir().join("base.json");

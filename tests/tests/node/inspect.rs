@@ -110,16 +110,12 @@ fn changed_limits_are_in_the_spec_and_survive_a_crash() -> Result<()> {
             r.memory_limit_in_bytes = 64 << 20;
         });
         let (_, id) = node.run(&pod, &container).await?;
-        let request = v1::UpdateContainerResourcesRequest {
-            container_id: id.clone(),
-            linux: Some(v1::LinuxContainerResources {
-                memory_limit_in_bytes: 96 << 20,
-                cpu_shares: 333,
-                ..Default::default()
-            }),
+        let limits = v1::LinuxContainerResources {
+            memory_limit_in_bytes: 96 << 20,
+            cpu_shares: 333,
             ..Default::default()
         };
-        node.cri.runtime.clone().update_container_resources(request).await?;
+        node.cri.update(&id, limits).await?;
         for round in ["now", "after a crash"] {
             let info = of_container(node, &id).await?;
             let limits = &info["runtimeSpec"]["linux"]["resources"];

@@ -118,15 +118,9 @@ fn reloading_and_executing_systemd_anew_changes_no_pod() -> Result<()> {
         let unit = scope(&pod);
         systemctl(&["set-property", "--runtime", &unit, "CPUWeight=33", "MemoryMax=500M"])?;
         holds(node, &pod, &id, "set-property").await?;
-        let request = v1::UpdateContainerResourcesRequest {
-            container_id: id.clone(),
-            linux: Some(v1::LinuxContainerResources {
-                memory_limit_in_bytes: 96 << 20,
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        node.cri.runtime.clone().update_container_resources(request).await?;
+        let limits =
+            v1::LinuxContainerResources { memory_limit_in_bytes: 96 << 20, ..Default::default() };
+        node.cri.update(&id, limits).await?;
         systemctl(&["daemon-reload"])?;
         let limit = fs::read_to_string(group(&unit)?.join(&id).join("memory.max"))?;
         ensure!(limit.trim() == (96 << 20).to_string(), "an update outlives a reload: {limit}");

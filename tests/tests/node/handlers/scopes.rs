@@ -30,12 +30,7 @@ fn a_runtimes_containers_are_in_the_pods_delegated_scope() -> Result<()> {
             memory_limit_in_bytes: 96 << 20,
             ..v1::LinuxContainerResources::default()
         };
-        let request = v1::UpdateContainerResourcesRequest {
-            container_id: id.clone(),
-            linux: Some(limits),
-            ..v1::UpdateContainerResourcesRequest::default()
-        };
-        node.cri.runtime.clone().update_container_resources(request).await?;
+        node.cri.update(&id, limits).await?;
         systemctl(&["daemon-reload"])?;
         let limit = std::fs::read_to_string(group.join(&id).join("memory.max"))?;
         ensure!(limit.trim() == (96 << 20).to_string(), "an update outlives a reload: {limit}");
