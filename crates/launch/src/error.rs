@@ -136,7 +136,7 @@ steps! {
     /// Looking for the program in `PATH`.
     NotInPath = 35, CannotExec, "exec: \"{}\": executable file not found in $PATH";
     /// Executing.
-    Exec = 36, CannotExec, "exec: \"{}\"";
+    Exec = 36, CannotExec, "exec {}";
     /// Closing what the program must not inherit.
     CloseFiles = 37, Internal, "close inherited files{}";
     /// Putting an image volume together.
@@ -160,7 +160,7 @@ steps! {
     /// Giving a network device of the host to the container.
     NetDevice = 47, Internal, "move network device {}";
     /// Telling a seccomp agent.
-    SeccompAgent = 48, Internal, "hand the seccomp listener to the agent at {}";
+    SeccompAgent = 48, Internal, "failed to connect with seccomp agent at {}";
 }
 
 /// Why a launch failed. Nothing of it is left.

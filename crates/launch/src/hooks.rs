@@ -151,6 +151,10 @@ fn one(
             let said = tail(&mut output).map_err(cannot)?;
             let how = match ended {
                 Ended::Exited(status) => format!("exit status {status}"),
+                // A filter's kill. The number alone tells nobody.
+                Ended::Signaled(libc::SIGSYS) => {
+                    format!("signal {}: bad system call", libc::SIGSYS)
+                }
                 Ended::Signaled(signal) => format!("signal {signal}"),
             };
             Err(failed(&if said.is_empty() { how } else { format!("{how}: {said}") }))

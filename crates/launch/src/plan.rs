@@ -572,7 +572,8 @@ impl CgroupSetting {
 /// state as JSON on its standard input. OCI: hooks.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub struct HooksPlan {
-    /// In the launcher's namespaces, once the root is put together and before it is entered.
+    /// In the launcher's namespaces, once the root is put together and before it is entered; those of the older
+    /// kind, `prestart`, come first.
     #[n(0)]
     pub create_runtime: Vec<HookPlan>,
     /// Likewise in the container's namespaces. The container's root is then at [`Self::root`], and
@@ -597,6 +598,10 @@ pub struct HooksPlan {
     #[n(6)]
     #[cbor(default)]
     pub start_container: Vec<HookPlan>,
+    /// How many of [`Self::create_runtime`] are called `prestart`, for who reads that one has failed.
+    #[n(7)]
+    #[cbor(default)]
+    pub prestart: u32,
 }
 
 /// One program to run.

@@ -296,8 +296,11 @@ impl Launcher {
     ) -> Result<(), LaunchError> {
         let Some(hooks) = &plan.hooks else { return Ok(()) };
         let (pid, status) = (child.pid.as_raw_nonzero().get(), hooks::Status::Creating);
+        let older = usize::try_from(hooks.prestart).unwrap_or(usize::MAX);
+        let (older, newer) = hooks.create_runtime.split_at(older.min(hooks.create_runtime.len()));
         self.on_host(|| {
-            hooks::run(hooks, ("createRuntime", &hooks.create_runtime), status, pid, until)
+            hooks::run(hooks, ("prestart", older), status, pid, until)?;
+            hooks::run(hooks, ("createRuntime", newer), status, pid, until)
         })
     }
 

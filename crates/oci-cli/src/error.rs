@@ -1,6 +1,7 @@
 //! What can go wrong. Several texts are looked for by callers (containerd, CRI-O): "container does not
 //! exist", "container not running", "already exists".
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -123,6 +124,30 @@ pub(crate) enum OciError {
     Program { program: &'static str, how: String },
 }
 
+/// An error and its causes as one sentence. What the kernel says is in small letters and without its
+/// number: so callers look for it ("no such file or directory", "permission denied").
+pub(crate) fn told(error: &(dyn Error + 'static)) -> String {
+    let text = model::chain(error);
+    let kernels = std::iter::successors(Some(error), |&error| error.source())
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .filter_map(|cause| Some((cause.to_string(), cause.raw_os_error()?)));
+    kernels.fold(text, |text, (long, number)| {
+        let short = long.strip_suffix(&format!(" (os error {number})")).unwrap_or(&long);
+        text.replace(&long, &small(short))
+    })
+}
+
+/// Without the first letter's size, unless it begins a word of capitals.
+fn small(text: &str) -> String {
+    let mut letters = text.chars();
+    match (letters.next(), letters.clone().next()) {
+        (Some(first), Some(second)) if !second.is_uppercase() => {
+            format!("{}{}", first.to_lowercase(), letters.as_str())
+        }
+        (Some(_), Some(_)) | (Some(_) | None, None) | (None, Some(_)) => text.to_owned(),
+    }
+}
+
 /// Adds what was done to which file.
 pub(crate) trait At<T> {
     fn at(self, action: &'static str, path: impl AsRef<Path>) -> Result<T, OciError>;
@@ -146,4 +171,18 @@ impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
 /// A path as text.
 pub(crate) fn text(path: &Path) -> Result<&str, OciError> {
     path.to_str().ok_or_else(|| OciError::NotText { path: path.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_says_is_told_as_callers_look_for_it() {
+        let source = io::Error::from(rustix::io::Errno::NOENT);
+        let error = OciError::File { action: "read", path: "/a".into(), source };
+        assert_eq!(told(&error), "cannot read /a: no such file or directory");
+        let error = OciError::BadSubCgroup { path: "Os".into() };
+        assert_eq!(told(&error), model::chain(&error));
+    }
 }

@@ -146,7 +146,7 @@ pub(crate) fn log_notes(notes: &[Note], log: &Log) {
 /// What of a plan the kernel did not apply.
 pub(crate) fn log_warnings(warnings: &[Warning], log: &Log) {
     for Warning { what, why } in warnings {
-        log.warning(&format!("{what} is not applied: {why}"));
+        log.warning(&format!("not applied: {what}: {why}"));
     }
 }
 

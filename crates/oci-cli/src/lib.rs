@@ -70,13 +70,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let log = match Log::open(&parsed) {
         Ok(log) => log,
-        Err(error) => return complain(&model::chain(&error)),
+        Err(error) => return complain(&error::told(&error)),
     };
     let done = prepare(&parsed, &arguments).and_then(|()| verbs::run(&parsed, &log));
     match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            let text = format!("{}{}", parsed.verb.failed(), model::chain(&error));
+            let text = format!("{}{}", parsed.verb.failed(), error::told(&error));
             log.error(&text);
             if log.is_elsewhere() {
                 complain(&text);

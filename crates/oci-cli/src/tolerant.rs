@@ -32,8 +32,30 @@ fn read<T: DeserializeOwned>(
     };
     let Ok(mut value) = serde_json::from_slice(text) else { return Err(first) };
     let passed = mend(&mut value);
-    // What is still wrong is best told with its place in the text.
-    serde_json::from_value(value).map(|read| (read, passed)).map_err(|_| first)
+    match serde_json::from_value(value.clone()) {
+        Ok(read) => Ok((read, passed)),
+        // What is still wrong is best told with its place in the text.
+        Err(_) => Err(match wrong_policy(&value) {
+            Some(what) => {
+                serde::de::Error::custom(format!("invalid memory policy {what}: {first}"))
+            }
+            None => first,
+        }),
+    }
+}
+
+/// Which field of a memory policy nobody can read; its reader names none.
+fn wrong_policy(spec: &Value) -> Option<&'static str> {
+    let policy = spec.pointer("/linux/memoryPolicy")?;
+    let reads = |value: &Value| {
+        serde_json::from_value::<oci_spec::runtime::LinuxMemoryPolicy>(value.clone()).is_ok()
+    };
+    let mode = json!({"mode": policy.get("mode").unwrap_or(&Value::Null)});
+    match (reads(policy), reads(&mode)) {
+        (true, _) => None,
+        (false, false) => Some("mode"),
+        (false, true) => Some("flag"),
+    }
 }
 
 /// Without a user it is root, without a level the highest there is. OCI: what cannot be mapped to a
@@ -108,6 +130,20 @@ mod tests {
         assert_eq!(sets.bounding().as_ref().unwrap().len(), 1);
         assert_eq!(passed.len(), 1);
         assert!(passed[0].ends_with("[CAP_NONE_SUCH CAP_X]"), "{passed:?}");
+    }
+
+    #[test]
+    fn a_wrong_memory_policy_is_named() {
+        let error = |policy: &str| {
+            let text =
+                format!(r#"{{"ociVersion": "1.0.0", "linux": {{"memoryPolicy": {policy}}}}}"#);
+            spec(text.as_bytes()).unwrap_err().to_string()
+        };
+        for policy in ["{}", r#"{"mode": "NEAR"}"#, r#"{"flags": []}"#] {
+            assert!(error(policy).starts_with("invalid memory policy mode: "), "{policy}");
+        }
+        let flag = error(r#"{"mode": "MPOL_BIND", "flags": ["MPOL_F_NONE"]}"#);
+        assert!(flag.starts_with("invalid memory policy flag: "), "{flag}");
     }
 
     #[test]

@@ -11,8 +11,10 @@ pub(crate) fn hooks(
     context: &PlanContext<'_>,
 ) -> Result<Option<HooksPlan>, PlanError> {
     let Some(hooks) = spec.hooks() else { return Ok(None) };
+    let (create_runtime, prestart) = before_the_root(hooks)?;
     let plan = HooksPlan {
-        create_runtime: before_the_root(hooks)?,
+        create_runtime,
+        prestart,
         create_container: list("createContainer", hooks.create_container())?,
         start_container: list("startContainer", hooks.start_container())?,
         poststart: list("poststart", hooks.poststart())?,
@@ -27,12 +29,14 @@ pub(crate) fn hooks(
     Ok(Some(HooksPlan { state, root: root(spec, bundle)?, ..plan }))
 }
 
-/// `createRuntime` took the place of `prestart`; who has both gets the older first.
+/// `createRuntime` took the place of `prestart`; who has both gets the older first. With how many are of
+/// the older kind.
 #[allow(deprecated, reason = "prestart hooks are deprecated, but still written")]
-fn before_the_root(hooks: &Hooks) -> Result<Vec<HookPlan>, PlanError> {
+fn before_the_root(hooks: &Hooks) -> Result<(Vec<HookPlan>, u32), PlanError> {
     let mut all = list("prestart", hooks.prestart())?;
+    let older = u32::try_from(all.len()).unwrap_or(u32::MAX);
     all.extend(list("createRuntime", hooks.create_runtime())?);
-    Ok(all)
+    Ok((all, older))
 }
 
 fn list(name: &str, hooks: &Option<Vec<Hook>>) -> Result<Vec<HookPlan>, PlanError> {

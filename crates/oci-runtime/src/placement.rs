@@ -44,8 +44,14 @@ fn policy(asked: &LinuxMemoryPolicy) -> Result<MemoryPolicy, PlanError> {
         Flag::MpolFStaticNodes => 1 << 15,
     };
     let mode = asked.flags().iter().flatten().fold(number, |mode, flag| mode | bit(flag));
-    let nodes = asked.nodes().as_deref().unwrap_or_default();
-    Ok(MemoryPolicy { mode, nodes: ranges("linux.memoryPolicy.nodes", nodes)? })
+    let field = "linux.memoryPolicy.nodes";
+    let text = asked.nodes().as_deref().unwrap_or_default();
+    let nodes = ranges(field, text)?;
+    // The kernel says no more of this than that something is invalid.
+    if matches!(asked.mode(), Mode::MpolDefault | Mode::MpolLocal) && !nodes.is_empty() {
+        return Err(PlanError::invalid(field, text, "none, as this mode requires 0 nodes"));
+    }
+    Ok(MemoryPolicy { mode, nodes })
 }
 
 /// For a process that is exec'd; a container's first has none.
@@ -95,6 +101,8 @@ mod tests {
         assert_eq!(plan.nodes, [range(0, 1), range(7, 7)]);
         let plan = planned(json!({"mode": "MPOL_DEFAULT"})).unwrap();
         assert_eq!(plan, MemoryPolicy { mode: 0, nodes: vec![] });
+        let error = planned(json!({"mode": "MPOL_LOCAL", "nodes": "0-7"})).unwrap_err();
+        assert!(error.to_string().contains("requires 0 nodes"), "{error}");
     }
 
     #[test]

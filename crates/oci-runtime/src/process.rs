@@ -102,7 +102,7 @@ fn build(
         terminal_size: terminal_size(process)?,
         own_time: namespaces::has_own_time(linux)?,
         personality: scheduling::personality(linux)?,
-        scheduling: scheduling::scheduling(process)?,
+        scheduling: scheduling::scheduling(process, linux)?,
         io_priority: scheduling::io_priority(process)?,
         memory_policy: placement::memory_policy(linux)?,
         affinity: None,

@@ -8,8 +8,15 @@ use oci_spec::runtime::{
 
 use crate::PlanError;
 
+/// What a deadline is not for: the kernel takes it for the processors of all.
+const KEPT_TO_CPUS: &str = "another beside linux.resources.cpu.cpus, as this process scheduler can't be used \
+                            together with AllowedCPUs";
+
 /// The kernel's words (`sched.h`).
-pub(crate) fn scheduling(process: &Process) -> Result<Option<Scheduling>, PlanError> {
+pub(crate) fn scheduling(
+    process: &Process,
+    linux: &Linux,
+) -> Result<Option<Scheduling>, PlanError> {
     let Some(asked) = process.scheduler() else { return Ok(None) };
     let policy = match asked.policy() {
         LinuxSchedulerPolicy::SchedOther => 0,
@@ -24,6 +31,12 @@ pub(crate) fn scheduling(process: &Process) -> Result<Option<Scheduling>, PlanEr
     let priority = u32::try_from(priority)
         .map_err(|_| PlanError::invalid("process.scheduler.priority", priority, "0 or more"))?;
     check(asked, policy, priority)?;
+    // The kernel would refuse it for want of a permission, which it is not.
+    let resources = linux.resources().as_ref();
+    let cpus = resources.and_then(|resources| resources.cpu().as_ref()?.cpus().as_ref());
+    if policy == 6 && cpus.is_some_and(|cpus| !cpus.is_empty()) {
+        return Err(PlanError::invalid("process.scheduler.policy", asked.policy(), KEPT_TO_CPUS));
+    }
     let flags = asked.flags().iter().flatten().fold(0, |flags, flag| flags | bit(*flag));
     Ok(Some(Scheduling {
         policy,
@@ -109,6 +122,10 @@ mod tests {
 
     use super::*;
 
+    fn scheduling(process: &Process) -> Result<Option<Scheduling>, PlanError> {
+        super::scheduling(process, &Linux::default())
+    }
+
     fn process(field: &str, value: serde_json::Value) -> Process {
         let mut process = json!({"user": {"uid": 0, "gid": 0}, "cwd": "/"});
         process[field] = value;
@@ -145,6 +162,14 @@ mod tests {
             let error = scheduling(&process("scheduler", value)).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
+    }
+
+    #[test]
+    fn a_deadline_is_not_for_some_processors_only() {
+        let process = process("scheduler", json!({"policy": "SCHED_DEADLINE", "runtime": 10}));
+        let linux = serde_json::from_value(json!({"resources": {"cpu": {"cpus": "0"}}})).unwrap();
+        let error = super::scheduling(&process, &linux).unwrap_err().to_string();
+        assert!(error.contains("linux.resources.cpu.cpus"), "{error}");
     }
 
     #[test]

@@ -98,19 +98,19 @@ fn available(
     let all = wanted.permitted | wanted.effective | wanted.inheritable | wanted.bounding;
     let missing = all & credentials::known() & !held;
     if missing != 0 {
-        let what = format!("capabilities {}", numbers(missing));
+        let what = format!("capabilities {}", names(missing));
         reporter.warn(&what, "knarr itself does not have them");
     }
     let permitted = wanted.permitted & held;
     let inheritable = wanted.inheritable & held & wanted.bounding;
     let unbounded = wanted.inheritable & held & !wanted.bounding;
     if unbounded != 0 {
-        let what = format!("inheritable capabilities {}", numbers(unbounded));
+        let what = format!("inheritable capabilities {}", names(unbounded));
         reporter.warn(&what, "they are not in the bounding set");
     }
     let lost = wanted.ambient & held & !(permitted & inheritable);
     if lost != 0 {
-        let what = format!("ambient capabilities {}", numbers(lost));
+        let what = format!("ambient capabilities {}", names(lost));
         reporter.warn(&what, "they are not permitted and inheritable as well");
     }
     Ok(CapabilitySets {
@@ -122,9 +122,9 @@ fn available(
     })
 }
 
-fn numbers(set: u64) -> String {
-    let numbers = (0..64).filter(|n| set & (1 << n) != 0).map(|n: u32| n.to_string());
-    numbers.collect::<Vec<_>>().join(", ")
+fn names(set: u64) -> String {
+    let known = rustix::thread::CapabilitySet::from_bits_truncate(set);
+    known.iter_names().map(|(name, _)| format!("CAP_{name}")).collect::<Vec<_>>().join(", ")
 }
 
 fn load_seccomp(filter: Option<&SeccompPlan>, reporter: Reporter<'_>) -> Result<(), LaunchError> {

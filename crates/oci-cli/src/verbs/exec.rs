@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::os::fd::AsFd;
 
 use launch::Options;
+use launch::plan::{ExecPlan, NumberRange};
 use oci_runtime::ExecRequest;
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec};
 
@@ -45,6 +46,7 @@ pub(crate) fn run(cx: &Context<'_>, args: &ExecArgs) -> Result<u8, OciError> {
     launching::check_console(&args.io, request.terminal, !args.detach)?;
     let mut plan =
         host.with_context(&record, |context| oci_runtime::exec_plan(&spec, &request, context))?;
+    tell_affinity(cx, &plan);
     if !args.detach {
         console::give_own_size(&mut plan.process);
     }
@@ -72,6 +74,24 @@ pub(crate) fn run(cx: &Context<'_>, args: &ExecArgs) -> Result<u8, OciError> {
         }
     }
     foreground.map_or(Ok(0), |foreground| foreground.wait(running))
+}
+
+/// On which processors the process begins, which its own view of itself does not show any more.
+fn tell_affinity(cx: &Context<'_>, plan: &ExecPlan) {
+    if let Some(affinity) = plan.process.affinity.as_ref().filter(|a| !a.initial.is_empty()) {
+        cx.log.debug(&format!("initial CPU affinity: {}", mask(&affinity.initial)));
+    }
+}
+
+/// A bit for each number, in hexadecimal.
+fn mask(ranges: &[NumberRange]) -> String {
+    let within = |number| ranges.iter().any(|range| (range.first..=range.last).contains(&number));
+    let digit = |place: u32| {
+        (0..4).filter(|bit| within(place * 4 + bit)).fold(0, |sum, bit| sum | 1 << bit)
+    };
+    let highest = ranges.iter().map(|range| range.last / 4).max().unwrap_or_default();
+    let digits: String = (0..=highest).rev().map(|place| format!("{:x}", digit(place))).collect();
+    format!("0x{digits}")
 }
 
 /// What is to be run: as a file describes it, or the container's own process with changes.
@@ -183,6 +203,18 @@ mod tests {
         let parsed = Arguments::try_parse_from(words.split(' ')).unwrap();
         let Verb::Exec(args) = parsed.verb else { panic!("not exec") };
         *args
+    }
+
+    #[test]
+    fn a_mask_has_a_bit_for_each_processor() {
+        let range = |first, last| NumberRange { first, last };
+        for (ranges, wanted) in [
+            (vec![range(1, 1)], "0x2"),
+            (vec![range(0, 3), range(8, 9)], "0x30f"),
+            (vec![range(127, 127)], "0x80000000000000000000000000000000"),
+        ] {
+            assert_eq!(mask(&ranges), wanted);
+        }
     }
 
     #[test]

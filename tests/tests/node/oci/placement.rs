@@ -99,7 +99,7 @@ fn a_further_process_goes_below_the_containers_cgroup_and_not_elsewhere() -> Res
         for (place, word) in [
             ("..", "bad sub cgroup path"),
             ("a/../../b", "bad sub cgroup path"),
-            ("nowhere", "No such file"),
+            ("nowhere", "no such file"),
             ("none-such:/", "unknown controller none-such"),
         ] {
             let said = runtime.call(&["exec", "--cgroup", place, &id, "true"])?;

@@ -154,7 +154,7 @@ fn nothing_is_inheritable_that_was_not_asked_for() -> Result<()> {
         })?;
         let said = runtime.call(&["run", "-b", &bundle, &runtime.id("bounded")])?;
         ensure!(said.out == "CapInh:\t0000000000000001\n", "{said:?}");
-        ensure!(said.err.contains("inheritable capabilities 5 is not applied"), "{said:?}");
+        ensure!(said.err.contains("not applied: inheritable capabilities CAP_KILL"), "{said:?}");
         Ok(())
     })
 }
