@@ -114,10 +114,16 @@ fn clients_attach_before_and_after_a_crash_of_the_daemon() -> Result<()> {
 #[test]
 fn a_container_that_is_stopped_ends_its_sessions() -> Result<()> {
     on_a_node(async |node| {
-        let (_, id) = node.sleeper("stopped").await?;
+        let image = node.pulled("busybox").await?;
+        let pod = node.pod("stopped");
+        let container =
+            pod.container("main", &image).script("while :; do echo tick; sleep 0.1; done");
+        let (_, id) = node.run(&pod, &container).await?;
         let mut exec = Live::exec(node, &id, "echo ready; cat", Transport::Spdy).await?;
         exec.expect("ready").await?;
-        let attached = attach(node, &id, Transport::WebSocket).await?;
+        let mut attached = attach(node, &id, Transport::WebSocket).await?;
+        // The connection is there before anything is attached to.
+        attached.expect("tick").await?;
         node.cri.stop(&id, 0).await?;
         let ended = exec.rest().await?.2;
         ensure!(ended == Verdict::ExitCode(137), "{ended:?}");

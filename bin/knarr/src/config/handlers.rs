@@ -98,12 +98,20 @@ fn is_flag(word: &str, flag: &str) -> bool {
     word.starts_with('-') && name == Some(flag)
 }
 
+/// What gVisor is told unless the file says otherwise.
+///
 /// A container's writable layer is knarr's, which measures and removes it: by itself gVisor keeps what a
-/// container writes in a file in there, and finds that no more when it deletes the container.
+/// container writes in a file in there, and finds that no more when it deletes the container. And by
+/// itself it passes over seccomp profiles, without a word.
 fn options(mut given: Vec<String>, sandbox: bool) -> Vec<String> {
-    let told = given.iter().any(|word| is_flag(word, "overlay2") || is_flag(word, "overlay"));
-    if sandbox && !told {
+    let told =
+        |flags: &[&str]| given.iter().any(|word| flags.iter().any(|flag| is_flag(word, flag)));
+    let (layers, profiles) = (told(&["overlay2", "overlay"]), told(&["oci-seccomp"]));
+    if sandbox && !layers {
         given.push("--overlay2=none".to_owned());
+    }
+    if sandbox && !profiles {
+        given.push("--oci-seccomp".to_owned());
     }
     given
 }

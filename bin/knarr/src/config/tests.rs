@@ -118,7 +118,7 @@ fn every_key_is_honoured() {
             path: "/usr/bin/runc".into(),
             kind: sandbox::RuntimeKind::Sandbox,
             root: Some("/runc".into()),
-            options: vec!["--debug".into(), "--overlay2=none".into()],
+            options: ["--debug", "--overlay2=none", "--oci-seccomp"].map(Into::into).into(),
             sandbox_container: false,
         }),
         annotations: vec!["a/*".into()],
@@ -138,13 +138,16 @@ fn every_key_is_honoured() {
 }
 
 #[test]
-fn gvisor_leaves_writable_layers_to_us_unless_it_is_told_otherwise() {
+fn gvisor_applies_profiles_and_leaves_writable_layers_to_us_unless_it_is_told_otherwise() {
     let options = |kind: &str, given: &str| {
         let text = format!("[handlers.x]\npath = \"/x\"\ntype = \"{kind}\"\noptions = [{given}]\n");
         parse(&text).unwrap().handlers.remove("x").unwrap().binary.unwrap().options
     };
-    assert_eq!(options("gvisor", ""), ["--overlay2=none"]);
-    assert_eq!(options("gvisor", "\"--overlay2=all:memory\""), ["--overlay2=all:memory"]);
+    assert_eq!(options("gvisor", ""), ["--overlay2=none", "--oci-seccomp"]);
+    let told = ["--overlay2=all:memory", "--oci-seccomp"];
+    assert_eq!(options("gvisor", "\"--overlay2=all:memory\""), told);
+    let told = ["-oci-seccomp=false", "--overlay2=none"];
+    assert_eq!(options("gvisor", "\"-oci-seccomp=false\""), told);
     assert!(options("oci", "").is_empty());
 }
 

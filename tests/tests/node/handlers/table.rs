@@ -50,6 +50,7 @@ macro_rules! every_behaviour {
             greed_ends_in_oomkilled
             limits_are_changed
             users_are_the_pods_own
+            a_programs_system_calls_are_filtered
             ends_are_told_to_a_daemon_that_comes_back
             a_killed_supervisor_takes_its_pod_along
             a_supervisor_killed_with_the_daemon_is_mourned_later
@@ -99,6 +100,26 @@ fn known_by_runtime(node: &Node, runtime: Of, id: &str) -> Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// By the profile of the container.
+async fn a_programs_system_calls_are_filtered(node: &mut Node, _: Of) -> Result<()> {
+    let image = node.pulled("busybox").await?;
+    let profile = node.scratch.dir().join("no-chmod.json");
+    let text = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["chmod", "fchmod", "fchmodat", "fchmodat2"], "action": "SCMP_ACT_ERRNO"}]}"#;
+    fs::write(&profile, text)?;
+    let pod = node.pod("filtered");
+    let script = "mkdir /tmp/a; chmod 700 /tmp/a; echo chmod: $?; sleep 1000";
+    let container = pod.container("main", &image).script(script).security(|s| {
+        s.seccomp = Some(v1::SecurityProfile {
+            profile_type: v1::ProfileType::Localhost.into(),
+            localhost_ref: profile.display().to_string(),
+        });
+    });
+    let (_, id) = node.run(&pod, &container).await?;
+    node.wait_log(&id, "chmod: 1").await?;
+    Ok(())
 }
 
 async fn commands_run_inside(node: &mut Node, _: Of) -> Result<()> {
@@ -276,12 +297,7 @@ async fn limits_are_changed(node: &mut Node, runtime: Of) -> Result<()> {
         memory_limit_in_bytes: 96 << 20,
         ..v1::LinuxContainerResources::default()
     };
-    let request = v1::UpdateContainerResourcesRequest {
-        container_id: id.clone(),
-        linux: Some(limits),
-        ..v1::UpdateContainerResourcesRequest::default()
-    };
-    node.cri.runtime.clone().update_container_resources(request).await?;
+    node.cri.update(&id, limits).await?;
     for round in ["now", "after a crash"] {
         let status = node.cri.container(&id).await?;
         let told = status.resources.and_then(|r| r.linux).unwrap_or_default();
