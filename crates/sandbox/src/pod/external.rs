@@ -14,6 +14,7 @@ use crate::blocking;
 use crate::context::Context;
 use crate::error::RunError;
 use crate::external;
+use crate::files;
 use crate::handler::Program;
 use crate::image_volumes;
 use crate::link::LinkError;
@@ -123,7 +124,10 @@ fn sandbox_body(
     };
     write(&rootfs.join("pause"), launch::pause_program(), 0o755)?;
     let config = Path::new(&places.scratch).join("config.json");
-    let text = plan::encode(&spec)
+    // The plan joins a UTS namespace of the host's, which says nothing to a kernel of the sandbox's own.
+    let mut told = spec.clone();
+    told.set_hostname(own_net.then(|| files::hostname(&pod.config)));
+    let text = plan::encode(&told)
         .map_err(|source| PlanFailure::Parse { path: config.clone(), source })?;
     write(&config, &text, 0o600)?;
     let root = RootSource::Directory(places.rootfs.clone());
