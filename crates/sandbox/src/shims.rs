@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use model::SandboxId;
 use rustix::process::Pid;
+use sys::namespace::Kind;
 
 use crate::host::start_ticks;
 use crate::record::ProcessRecord;
@@ -37,6 +38,9 @@ pub(crate) fn running(states: &Path) -> io::Result<Vec<Running>> {
         // The kernel's own threads have no arguments, and the dead none any more.
         let Ok(arguments) = std::fs::read(format!("/proc/{pid}/cmdline")) else { continue };
         let Some(sandbox) = sandbox_of(&arguments, states) else { continue };
+        if !is_on_the_host(pid) {
+            continue;
+        }
         let Some(start_ticks) = start_ticks(pid) else { continue };
         found.push(Running { sandbox, process: ProcessRecord { pid, start_ticks } });
     }
@@ -113,9 +117,11 @@ fn dead_and_parent(stat: &str) -> Option<(bool, i32)> {
 pub(crate) fn everywhere() -> io::Result<HashSet<SandboxId>> {
     let mut found = HashSet::new();
     for entry in std::fs::read_dir("/proc")? {
-        let Ok(arguments) = std::fs::read(entry?.path().join("cmdline")) else { continue };
+        let path = entry?.path();
+        let Ok(arguments) = std::fs::read(path.join("cmdline")) else { continue };
         let mut arguments = arguments.split(|byte| *byte == 0);
-        if arguments.next() != Some(NAME.as_bytes()) {
+        let pid = path.file_name().and_then(OsStr::to_str).and_then(|name| name.parse().ok());
+        if arguments.next() != Some(NAME.as_bytes()) || !pid.is_some_and(is_on_the_host) {
             continue;
         }
         let state = Path::new(OsStr::from_bytes(arguments.next().unwrap_or_default()));
@@ -123,6 +129,12 @@ pub(crate) fn everywhere() -> io::Result<HashSet<SandboxId>> {
         found.extend(id.and_then(|id| SandboxId::parse(id).ok()));
     }
     Ok(found)
+}
+
+/// What a process calls itself is its own affair, and containers may know how shims do. Shims, however, are
+/// in no container's PID namespace, as this process is in none.
+fn is_on_the_host(pid: i32) -> bool {
+    Pid::from_raw(pid).is_some_and(|pid| sys::namespace::is_own(pid, Kind::Pid))
 }
 
 fn sandbox_of(arguments: &[u8], states: &Path) -> Option<SandboxId> {
@@ -158,6 +170,38 @@ mod tests {
         kill(found).unwrap();
         child.wait().unwrap();
         kill(found).unwrap();
+    }
+
+    #[test]
+    fn who_only_says_so_in_a_pid_namespace_of_its_own_is_no_shim() {
+        use std::io::{BufRead, BufReader};
+        use std::process::{Command, Stdio};
+        if !crate::host::is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let states = tempfile::tempdir().unwrap();
+        let id = "cd".repeat(32);
+        let script = states.path().join(&id);
+        std::fs::write(&script, "echo begun; read end\n").unwrap();
+        for (program, found) in [(&["env"][..], true), (&["unshare", "--pid", "--fork"], false)] {
+            let mut claims = Command::new(program[0])
+                .args(&program[1..])
+                .args(["bash", "-c", "exec -a knarr-shim bash \"$0\""])
+                .arg(&script)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut said = String::new();
+            BufReader::new(claims.stdout.take().unwrap()).read_line(&mut said).unwrap();
+            assert_eq!(said, "begun\n");
+            let here = running(states.path()).unwrap().iter().any(|it| it.sandbox.as_str() == id);
+            let anywhere = everywhere().unwrap().iter().any(|it| it.as_str() == id);
+            drop(claims.stdin.take());
+            claims.wait().unwrap();
+            assert_eq!((here, anywhere), (found, found), "{program:?}");
+        }
     }
 
     #[test]
