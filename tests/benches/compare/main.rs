@@ -17,7 +17,7 @@ mod subject;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use test_support::bench::{self, Sheet};
 use test_support::noise::Noise;
 use tokio::time::timeout;
@@ -118,7 +118,7 @@ fn main() -> Result<()> {
         let plan = Plan::from_environment()?;
         let mut sheet = Sheet::default();
         let noise = Noise::begin()?;
-        let mut subjects = begin(dist, &plan).await?;
+        let mut subjects = begin(dist, &plan, &mut sheet).await?;
         compare(&mut subjects, &mut sheet, &plan).await;
         let ours = subjects.iter().map(|subject| subject.consumed().map(|c| c.cpu_seconds));
         // A daemon that has died does not say what it has used.
@@ -140,19 +140,26 @@ fn main() -> Result<()> {
     })
 }
 
-async fn begin(dist: &Path, plan: &Plan) -> Result<Vec<Subject>> {
-    let mut subjects = vec![Subject::knarr(dist)?];
+/// A peer that does not begin is said to have failed, and knarr is measured without it.
+async fn begin(dist: &Path, plan: &Plan, sheet: &mut Sheet) -> Result<Vec<Subject>> {
+    let mut subjects = vec![ready(Subject::knarr(dist)?).await?];
     for name in &plan.against {
-        subjects.push(Subject::peer(name).await.with_context(|| format!("begin with {name}"))?);
-    }
-    for subject in &subjects {
-        println!("version\t{}\t{}", subject.name, subject.version().await?);
-        let pulled = subject.cri.pull(&subject.image).await;
-        if let Err(status) = pulled {
-            bail!("{} cannot pull {}: {status}", subject.name, subject.image);
+        let begun = async { ready(Subject::peer(name).await?).await };
+        match begun.await {
+            Ok(subject) => subjects.push(subject),
+            Err(error) => plan.sections.iter().for_each(|section| {
+                sheet.failed(section.name(), name, &format!("it does not begin: {error:#}"));
+            }),
         }
     }
     Ok(subjects)
+}
+
+async fn ready(subject: Subject) -> Result<Subject> {
+    println!("version\t{}\t{}", subject.name, subject.version().await.context("Version")?);
+    let pulled = subject.cri.pull(&subject.image).await;
+    pulled.with_context(|| format!("pull {}", subject.image))?;
+    Ok(subject)
 }
 
 async fn compare(subjects: &mut [Subject], sheet: &mut Sheet, plan: &Plan) {
