@@ -33,11 +33,22 @@ pub(crate) enum Arrival {
 pub(crate) struct Forwarding {
     request: PortForwardRequest,
     arrival: Arrival,
+    /// Of [`Arrival::Channels`], once it has begun.
+    pairs: Vec<Pair>,
 }
 
 impl Forwarding {
     pub(crate) fn new(request: PortForwardRequest, arrival: Arrival) -> Self {
-        Self { request, arrival }
+        Self { request, arrival, pairs: Vec::new() }
+    }
+
+    /// Call before anything is read from the client: what comes for a channel that is not there yet
+    /// is lost, and a client may send along with the handshake.
+    pub(crate) fn begin(&mut self, mux: &Mux) {
+        match self.arrival {
+            Arrival::Channels => self.pairs = channels(mux, &self.request.ports),
+            Arrival::Opened => {}
+        }
     }
 
     /// Forwards connections until the client goes away, or the server stops.
@@ -81,16 +92,10 @@ impl Forwarding {
         pair.forward(&*context.backend, &self.request.sandbox, half_open).await;
     }
 
-    async fn channels(&self, mux: &Mux, context: &Context) {
-        let mut running = FuturesUnordered::new();
-        for (number, port) in (0_u32..).zip(&self.request.ports) {
-            let (data, error) = (mux.channel(2 * number), mux.channel(2 * number + 1));
-            // Each channel begins with its port.
-            data.send(&port.to_le_bytes());
-            error.send(&port.to_le_bytes());
-            let pair = Pair { port: *port, data, error, half_closes: false };
-            running.push(self.forward(pair, context));
-        }
+    async fn channels(mut self, mux: &Mux, context: &Context) {
+        let pairs = std::mem::take(&mut self.pairs);
+        let mut running: FuturesUnordered<_> =
+            pairs.into_iter().map(|pair| self.forward(pair, context)).collect();
         let all = async { while running.next().await.is_some() {} };
         tokio::select! {
             () = all => {}
@@ -99,6 +104,17 @@ impl Forwarding {
         }
         mux.part(Parting::Now);
     }
+}
+
+/// Two WebSocket channels for each port; each begins with its port.
+fn channels(mux: &Mux, ports: &[u16]) -> Vec<Pair> {
+    let pair = |(number, port): (u32, &u16)| {
+        let (data, error) = (mux.channel(2 * number), mux.channel(2 * number + 1));
+        data.send(&port.to_le_bytes());
+        error.send(&port.to_le_bytes());
+        Pair { port: *port, data, error, half_closes: false }
+    };
+    (0..).zip(ports).map(pair).collect()
 }
 
 /// Which of a pair's streams this is.

@@ -90,14 +90,16 @@ impl Session {
     pub(crate) async fn run(self, wire: Wire, io: impl Io, early: Bytes, context: &Context) -> End {
         let timeouts = context.patience.timeouts;
         match self {
-            Self::Process(session) => {
+            Self::Process(mut session) => {
                 let mux = Mux::new(wire, PROCESS_LIMITS);
+                session.begin(&mux);
                 let work = Box::pin(session.run(&mux, context));
                 let (end, ()) = tokio::join!(drive(&mux, io, early, timeouts), work);
                 end
             }
-            Self::Forward(session) => {
+            Self::Forward(mut session) => {
                 let mux = Mux::new(wire, FORWARD_LIMITS);
+                session.begin(&mux);
                 let work = Box::pin(session.run(&mux, context));
                 let (end, ()) = tokio::join!(drive(&mux, io, early, timeouts), work);
                 end

@@ -45,6 +45,8 @@ pub(crate) enum Arrival {
 pub(crate) struct ProcessSession {
     request: ProcessRequest,
     arrival: Arrival,
+    /// Of [`Arrival::Channels`], once it has begun.
+    channels: Option<Ends>,
 }
 
 /// The client's ends.
@@ -65,7 +67,16 @@ const RESIZE: u32 = 4;
 
 impl ProcessSession {
     pub(crate) fn new(request: ProcessRequest, arrival: Arrival) -> Self {
-        Self { request, arrival }
+        Self { request, arrival, channels: None }
+    }
+
+    /// Call before anything is read from the client: what comes for a channel that is not there yet
+    /// is lost, and a client may send its input along with the handshake.
+    pub(crate) fn begin(&mut self, mux: &Mux) {
+        match self.arrival {
+            Arrival::Channels(_) => self.channels = Some(channels(mux, self.streams())),
+            Arrival::Opened(_) => {}
+        }
     }
 
     fn streams(&self) -> Streams {
@@ -85,9 +96,9 @@ impl ProcessSession {
         }
     }
 
-    async fn work(self, mux: &Mux, context: &Context) {
+    async fn work(mut self, mux: &Mux, context: &Context) {
         let gathered = match self.arrival {
-            Arrival::Channels(_) => Some(channels(mux, self.streams())),
+            Arrival::Channels(_) => self.channels.take(),
             Arrival::Opened(version) => {
                 let gather = gather(mux, self.streams(), version);
                 timeout(context.patience.streams, gather).await.ok().flatten()

@@ -134,15 +134,15 @@ async fn websocket_channels_carry_each_port_of_the_request() {
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
          Sec-WebSocket-Protocol: v4.channel.k8s.io\r\n\r\n"
     );
-    tcp.write_all(head.as_bytes()).await.unwrap();
+    let mut channels = Channels::new(Role::Client, Encoding::Binary, false);
+    // The first bytes for the pod come with the handshake.
+    let mut out = bytes::BytesMut::from(head.as_bytes());
+    channels.data(StreamId(0), b"ping", &mut out);
+    tcp.write_all(&out).await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(tcp.read_u8().await.unwrap());
     }
-    let mut channels = Channels::new(Role::Client, Encoding::Binary, false);
-    let mut out = bytes::BytesMut::new();
-    channels.data(StreamId(0), b"ping", &mut out);
-    tcp.write_all(&out).await.unwrap();
     let served = async {
         let (mut pod, _) = listener.accept().await.unwrap();
         let mut got = [0; 4];

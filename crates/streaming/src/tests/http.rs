@@ -147,6 +147,31 @@ async fn a_websocket_client_without_a_protocol_gets_the_first_version() {
 }
 
 #[tokio::test]
+async fn input_that_comes_with_a_websocket_handshake_reaches_the_process() {
+    use crate::websocket::{Channels, Encoding};
+    use crate::wire::{Role, StreamId};
+    let node = Node::start().await;
+    let streams = Streams::new(true, true, false, false).unwrap();
+    let url = node.exec(&["head", "-c", "6"], streams);
+    let (address, path) = parts(&url);
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{}\r\n\r\n", WEBSOCKET.join("\r\n"));
+    let mut out = bytes::BytesMut::from(head.as_bytes());
+    let channels = Channels::new(Role::Client, Encoding::Binary, false);
+    channels.data(StreamId(0), b"early\n", &mut out);
+    tcp.write_all(&out).await.unwrap();
+    let mut answer = Vec::new();
+    let mut piece = [0; 256];
+    while !answer.windows(7).any(|bytes| bytes == b"\x01early\n") {
+        let n = tcp.read(&mut piece).await.unwrap();
+        assert_ne!(n, 0, "{}", String::from_utf8_lossy(&answer));
+        answer.extend_from_slice(&piece[..n]);
+    }
+    drop(tcp);
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_client_that_opens_no_streams_is_cut_in_time() {
     let config = Config { stream_creation_timeout: Duration::from_millis(50), ..Config::default() };
     let node = Node::with(config).await;
