@@ -12,6 +12,7 @@ use launch::{FailureKind, Running};
 use model::{CgroupHierarchy, CgroupLayout};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use sys::cgroup::{OomWatch, Version};
+use sys::pidfd::Ended;
 
 use crate::Case;
 use crate::process::fresh;
@@ -246,18 +247,26 @@ fn one_that_goes_meanwhile(world: &mut World) {
                 Hierarchy::V2 => Version::V2,
             };
             let (path, parent) = (&group.path, Path::new(&group.path).parent().unwrap());
-            std::thread::scope(|scope| {
-                let comes_and_goes = scope.spawn(|| {
-                    for _ in 0..1000 {
-                        fs::create_dir_all(path).unwrap();
-                        fs::remove_dir(path).unwrap();
-                    }
-                });
-                while !comes_and_goes.is_finished() {
-                    sys::cgroup::kill_all(version, path, false).unwrap();
-                    assert!(!sys::cgroup::any_alive(path).unwrap());
-                }
-            });
+            let comes_and_goes = || {
+                let once = || fs::create_dir_all(path).and_then(|()| fs::remove_dir(path));
+                i32::from(!(0..1000).all(|_| once().is_ok()))
+            };
+            // SAFETY: this process never makes a second thread.
+            let other = unsafe {
+                sys::process::clone_child(
+                    sys::process::NewNamespaces::default(),
+                    None,
+                    comes_and_goes,
+                )
+            };
+            let other = other.unwrap();
+            let mut ended = [PollFd::new(&other.pidfd, PollFlags::IN)];
+            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+            while rustix::event::poll(&mut ended, Some(&at_once)).unwrap() == 0 {
+                sys::cgroup::kill_all(version, path, false).unwrap();
+                assert!(!sys::cgroup::any_alive(path).unwrap());
+            }
+            assert_eq!(sys::pidfd::wait(other.pidfd.as_fd()).unwrap(), Ended::Exited(0));
             fs::remove_dir(parent).unwrap();
         }
     });

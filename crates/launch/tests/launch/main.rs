@@ -82,7 +82,11 @@ fn passes(base: &BaseRoot, (name, case): &Case) -> bool {
     if rustix::event::poll(&mut done, Some(&PATIENCE)).unwrap() == 0 {
         sys::pidfd::kill(child.pidfd.as_fd()).unwrap();
     }
-    let passed = sys::pidfd::wait(child.pidfd.as_fd()).unwrap() == Ended::Exited(0);
+    let ended = sys::pidfd::wait(child.pidfd.as_fd()).unwrap();
+    let passed = ended == Ended::Exited(0);
+    if !passed {
+        println!("the child of {name} ended as {ended:?}");
+    }
     println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
     passed
 }

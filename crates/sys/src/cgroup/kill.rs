@@ -16,8 +16,8 @@ use crate::fs::{read_value, write_value};
 const KILLED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Sends SIGKILL to every process in the cgroup and below it, those it forks meanwhile too. A
-/// missing directory, or one that is removed meanwhile, is success. With v1 a process may be given: the one whose reaping ends the
-/// group; `freezer` says that the directory is in the freezer hierarchy.
+/// missing directory, or one that is removed meanwhile, is success. With v1 `freezer` says that the
+/// directory is in the freezer hierarchy.
 ///
 /// On v2 the kernel does it in one write. On v1 it takes rounds, until one finds nobody new: a
 /// process that is to die forks no more. Nobody is waited for: in uninterruptible IO one may
