@@ -63,6 +63,11 @@ pub enum SpecError {
         /// As requested or found in the image.
         id: u32,
     },
+    /// A profile for a runtime that would start the container without it.
+    #[error(
+        "its runtime handler says that it applies no seccomp profiles (`linux.seccomp` of its `features`): use another handler, or ask for `Unconfined`"
+    )]
+    WithoutSeccomp,
     /// Recursive read-only mounts were asked for where they cannot be had.
     #[error("RROUnsupported: mount on `{destination}` asks for recursive read-only: {reason}")]
     RecursiveReadOnly {

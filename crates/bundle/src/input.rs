@@ -24,6 +24,8 @@ pub struct HostFacts {
     pub kernel: (u32, u32),
     /// Whether mounts can be made read-only with their submounts (`mount_setattr(2)`).
     pub recursive_read_only: bool,
+    /// Whether the container's runtime says that it applies no seccomp profiles.
+    pub without_seccomp: bool,
 }
 
 /// What is loaded into an AppArmor host.

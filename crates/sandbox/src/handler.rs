@@ -71,6 +71,8 @@ pub struct Features {
     pub recursive_read_only: bool,
     /// User namespaces, with mounts that are mapped into them.
     pub user_namespaces: bool,
+    /// It says that it applies no seccomp profiles. One that says nothing is taken to.
+    pub without_seccomp: bool,
 }
 
 /// One handler as it is now.

@@ -38,6 +38,11 @@ pub(super) fn seccomp(
     match &input.config.security.seccomp {
         _ if input.privileged() => Ok(None),
         None | Some(SecurityProfile::Unconfined) => Ok(None),
+        Some(SecurityProfile::RuntimeDefault | SecurityProfile::Localhost(_))
+            if input.host.without_seccomp =>
+        {
+            Err(SpecError::WithoutSeccomp)
+        }
         Some(SecurityProfile::RuntimeDefault) => {
             seccomp::default_profile(bounding, input.host.kernel).map(Some)
         }

@@ -56,6 +56,7 @@ impl Case {
                 devices: vec![],
                 kernel: (6, 1),
                 recursive_read_only: true,
+                without_seccomp: false,
             },
             mounts: vec![],
             volumes: vec![],

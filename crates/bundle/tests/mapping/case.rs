@@ -54,6 +54,7 @@ fn host() -> HostFacts {
         devices: vec![],
         kernel: (6, 1),
         recursive_read_only: true,
+        without_seccomp: false,
     }
 }
 

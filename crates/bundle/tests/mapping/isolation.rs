@@ -121,6 +121,15 @@ fn seccomp() {
     );
     refused(ask(local(), None), "Localhost seccomp profile is not known");
     refused(ask(local(), Some("[")), "`/p.json` is not an OCI seccomp profile");
+    // A runtime that would start the container unfiltered gets none that asks for a profile.
+    for profile in [SecurityProfile::RuntimeDefault, SecurityProfile::Localhost("/p.json".into())] {
+        let ask = |case: &mut Case| {
+            case.host.without_seccomp = true;
+            case.config.security.seccomp = Some(profile);
+        };
+        refused(ask, "applies no seccomp profiles");
+    }
+    row(|case| case.host.without_seccomp = true, json!({}));
     let mut case = Case::new();
     ask(SecurityProfile::RuntimeDefault, None)(&mut case);
     let filter = case.build().unwrap()["linux"]["seccomp"].clone();

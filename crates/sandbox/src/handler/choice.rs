@@ -19,6 +19,7 @@ impl Context {
         Features {
             recursive_read_only: self.parts.host.recursive_read_only,
             user_namespaces: self.user_namespaces.is_ok(),
+            without_seccomp: false,
         }
     }
 
@@ -33,6 +34,7 @@ impl Context {
         Ok(Features {
             recursive_read_only: own.recursive_read_only && probed.recursive_read_only,
             user_namespaces: own.user_namespaces && probed.user_namespaces,
+            without_seccomp: probed.without_seccomp,
         })
     }
 }

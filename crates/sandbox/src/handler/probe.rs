@@ -61,11 +61,13 @@ fn parse(text: &[u8]) -> Option<Features> {
     let has = |list: &serde_json::Value, word: &str| {
         list.as_array().is_some_and(|all| all.iter().any(|one| one == word))
     };
-    let idmap = told.pointer("/linux/mountExtensions/idmap/enabled");
+    let enabled = |what: &str| told.pointer(what).and_then(serde_json::Value::as_bool);
+    let idmap = enabled("/linux/mountExtensions/idmap/enabled");
     Some(Features {
         recursive_read_only: has(told.get("mountOptions")?, "rro"),
         user_namespaces: has(told.pointer("/linux/namespaces")?, "user")
-            && idmap.and_then(serde_json::Value::as_bool).unwrap_or_default(),
+            && idmap.unwrap_or_default(),
+        without_seccomp: !enabled("/linux/seccomp/enabled").unwrap_or_default(),
     })
 }
 
@@ -177,11 +179,19 @@ mod tests {
     #[test]
     fn features_are_what_the_runtime_says() {
         let told = br#"{"ociVersionMin":"1.0.0","mountOptions":["ro","rro"],"linux":
-            {"namespaces":["mount","user"],"mountExtensions":{"idmap":{"enabled":true}}}}"#;
-        let all = Features { recursive_read_only: true, user_namespaces: true };
+            {"namespaces":["mount","user"],"mountExtensions":{"idmap":{"enabled":true}},
+            "seccomp":{"enabled":true}}}"#;
+        let all =
+            Features { recursive_read_only: true, user_namespaces: true, without_seccomp: false };
         assert_eq!(parse(told), Some(all));
-        let old = br#"{"mountOptions":["ro"],"linux":{"namespaces":["mount","user"]}}"#;
-        assert_eq!(parse(old), Some(Features::default()));
+        // As youki says it where it was built without libseccomp.
+        for seccomp in ["", r#","seccomp":null"#, r#","seccomp":{"enabled":false}"#] {
+            let old = format!(
+                r#"{{"mountOptions":["ro"],"linux":{{"namespaces":["mount","user"]{seccomp}}}}}"#
+            );
+            let without = Features { without_seccomp: true, ..Features::default() };
+            assert_eq!(parse(old.as_bytes()), Some(without), "{old}");
+        }
         assert_eq!(parse(b"no such command"), None);
     }
 

@@ -333,6 +333,7 @@ impl Making {
         let name = self.cx.handler_name(&self.pod.handler);
         let features = self.cx.features(name, &self.pod.runtime).unwrap_or_default();
         facts.recursive_read_only = features.recursive_read_only;
+        facts.without_seccomp = features.without_seccomp;
         if security.privileged {
             facts.devices = host::all_devices()
                 .map_err(|source| self.unusable("the host's devices".to_owned(), source))?;
