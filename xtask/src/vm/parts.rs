@@ -153,6 +153,7 @@ const OCI: &[&str] = &["oci::"];
 
 /// What must hold on this kernel too, but is not about it.
 const REST: &[&str] = &[
+    "backlog::",
     "bad_input::",
     "broken_fields::",
     "broken_records::",
@@ -162,6 +163,7 @@ const REST: &[&str] = &[
     "containerd::",
     "containers::",
     "credentials::",
+    "descriptors::",
     "disks::",
     "doctor::",
     "handlers::",
