@@ -13,6 +13,7 @@ const PROGRAMS: &[&str] = &[
     "/lib/systemd/systemd",
     "/lib/systemd/systemd-shutdown",
     "/bin/systemctl",
+    "/usr/bin/systemd-run",
     "/bin/systemd-tmpfiles",
     "/usr/bin/dbus-daemon",
 ];
