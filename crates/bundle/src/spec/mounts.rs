@@ -236,7 +236,7 @@ fn access(
     } else if request.propagation != MountPropagation::Private {
         refuse("the mount propagates")
     } else if !supported {
-        refuse("this kernel cannot do it")
+        refuse("this kernel, or the runtime of the pod's handler, cannot do it")
     } else {
         Ok("rro")
     }
