@@ -70,26 +70,26 @@ async fn verify(todo: &Todo, layer: Digest, images: &[Arc<Image>]) -> Result<Ver
             verdict.findings = compared.findings.iter().map(ToString::to_string).collect();
         }
         LayerVerdict::Altered { found } => {
-            verdict.differences = 1;
-            verdict.findings = vec![format!(
+            let problem = format!(
                 "every file has its checksum, but together they are {found}: somebody changed \
                  files and the list of their checksums"
-            )];
+            );
+            differs(&mut verdict, problem);
         }
-        LayerVerdict::NotPacked(error) => {
-            verdict.differences = 1;
-            verdict.findings = vec![sandbox::chain(error)];
-        }
-        LayerVerdict::NoInventory(error) => {
-            verdict.differences = 1;
-            verdict.findings = vec![sandbox::chain(error)];
-        }
+        LayerVerdict::NotPacked(error) => differs(&mut verdict, sandbox::chain(error)),
+        LayerVerdict::NoInventory(error) => differs(&mut verdict, sandbox::chain(error)),
         LayerVerdict::NeverListed => verdict.unknown = true,
     }
     if todo.repair && !verdict.sound {
         repair(todo, layer, images, &mut verdict).await;
     }
     Ok(verdict)
+}
+
+/// Of the layer as a whole.
+fn differs(verdict: &mut Verdict, problem: String) {
+    verdict.differences = 1;
+    verdict.findings = vec![problem];
 }
 
 /// From the first image that can give the layer again.
