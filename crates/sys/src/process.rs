@@ -403,8 +403,8 @@ fn has_fatal_signal(status: &str) -> bool {
     })
 }
 
-/// Field 22 of `/proc/<pid>/stat`; the second is a name in parentheses that may hold anything.
-/// What [`start_time`] reads in the text of `/proc/<pid>/stat`.
+/// What [`start_time`] reads in the text of `/proc/<pid>/stat`: field 22. The second is a name in
+/// parentheses that may hold anything.
 pub fn parse_start_time(stat: &str) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(')')?;
     after_name.split_ascii_whitespace().nth(19)?.parse().ok()
