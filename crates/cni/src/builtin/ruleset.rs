@@ -4,6 +4,7 @@
 //! stays when the last pod goes: it costs nothing and the next pod needs it.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use sys::netlink::nftables::{
     BaseChain, DataType, Element, Expression, Family, Nftables, TableFamily, Transaction, is_stale,
@@ -16,6 +17,11 @@ use super::BuiltInError;
 const TABLE: &str = "knarr";
 /// Each failure means that someone else got a change in; that many in a row is a busy loop.
 const ATTEMPTS: u32 = 64;
+const MODULES: &str = "/proc/modules";
+/// A module that takes longer is stuck.
+const LOADED_WITHIN: Duration = Duration::from_secs(5);
+/// What the kernel says of an expression, a kind of chain or of anything else that is not there.
+const ENOENT: i32 = 2;
 /// Where rules load what they look at: `NFT_REG32_00`.
 pub(super) const REGISTER: u32 = 8;
 
@@ -41,6 +47,7 @@ pub(super) fn update(
     plan: impl Fn(&mut Nftables, &mut Edit) -> Result<(), BuiltInError>,
 ) -> Result<(), BuiltInError> {
     let family = family.into();
+    let mut waited = false;
     for _ in 0..ATTEMPTS {
         let generation = nft.generation().map_err(missing_support)?;
         let transaction = Transaction::new(family, TABLE, generation);
@@ -52,6 +59,10 @@ pub(super) fn update(
         match nft.commit(edit.transaction) {
             Ok(()) => return Ok(()),
             Err(error) if is_stale(&error) => {}
+            Err(error) if error.errno() == Some(ENOENT) && !waited => {
+                await_modules();
+                waited = true;
+            }
             Err(error) => return Err(missing_support(error)),
         }
     }
@@ -62,6 +73,22 @@ pub(super) fn update(
 /// it needs, which it is not good at when many ask at once.
 pub(super) fn supported() -> Result<(), BuiltInError> {
     open()?.generation().map(drop).map_err(missing_support)
+}
+
+/// Waits until the kernel loads no module any more. It asks a `modprobe` for each expression that it does
+/// not know yet, and takes it as missing when that comes back; some, busybox's for one, do at once where
+/// another loads the same module at the moment. Pods that start together on a fresh node meet there.
+fn await_modules() {
+    let begun = Instant::now();
+    let loading = || std::fs::read_to_string(MODULES).is_ok_and(|all| any_loading(&all));
+    while begun.elapsed() < LOADED_WITHIN && loading() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// proc_modules(5): name, size, users, whose, state, address.
+fn any_loading(modules: &str) -> bool {
+    modules.lines().any(|line| line.split(' ').nth(4) == Some("Loading"))
 }
 
 /// A socket to the ruleset of this network namespace.
@@ -160,7 +187,6 @@ pub(super) fn of_family(family: Family, prefixes: &[IpPrefix]) -> impl Iterator<
 
 /// What the kernel answers when it lacks nf_tables, its NAT chains or one of the expressions.
 pub(super) fn missing_support(error: NetlinkError) -> BuiltInError {
-    const ENOENT: i32 = 2;
     const EINVAL: i32 = 22;
     const EPROTONOSUPPORT: i32 = 93;
     const EOPNOTSUPP: i32 = 95;
@@ -283,6 +309,14 @@ mod tests {
 
     fn interval(first: u128, last: u128) -> Interval {
         Interval { first, last }
+    }
+
+    #[test]
+    fn a_module_that_is_being_loaded_is_told_from_those_that_are() {
+        let live = "nft_nat 16384 0 - Live 0x0000000000000000\nnf_nat 57344 1 nft_nat, Live 0x0\n";
+        assert!(!any_loading(live));
+        assert!(any_loading(&format!("{live}nft_fib_ipv4 16384 0 - Loading 0x0 (+)\n")));
+        assert!(!any_loading("Loading 1 0 - Unloading 0x0\n"));
     }
 
     #[test]

@@ -34,7 +34,7 @@ ip link set lo up
 hostname vm
 # What a systemd machine starts with.
 ulimit -n 1024 -H -n 524288 2>/dev/null
-for module in overlay veth bridge nf_tables loop ext4; do modprobe "$module"; done
+for module in overlay veth bridge nf_tables loop ext4 fuse; do modprobe "$module"; done
 # Nodes keep their layers, and tests work, on a file system whose ids can be mapped.
 mkdir -p /data
 disk=/disk loop=loop
