@@ -79,7 +79,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("knarr-shim", &["shim"]),
     ("test-support", &["cri-api"]),
     ("tests", &["cri-api", "model", "streaming", "sys", "test-support"]),
-    ("xtask", &["test-support"]),
+    ("xtask", &["sys", "test-support"]),
 ];
 
 /// What the shim must never carry: an async runtime, RPC, TLS, JSON, a command line.

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use crate::elf;
+use crate::order::link;
+use crate::order::list::{self, List};
 use crate::steps::{cargo, execute, output, step};
 
 /// Where the finished programs lie.
@@ -36,9 +38,44 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Linked by us, so that its functions lie as the list says. Instances of one generic function have names of
+/// their own in the newer mangling alone. The flags would rebuild everybody else's crates.
 fn build_daemon(root: &Path) -> Result<()> {
-    execute(cargo(root).args(["build", "--release", "--package", "knarr"]))?;
-    publish(root, &root.join("target/release/knarr"), "knarr")
+    let (host, path) = (host_triple(root)?, list::path(root));
+    let list = List::read(&path)?;
+    let linker = std::env::current_exe().context("where we are")?;
+    // Not a path, which would make the program another in each directory.
+    let asks = format!("link-arg={}{:08x}", link::ASKS, list.fingerprint());
+    let name = host.replace('-', "_").to_uppercase();
+    execute(
+        cargo(root)
+            .env("RUSTFLAGS", "-C symbol-mangling-version=v0")
+            .env(format!("CARGO_TARGET_{name}_LINKER"), linker)
+            .env(link::VARIABLE, &path)
+            .args(["rustc", "--release", "--package", "knarr", "--bin", "knarr"])
+            .args(["--target", &host, "--target-dir", "target/daemon", "--", "-C", &asks]),
+    )?;
+    publish(root, &built_daemon(root, &host), "knarr")?;
+    let symbols = daemon_with_symbols(root)?;
+    let image = fs::read(&symbols).with_context(|| symbols.display().to_string())?;
+    let functions = elf::functions(&image)?;
+    let (_, found) = list.order(functions.iter().map(|function| function.name.as_str()));
+    println!("    {found} of the {} functions of {} are there", list.len(), path.display());
+    if list.is_stale(found) {
+        println!(
+            "    WARNING: too few: the daemon takes more memory than it should. `cargo xtask order`"
+        );
+    }
+    Ok(())
+}
+
+fn built_daemon(root: &Path, host: &str) -> PathBuf {
+    root.join("target/daemon").join(host).join("release/knarr")
+}
+
+/// The daemon that was linked last as it was linked first: with symbols, and in no order.
+pub(crate) fn daemon_with_symbols(root: &Path) -> Result<PathBuf> {
+    Ok(link::beside(&built_daemon(root, &host_triple(root)?), link::SYMBOLS))
 }
 
 /// Static and at a fixed address: no loader, no relocations. So the shim takes the least memory per pod,

@@ -1,6 +1,6 @@
 //! Build, test and demonstrate knarr.
 //!
-//! `cargo xtask build|test|demo|vm|bench|fuzz|generate`. CI calls `test` and nothing else.
+//! `cargo xtask build|test|demo|vm|bench|order|fuzz|generate`. CI calls `test` and nothing else.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks")]
 
@@ -16,6 +16,7 @@ mod elf;
 mod fuzz;
 mod generate;
 mod handlers;
+mod order;
 mod steps;
 mod test;
 mod vm;
@@ -41,6 +42,8 @@ enum Task {
     Vm(vm::Request),
     /// Measure, alone or against another runtime.
     Bench(bench::Options),
+    /// Watch a daemon at work and remake the list of functions that `build` has put together.
+    Order(order::Options),
     /// Give the readers of hostile input anything at all, and see that they bear it.
     Fuzz(fuzz::Options),
     /// Regenerate the committed protobuf code from the .proto file.
@@ -52,6 +55,9 @@ enum Task {
 }
 
 fn main() -> Result<()> {
+    if let Some(list) = std::env::var_os(order::link::VARIABLE) {
+        return order::link::run(&list);
+    }
     let args = Args::parse();
     let root = workspace_root()?;
     match args.task {
@@ -60,6 +66,7 @@ fn main() -> Result<()> {
         Task::Demo => demo::run(&root),
         Task::Vm(request) => vm::run(&root, &request),
         Task::Bench(options) => bench::run(&root, &options),
+        Task::Order(options) => order::run(&root, &options),
         Task::Fuzz(options) => fuzz::run(&root, &options),
         Task::Generate { check } => generate::run(&root, check),
     }

@@ -27,6 +27,8 @@ pub mod placement;
 pub mod priority;
 pub mod process;
 pub mod program;
+#[cfg(target_arch = "x86_64")]
+pub mod ptrace;
 pub mod seccomp;
 pub mod signal;
 pub mod supervise;

@@ -22,6 +22,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::dist;
+pub(crate) use program::COMPARE;
 use program::Said;
 use results::Results;
 

@@ -13,13 +13,13 @@ use super::{Options, dist, youki};
 use crate::steps::{cargo, step};
 
 /// One of them.
-pub(super) struct Program {
-    pub(super) name: &'static str,
+pub(crate) struct Program {
+    pub(crate) name: &'static str,
     /// Debian packages that are measured beside us, or serve what is measured.
-    pub(super) packages: &'static [&'static str],
+    pub(crate) packages: &'static [&'static str],
 }
 
-pub(super) const COMPARE: Program = Program {
+pub(crate) const COMPARE: Program = Program {
     name: "compare",
     packages: &["busybox-static", "containerd", "containernetworking-plugins", "runc", "strace"],
 };
