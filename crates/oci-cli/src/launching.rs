@@ -254,14 +254,22 @@ fn rewritten(path: &Path, spec: &Spec) -> Result<Vec<u8>, OciError> {
     })
 }
 
-/// How many sockets a service manager has opened for the container's program (`sd_listen_fds(3)`):
-/// the first files after the standard ones.
+/// How many sockets a service manager has opened for the container's program: the first files after
+/// the standard ones. `sd_listen_fds(3)`: those of another process, whose environment was inherited,
+/// are not meant.
 pub(crate) fn activation() -> Result<u32, OciError> {
-    let Some(text) = std::env::var_os("LISTEN_FDS") else { return Ok(0) };
-    let text = text.to_string_lossy().into_owned();
-    text.parse().map_err(|_| OciError::BadOption {
+    let text = |name| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned());
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    listen_fds(text("LISTEN_PID").as_deref(), text("LISTEN_FDS"), own)
+}
+
+fn listen_fds(whose: Option<&str>, count: Option<String>, own: i32) -> Result<u32, OciError> {
+    let Some(count) = count.filter(|_| whose.and_then(|pid| pid.parse().ok()) == Some(own)) else {
+        return Ok(0);
+    };
+    count.parse().map_err(|_| OciError::BadOption {
         option: "LISTEN_FDS in the environment",
-        value: text,
+        value: count,
         want: "a number of files",
     })
 }
@@ -317,5 +325,22 @@ pub(crate) fn settle_console(
             crate::console::hand_over(socket, master.as_fd()).map(|()| None)
         }
         (_, console) => Ok(console),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_is_meant_takes_a_service_managers_sockets() {
+        let count = |whose, count: Option<&str>| listen_fds(whose, count.map(str::to_owned), 7);
+        assert_eq!(count(Some("7"), Some("2")).unwrap(), 2);
+        for whose in [Some("8"), Some("x"), Some(""), None] {
+            assert_eq!(count(whose, Some("2")).unwrap(), 0, "{whose:?}");
+            assert_eq!(count(whose, Some("two")).unwrap(), 0, "{whose:?}");
+        }
+        assert_eq!(count(Some("7"), None).unwrap(), 0);
+        assert!(count(Some("7"), Some("two")).is_err());
     }
 }

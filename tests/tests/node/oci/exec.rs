@@ -150,22 +150,42 @@ fn a_container_that_was_not_started_takes_commands_a_stopped_one_does_not() -> R
     })
 }
 
+/// What a container prints that is run as a service manager runs a program, with `LISTEN_PID` so.
+fn activated(runtime: &Runtime, name: &str, whose: &str) -> Result<String> {
+    let command = "echo $LISTEN_FDS $LISTEN_PID; ls /proc/self/fd | tr '\\n' ' '";
+    let bundle = runtime.bundle(name, command, |_| {})?;
+    let opened = "exec 3</etc/hostname 4</etc/hostname";
+    let script = format!("{opened}; {whose} LISTEN_FDS=2 exec \"$@\"");
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script, "sh"])
+        .arg(runtime.program())
+        .arg("--root")
+        .arg(runtime.root())
+        .args(["run", "-b", &bundle, &runtime.id(name)])
+        .stdin(std::process::Stdio::null())
+        .output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 #[test]
 fn sockets_of_a_service_manager_reach_the_program() -> Result<()> {
     with_runtime(|runtime| {
-        let command = "echo $LISTEN_FDS $LISTEN_PID; ls /proc/self/fd | tr '\\n' ' '";
-        let bundle = runtime.bundle("b", command, |_| {})?;
-        let output = std::process::Command::new("sh")
-            .args(["-c", "exec 3</etc/hostname 4</etc/hostname; LISTEN_FDS=2 exec \"$@\"", "sh"])
-            .arg(runtime.program())
-            .arg("--root")
-            .arg(runtime.root())
-            .args(["run", "-b", &bundle, &runtime.id("a")])
-            .stdin(std::process::Stdio::null())
-            .output()?;
-        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        // `exec` keeps the number.
+        let out = activated(runtime, "a", "LISTEN_PID=$$")?;
         // The last is the directory being read.
-        ensure!(out == "2 1\n0 1 2 3 4 5 ", "{out} {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(out == "2 1\n0 1 2 3 4 5 ", "{out}");
+        Ok(())
+    })
+}
+
+#[test]
+fn sockets_that_were_meant_for_another_process_are_not_handed_on() -> Result<()> {
+    with_runtime(|runtime| {
+        for (name, whose) in [("parents", "LISTEN_PID=$PPID"), ("nobodys", "")] {
+            let out = activated(runtime, name, whose)?;
+            ensure!(out == "\n0 1 2 3 ", "{name}: {out}");
+        }
         Ok(())
     })
 }
