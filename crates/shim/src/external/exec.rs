@@ -1,6 +1,7 @@
 //! Running a process inside a container of another runtime: `exec --detach`.
 
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use launch::ToolIo;
 use model::ContainerId;
@@ -209,12 +210,13 @@ impl Supervisor {
         let (Some(external), Some(inside)) = (external, inside) else { return Ok(false) };
         // Held before it can be reaped.
         let stand_in = sys::pidfd::open(pid);
-        self.signal_family_inside(&external, signal, inside)?;
+        // For all of it together: the pod's other affairs wait meanwhile.
+        let until = Instant::now() + super::PATIENCE;
+        self.signal_family_inside(&external, signal, inside, until)?;
         if signal == SIGKILL {
             // The process that stands for it goes by itself; it must not outlive the answer.
-            stand_in
-                .and_then(|stand_in| sys::pidfd::wait_ended(stand_in.as_fd(), super::PATIENCE))
-                .ok();
+            let left = until.saturating_duration_since(Instant::now());
+            stand_in.and_then(|stand_in| sys::pidfd::wait_ended(stand_in.as_fd(), left)).ok();
         }
         Ok(true)
     }
@@ -225,30 +227,31 @@ const ROUNDS: u32 = 5;
 
 impl Supervisor {
     /// Sends a signal to a process inside and those that descend from it. Who is to be killed is stopped first:
-    /// then it makes no more of them.
+    /// then it makes no more of them. `until` bounds the whole, however many they are.
     fn signal_family_inside(
         &mut self,
         external: &External,
         signal: i32,
         inside: i32,
+        until: Instant,
     ) -> Result<(), Failure> {
         if signal == SIGKILL {
-            self.signal_one_inside(external, SIGSTOP, inside)?;
+            self.signal_one_inside(external, SIGSTOP, inside, until)?;
             for _ in 0..ROUNDS {
-                let family = self.descendants_inside(external, inside)?;
+                let family = self.descendants_inside(external, inside, until)?;
                 if family.is_empty() {
                     break;
                 }
                 for one in family {
-                    self.signal_one_inside(external, signal, one)?;
+                    self.signal_one_inside(external, signal, one, until)?;
                 }
             }
         } else {
-            for one in self.descendants_inside(external, inside)? {
-                self.signal_one_inside(external, signal, one)?;
+            for one in self.descendants_inside(external, inside, until)? {
+                self.signal_one_inside(external, signal, one, until)?;
             }
         }
-        self.signal_one_inside(external, signal, inside)
+        self.signal_one_inside(external, signal, inside, until)
     }
 }
 

@@ -11,13 +11,15 @@ use sys::process::Child;
 use super::birth::Birth;
 use super::exec::Entry;
 use super::strangers::Strangers;
-use super::{External, Outputs, PATIENCE};
+use super::{External, Outputs};
 use crate::peers::PeerNumber;
 use crate::supervisor::Supervisor;
 
 /// What one command may take: who asked gives up after a minute, and would not know of what came of
 /// it after all.
 const LIMIT: Duration = Duration::from_secs(25);
+
+const NO_TIME: &str = "those before it took too long, and the pod's other affairs wait";
 
 /// How long a command that was killed is waited for.
 const DIES_WITHIN: Duration = Duration::from_secs(5);
@@ -190,7 +192,8 @@ impl Supervisor {
 
     /// Runs a short command and waits for it: what it printed. Children that end meanwhile are reaped: the
     /// command may wait for that. One that does not even end when it is killed (it may hang in a file system
-    /// that has stopped answering) is left behind: the pod's other affairs must not wait for it.
+    /// that has stopped answering) is left behind: the pod's other affairs must not wait for it. It is killed
+    /// at `until`, and not even begun later.
     ///
     /// # Errors
     /// In the runtime's own words.
@@ -199,8 +202,12 @@ impl Supervisor {
         external: &External,
         verb: &'static str,
         words: &[&str],
+        until: Instant,
     ) -> Result<String, Failure> {
         let cannot = |error| external.cannot_run(verb, &error);
+        if Instant::now() >= until {
+            return Err(cannot(std::io::Error::new(std::io::ErrorKind::TimedOut, NO_TIME)));
+        }
         let (runtime, null) = (&self.parts.runtime, &self.parts.null);
         let log = external.file(&format!("{verb}.log"));
         let outputs = Outputs::new(runtime, null, log).map_err(cannot)?;
@@ -209,7 +216,7 @@ impl Supervisor {
         let pid = child.pid;
         let step = Step::Alone(Box::new(external.clone()), verb);
         let mut job = Job::new(child, outputs, (0, 0), step);
-        job.until = job.since + PATIENCE;
+        job.until = until;
         let given_up = job.until + DIES_WITHIN;
         self.jobs.push(job);
         loop {

@@ -16,7 +16,7 @@ mod strangers;
 
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use launch::{Tool, ToolIo};
 use model::ContainerId;
@@ -208,7 +208,8 @@ impl Supervisor {
         if !all {
             words.remove(0);
         }
-        ignoring_its_end(self.run_external(external, "kill", &words)).map(drop)
+        let until = Instant::now() + PATIENCE;
+        ignoring_its_end(self.run_external(external, "kill", &words, until)).map(drop)
     }
 
     /// Sends a signal to a process that was run inside, by its number there.
@@ -220,10 +221,11 @@ impl Supervisor {
         external: &External,
         signal: i32,
         inside: i32,
+        until: Instant,
     ) -> Result<(), Failure> {
         let (number, pid) = (signal.to_string(), inside.to_string());
         let words = ["--pid", &pid, external.id.as_str(), &number];
-        ignoring_its_end(self.run_external(external, "kill", &words)).map(drop)
+        ignoring_its_end(self.run_external(external, "kill", &words, until)).map(drop)
     }
 
     /// The processes inside that descend from one, by their numbers there.
@@ -234,8 +236,10 @@ impl Supervisor {
         &mut self,
         external: &External,
         of: i32,
+        until: Instant,
     ) -> Result<Vec<i32>, Failure> {
-        let table = ignoring_its_end(self.run_external(external, "ps", &[external.id.as_str()]))?;
+        let listed = self.run_external(external, "ps", &[external.id.as_str()], until);
+        let table = ignoring_its_end(listed)?;
         Ok(said::descendants(&said::parents(&table), of))
     }
 
@@ -250,7 +254,8 @@ impl Supervisor {
         if !there.unwrap_or(true) {
             return Ok(());
         }
-        self.run_external(external, "delete", &["--force", external.id.as_str()])?;
+        let until = Instant::now() + PATIENCE;
+        self.run_external(external, "delete", &["--force", external.id.as_str()], until)?;
         self.parts.runtime.on_host(|| std::fs::remove_dir_all(scratch)).map_err(|error| {
             io_failure(FailureKind::Internal, format!("cannot remove {scratch}"), &error)
         })
