@@ -265,6 +265,18 @@ impl Node {
         Ok(PathBuf::from(self.cri.container(id).await?.log_path))
     }
 
+    /// The host's number of a running container's first process.
+    ///
+    /// # Errors
+    /// The daemon's, or it does not tell.
+    pub async fn pid_of(&self, id: &str) -> Result<i32> {
+        let request = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
+        let answer = self.cri.runtime.clone().container_status(request).await?.into_inner();
+        let info: serde_json::Value =
+            serde_json::from_str(answer.info.get("info").context("no info")?)?;
+        Ok(i32::try_from(info["pid"].as_i64().context("no pid")?)?)
+    }
+
     /// Waits until a container's log holds `text`.
     ///
     /// # Errors

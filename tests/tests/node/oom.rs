@@ -1,6 +1,6 @@
 //! The OOM killer: whose end it was, and whose not.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use cri_api::v1;
 use test_support::node::{Node, PATIENCE, on_a_node};
 use test_support::pods::{ContainerBuilder, PodBuilder};
@@ -73,12 +73,7 @@ fn a_later_kill_by_somebody_else_is_not_the_oom_killers() -> Result<()> {
 }
 
 async fn kill_from_outside(node: &Node, id: &str) -> Result<()> {
-    let request = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
-    let answer = node.cri.runtime.clone().container_status(request).await?.into_inner();
-    let info: serde_json::Value =
-        serde_json::from_str(answer.info.get("info").context("no info")?)?;
-    let pid = i32::try_from(info["pid"].as_i64().context("no pid")?)?;
-    test_support::proc::signal(pid, rustix::process::Signal::KILL)
+    test_support::proc::signal(node.pid_of(id).await?, rustix::process::Signal::KILL)
 }
 
 #[test]

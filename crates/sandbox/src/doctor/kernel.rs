@@ -1,9 +1,10 @@
 //! Processes, control groups, pinned namespaces and mounts, compared with the records.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use cni::Live;
-use model::{NamespaceMode, SandboxId};
+use model::{ContainerId, NamespaceMode, SandboxId};
 
 use super::groups::{Known, Unknown};
 use super::{Area, Cases, Examination, Mend, Severity};
@@ -37,6 +38,7 @@ pub(super) fn processes(out: &mut Examination<'_>) {
             out.problem(Area::Process, &id, problem, "restart knarr, which records what has ended");
         }
     }
+    let mut without = Vec::new();
     for seen in out.cx.index.containers() {
         let id = &seen.record.id;
         let inhabited = cgroups::inhabited(&out.cx.parts.host.cgroup, &seen.cgroup_path);
@@ -44,8 +46,7 @@ pub(super) fn processes(out: &mut Examination<'_>) {
         let Ok(container) = out.cx.index.container(id.as_str()) else { continue };
         match &container.record.state {
             ContainerState::Running { pid, .. } if start_ticks(*pid).is_none() => {
-                let problem = format!("container {id} is running and process {pid} is not there");
-                out.problem(Area::Process, &id, problem, "restart knarr, which asks its shim");
+                without.push((id.clone(), *pid));
             }
             ContainerState::Created | ContainerState::Exited(_)
                 if inhabited && !container.starting =>
@@ -58,6 +59,35 @@ pub(super) fn processes(out: &mut Examination<'_>) {
             | ContainerState::Created
             | ContainerState::Exited(_) => {}
         }
+    }
+    without_their_process(out, without);
+}
+
+/// An end is on record once the container's output is read to its end, for which its shim waits 3 s
+/// where another process holds that; until then it is an end as well.
+const RECORDED_WITHIN: Duration = Duration::from_secs(5);
+const LOOKS_EVERY: Duration = Duration::from_millis(50);
+
+/// Those whose end is not recorded in time are running on record only.
+fn without_their_process(out: &mut Examination<'_>, mut found: Vec<(ContainerId, i32)>) {
+    let until = Instant::now() + RECORDED_WITHIN;
+    let runs = |out: &Examination<'_>, id: &ContainerId, was: i32| {
+        let seen = out.cx.index.container(id.as_str());
+        seen.is_ok_and(|seen| match seen.record.state {
+            ContainerState::Running { pid, .. } => pid == was,
+            ContainerState::Created | ContainerState::Exited(_) => false,
+        })
+    };
+    loop {
+        found.retain(|(id, pid)| runs(out, id, *pid));
+        if found.is_empty() || Instant::now() >= until {
+            break;
+        }
+        std::thread::sleep(LOOKS_EVERY);
+    }
+    for (id, pid) in found {
+        let problem = format!("container {id} is running and process {pid} is not there");
+        out.problem(Area::Process, &id, problem, "restart knarr, which asks its shim");
     }
 }
 

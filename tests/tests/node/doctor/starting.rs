@@ -1,4 +1,5 @@
-//! A container that does not run has no processes, unless it is just being started.
+//! A container that does not run has no processes, unless it is just being started, and one that runs
+//! has some, unless it is just ending.
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use cri_api::v1;
 use rustix::fs::{CWD, FileType, Mode};
 use test_support::files::wait_for;
 use test_support::node::{Node, PATIENCE, on_a_node, on_a_node_with};
+use test_support::proc;
 use test_support::scratch::Scratch;
 
 use super::{doctor, of};
@@ -94,6 +96,33 @@ fn processes_of_a_container_that_has_ended_are_found_and_ended() -> Result<()> {
         ensure!(killed, "it runs on");
         let (after, code) = doctor(node, false)?;
         ensure!(after.is_empty() && code == 0, "exit code {code}: {after:#?}");
+        Ok(())
+    })
+}
+
+/// Its end is told with the last of its output, which somebody else may hold for a while.
+#[test]
+fn a_container_whose_output_is_still_waited_for_has_ended() -> Result<()> {
+    on_a_node(async |node| {
+        let image = node.pulled("busybox").await?;
+        let signals = node.scratch.dir().join("signals");
+        fs::create_dir_all(&signals)?;
+        let pod = node.pod("drains");
+        let script = "echo ready; while [ ! -e /signals/go ]; do sleep 0.01; done; exit 7";
+        let container = pod.container("main", &image).script(script);
+        let container = container.mount(&signals, "/signals", false);
+        let (_, id) = node.run(&pod, &container).await?;
+        node.wait_log(&id, "ready").await?;
+        let pid = node.pid_of(&id).await?;
+        let held = OpenOptions::new().write(true).open(format!("/proc/{pid}/fd/1"))?;
+        fs::write(signals.join("go"), "")?;
+        proc::wait_gone(pid, PATIENCE)?;
+        // A supervisor that waits for the output says so only when it is held no more.
+        let (findings, code) = doctor(node, false)?;
+        drop(held);
+        ensure!(findings.is_empty() && code == 0, "exit code {code}: {findings:#?}");
+        let ended = node.wait_exited(&id).await?;
+        ensure!(ended.exit_code == 7, "{ended:?}");
         Ok(())
     })
 }
