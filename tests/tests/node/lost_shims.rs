@@ -1,5 +1,8 @@
-//! The supervisor of a pod is killed: by the OOM killer, by a person, together with the daemon. Its
+//! The supervisor of a pod is killed: by a person, by the OOM killer, together with the daemon. Its
 //! containers end, their end is on record and told, and nothing stays behind. No other pod notices.
+
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cri_api::v1;
@@ -59,12 +62,27 @@ fn was_killed(status: &v1::ContainerStatus) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_supervisor_that_is_killed_takes_its_own_pod_along_and_no_other() -> Result<()> {
+/// A pod whose supervisor is going to end.
+struct Doomed {
+    shim: i32,
+    /// The container that runs.
+    main: String,
+    /// Where `go` has that one write more than a supervisor can keep.
+    signals: PathBuf,
+}
+
+const FLOODS: &str = "echo ready; while [ ! -e /signals/go ]; do sleep 0.01; done; \
+                      seq 1 1000000; sleep 1000";
+
+/// Whatever ends it: that is told, on record, and nothing else comes of it.
+fn its_pod_goes_along(end: impl AsyncFnOnce(&Node, &Doomed) -> Result<()>) -> Result<()> {
     on_a_node(async |node| {
         let image = node.pulled("busybox").await?;
+        let signals = node.scratch.dir().join("signals");
+        std::fs::create_dir_all(&signals)?;
         let pod = node.pod("lost");
-        let (pod_id, id) = node.run(&pod, &pod.container("main", &image).sleeper()).await?;
+        let main = pod.container("main", &image).script(FLOODS).mount(&signals, "/signals", false);
+        let (pod_id, id) = node.run(&pod, &main).await?;
         let created =
             node.cri.create(&pod_id, &pod, &pod.container("later", &image).sleeper()).await?;
         let ended = pod.container("ended", &image).script("exit 3");
@@ -78,7 +96,7 @@ fn a_supervisor_that_is_killed_takes_its_own_pod_along_and_no_other() -> Result<
         let exec = tokio::spawn(async move { cri.exec(&target, &script, 0).await });
         node.wait_log(&id, "within").await?;
 
-        proc::signal(shim_of(&pod_id)?, Signal::KILL)?;
+        end(node, &Doomed { shim: shim_of(&pod_id)?, main: id.clone(), signals }).await?;
 
         let told = told(events, &pod_id).await?;
         ensure!(told == [id.clone(), pod_id.clone()], "{told:?}");
@@ -101,6 +119,100 @@ fn a_supervisor_that_is_killed_takes_its_own_pod_along_and_no_other() -> Result<
         node.cri.remove_pod(&pod_id).await?;
         let (_, again) = node.sleeper("lost").await?;
         ensure!(node.cri.shell(&again, "echo alive").await? == "alive");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_supervisor_that_is_killed_takes_its_own_pod_along_and_no_other() -> Result<()> {
+    its_pod_goes_along(async |_, doomed| proc::signal(doomed.shim, Signal::KILL))
+}
+
+/// A group for the kernel's OOM killer, which takes from the group that has reached its limit. It is
+/// no part of what a daemon makes.
+struct Scarce(PathBuf);
+
+impl Scarce {
+    /// The hierarchy with memory limits, and what its limit and its record of kills are called.
+    const PLACES: [(&str, &str, &str); 2] = [
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.oom_control"),
+        ("/sys/fs/cgroup", "memory.max", "memory.events"),
+    ];
+
+    /// A group in which nothing more can be had; none on hosts without limits.
+    fn make(node: &Node) -> Result<Option<Self>> {
+        for (root, limit, _) in Self::PLACES {
+            if !PathBuf::from(root).join("cgroup.procs").exists() {
+                continue;
+            }
+            let group = Self(PathBuf::from(root).join(format!("oom-{}", node.scratch.mark())));
+            std::fs::create_dir(&group.0)?;
+            if group.0.join(limit).exists() {
+                std::fs::write(group.0.join(limit), "4096").context("set the limit")?;
+                return Ok(Some(group));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What a process holds already is another group's; what it takes from now on is this one's.
+    fn take_in(&self, pid: i32) -> Result<()> {
+        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).context("move a process")
+    }
+
+    fn kills(&self) -> Result<u64> {
+        let read =
+            |(_, _, events): &(_, _, &str)| std::fs::read_to_string(self.0.join(events)).ok();
+        let text = Self::PLACES.iter().find_map(read).context("no record of kills")?;
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        Ok(count.context("no kills are counted")?.parse()?)
+    }
+}
+
+impl Drop for Scarce {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir(&self.0) {
+            eprintln!("{} stays: {error}", self.0.display());
+        }
+    }
+}
+
+/// What a supervisor does next costs memory that it does not get.
+fn the_oom_killer_comes(next: impl AsyncFnOnce(&Node, &Doomed) -> Result<()>) -> Result<()> {
+    its_pod_goes_along(async |node, doomed| {
+        let Some(group) = Scarce::make(node)? else {
+            test_support::skip("no memory controller: the supervisor is killed by hand");
+            return proc::signal(doomed.shim, Signal::KILL);
+        };
+        group.take_in(doomed.shim)?;
+        let gone = {
+            let shim = doomed.shim;
+            tokio::task::spawn_blocking(move || proc::wait_gone(shim, PATIENCE))
+        };
+        next(node, doomed).await?;
+        gone.await??;
+        ensure!(group.kills()? > 0, "it was not the OOM killer");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_supervisor_that_the_oom_killer_takes_while_it_writes_logs_takes_its_own_pod_along()
+-> Result<()> {
+    the_oom_killer_comes(async |_, doomed| Ok(std::fs::write(doomed.signals.join("go"), "")?))
+}
+
+#[test]
+fn a_supervisor_that_the_oom_killer_takes_while_it_runs_a_command_takes_its_own_pod_along()
+-> Result<()> {
+    the_oom_killer_comes(async |node, doomed| {
+        // The new process may be taken first, as it belongs to the same group for a moment.
+        for _ in 0..1000 {
+            if proc::ended_within(doomed.shim, Duration::ZERO)? {
+                break;
+            }
+            node.cri.exec(&doomed.main, &["true"], 10).await.ok();
+        }
         Ok(())
     })
 }
