@@ -10,7 +10,7 @@ use crate::birth::{hidden, spawn};
 use crate::cgroup::{Groups, Made};
 use crate::child::{Inside, Job, Place, Program, Start};
 use crate::error::{At, LaunchError, Step, Warning};
-use crate::hooks::{Deadline, Status};
+use crate::hooks::Status;
 use crate::launcher::{Io, Launcher};
 use crate::plan::ExecPlan;
 use crate::prepared::{Attempt, Heard, Running, Words, no_hooks};
@@ -80,7 +80,7 @@ impl Launcher {
         io: Io<'_>,
     ) -> Result<Running, LaunchError> {
         let Entering { mut console, mut warnings, attempt } = self.enter(plan, target, io)?;
-        match attempt.listen(&mut console, &mut warnings, no_hooks)? {
+        match attempt.listen(None, &mut console, &mut warnings, no_hooks)? {
             Heard::Ready | Heard::Runs => attempt.succeed(console, warnings),
         }
     }
@@ -141,8 +141,8 @@ impl Launcher {
             child: Some(child),
             made: Made::default(),
             channel,
-            hooks_until: Deadline::of_launch(),
             agent,
+            outliving: self.outliving.clone(),
         };
         Ok(Entering { console: None, warnings: Vec::new(), attempt })
     }

@@ -161,6 +161,8 @@ steps! {
     NetDevice = 47, Internal, "move network device {}";
     /// Telling a seccomp agent.
     SeccompAgent = 48, Internal, "failed to connect with seccomp agent at {}";
+    /// The child does not go on.
+    Stuck = 49, Internal, "the new process waits for something that does not answer{}";
 }
 
 /// Why a launch failed. Nothing of it is left.

@@ -12,6 +12,7 @@ use sys::pidfd::Ended;
 use sys::process::{Child, NewNamespaces};
 
 use crate::error::{LaunchError, Step};
+use crate::outliving::{DIES_WITHIN, has_ended};
 use crate::plan::{HookPlan, HooksPlan};
 
 /// What the hooks of one launch may take together: who asked for it gives the launcher up after a
@@ -231,7 +232,8 @@ fn execute(words: &Words, stdin: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::
     }
 }
 
-/// `None` when the time was up and it had to be killed.
+/// `None` when the time was up and it had to be killed. One that even then does not end, because a file system
+/// does not answer it, is left to whoever reaps the launcher's children.
 fn wait(child: &Child, limit: Duration) -> io::Result<Option<Ended>> {
     let limit = Timespec {
         tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
@@ -243,6 +245,9 @@ fn wait(child: &Child, limit: Duration) -> io::Result<Option<Ended>> {
         // The group is there unless the child has not come that far.
         rustix::process::kill_process_group(child.pid, rustix::process::Signal::KILL).ok();
         sys::pidfd::kill(child.pidfd.as_fd())?;
+        if !has_ended(child, DIES_WITHIN) {
+            return Ok(None);
+        }
     }
     let how = sys::pidfd::wait(child.pidfd.as_fd())?;
     Ok((count != 0).then_some(how))

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::Mode;
 use rustix::process::Pid;
@@ -14,6 +15,7 @@ use sys::namespace::{self, Kind};
 
 use crate::cgroup;
 use crate::error::{At, LaunchError, Step, Warning};
+use crate::outliving::Outliving;
 use crate::plan::{CgroupPlan, ResctrlPlan};
 
 /// Where new roots are put together in a private namespace.
@@ -56,6 +58,9 @@ pub struct Options {
     /// The launcher is root of a user namespace only, where groups cannot be set and which is the
     /// container's own: a process that is exec'd enters what is not its launcher's already.
     pub users_own: Option<Groups>,
+    /// How long a new process may take until it runs its program: who launches has other things to do. None:
+    /// as long as it likes.
+    pub runs_within: Option<Duration>,
     /// A new terminal leaves line ends as the program writes them: who shows them elsewhere than on a
     /// terminal wants no others.
     pub own_line_ends: bool,
@@ -79,6 +84,7 @@ pub struct Launcher {
     pub(crate) pod_user: Option<OwnedFd>,
     pub(crate) staging: PathBuf,
     pub(crate) options: Options,
+    pub(crate) outliving: Outliving,
 }
 
 impl Launcher {
@@ -123,12 +129,24 @@ impl Launcher {
     fn new(left: Option<Left>, staging: PathBuf) -> Result<Self, LaunchError> {
         let own_pidns = namespace::own(Kind::Pid).at(Step::NamespaceOpen, "pid")?;
         let options = Options::default();
-        Ok(Self { left, own_pidns, pod_pidns: None, pod_user: None, staging, options })
+        let (pod_pidns, pod_user, outliving) = (None, None, Outliving::default());
+        Ok(Self { left, own_pidns, pod_pidns, pod_user, staging, options, outliving })
     }
 
     /// Launches have these options from now on.
     pub fn set_options(&mut self, options: Options) {
         self.options = options;
+    }
+
+    /// Removes what was made for children that SIGKILL did not reach and that have ended meanwhile. Whoever
+    /// launches more than once calls it when children end.
+    pub fn see_off(&self) {
+        self.outliving.see_off();
+    }
+
+    /// How many children that were launched in vain have not ended yet, although they were killed.
+    pub fn outliving(&self) -> usize {
+        self.outliving.count()
     }
 
     /// Runs `f` with the host's mount namespace, whose root is the working directory meanwhile.

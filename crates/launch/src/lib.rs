@@ -8,7 +8,8 @@
 //!
 //! Main types: [`plan::LaunchPlan`] and [`plan::ExecPlan`] say what, [`Launcher`] does it,
 //! [`Prepared`] is a child that waits and [`Running`] one that runs, [`LaunchError`] names the step
-//! that failed. After an error nothing is left: the child is reaped and new cgroups are removed.
+//! that failed. After an error nothing is left: the child is reaped and new cgroups are removed. Where SIGKILL
+//! does not reach the child, that is done by [`Launcher::see_off`] once it has ended.
 //!
 //! A container that is made now and started later, by another process, waits behind a socket:
 //! [`Launcher::prepare_waiting`], [`Prepared::leave`], [`start_waiting`].
@@ -30,6 +31,7 @@ mod ids;
 mod launcher;
 mod net_devices;
 mod nodes;
+mod outliving;
 mod pause;
 pub mod plan;
 mod prepared;

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::process::Pid;
 use sys::process::Child;
@@ -15,6 +16,7 @@ use crate::error::{At, LaunchError, Step, Warning};
 use crate::hooks::{self, Deadline};
 use crate::host::Tree;
 use crate::launcher::{Io, Launcher};
+use crate::outliving::{DIES_WITHIN, Outliving, has_ended};
 use crate::plan::{HooksPlan, LaunchPlan, ListenerPlan, ProcessPlan};
 use crate::report::{self, Message, Reporter};
 
@@ -79,7 +81,7 @@ impl Prepared {
         let pid = self.pid;
         let Self { pid: _, mut console, mut warnings, attempt } = self;
         report::go(&attempt.channel).at(Step::Channel, "")?;
-        match attempt.listen(&mut console, &mut warnings, no_hooks)? {
+        match attempt.listen(None, &mut console, &mut warnings, no_hooks)? {
             // A second `Ready` would be a bug of ours, but the process is as good as before it.
             Heard::Ready | Heard::Runs => {}
         }
@@ -129,8 +131,8 @@ pub(crate) struct Attempt {
     pub(crate) child: Option<Child>,
     pub(crate) made: Made,
     pub(crate) channel: OwnedFd,
-    pub(crate) hooks_until: Deadline,
     pub(crate) agent: Option<Agent>,
+    pub(crate) outliving: Outliving,
 }
 
 pub(crate) enum Heard {
@@ -139,9 +141,10 @@ pub(crate) enum Heard {
 }
 
 impl Attempt {
-    /// Waits until the child is ready, or runs.
+    /// Waits until the child is ready, or runs, or it is time to give it up.
     pub(crate) fn listen(
         &self,
+        until: Option<Instant>,
         console: &mut Option<OwnedFd>,
         warnings: &mut Vec<Warning>,
         run_hooks: impl FnOnce(&Child) -> Result<(), LaunchError>,
@@ -149,6 +152,9 @@ impl Attempt {
         let _span = span("shim: wait for the child");
         let mut run_hooks = Some(run_hooks);
         loop {
+            if !report::has_something_by(&self.channel, until).at(Step::Channel, "")? {
+                return Err(LaunchError { step: Step::Stuck, subject: String::new(), cause: None });
+            }
             if let Some(heard) = self.hear(console, warnings, &mut run_hooks)? {
                 return Ok(heard);
             }
@@ -201,18 +207,18 @@ impl Attempt {
 
     /// The child said nothing more although it had not been told to go on.
     fn died(&mut self) -> LaunchError {
-        LaunchError::child_died(self.child.take().map(|child| child.pidfd))
+        let ended = self.child.take_if(|child| has_ended(child, DIES_WITHIN));
+        LaunchError::child_died(ended.map(|child| child.pidfd))
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if let Some(child) = self.child.take() {
-            // The child is ours and not reaped, so the handle is good and both calls succeed.
-            sys::pidfd::kill(child.pidfd.as_fd()).ok();
-            sys::pidfd::wait(child.pidfd.as_fd()).ok();
+        let mut made = std::mem::take(&mut self.made);
+        match self.child.take() {
+            Some(child) => self.outliving.end(child, made),
+            None => made.undo(),
         }
-        self.made.undo();
     }
 }
 
@@ -247,11 +253,12 @@ impl Launcher {
         io: Io<'_>,
         start: Start<'_>,
     ) -> Result<Prepared, LaunchError> {
-        let (mut attempt, mut warnings) = self.begin(plan, io, Program::InPath, start)?;
+        let (until, hooks_until) = self.deadlines();
+        let (mut attempt, mut warnings) =
+            self.begin(plan, io, Program::InPath, start, hooks_until)?;
         let mut console = None;
-        let until = attempt.hooks_until;
-        let hooks = |child: &Child| self.create_runtime_hooks(plan, child, until);
-        match attempt.listen(&mut console, &mut warnings, hooks)? {
+        let hooks = |child: &Child| self.create_runtime_hooks(plan, child, hooks_until);
+        match attempt.listen(until, &mut console, &mut warnings, hooks)? {
             Heard::Ready => {}
             Heard::Runs => return Err(attempt.died()),
         }
@@ -275,17 +282,23 @@ impl Launcher {
         io: Io<'_>,
         program: Program<'_>,
     ) -> Result<Running, LaunchError> {
-        let (attempt, mut warnings) = self.begin(plan, io, program, Start::AtOnce)?;
+        let (until, hooks_until) = self.deadlines();
+        let (attempt, mut warnings) = self.begin(plan, io, program, Start::AtOnce, hooks_until)?;
         let mut console = None;
-        let until = attempt.hooks_until;
-        let hooks = |child: &Child| self.create_runtime_hooks(plan, child, until);
-        match attempt.listen(&mut console, &mut warnings, hooks)? {
+        let hooks = |child: &Child| self.create_runtime_hooks(plan, child, hooks_until);
+        match attempt.listen(until, &mut console, &mut warnings, hooks)? {
             Heard::Ready | Heard::Runs => {}
         }
         if let (Some(hooks), Some(child)) = (&plan.hooks, &attempt.child) {
-            self.run_poststart(hooks, child.pid, until)?;
+            self.run_poststart(hooks, child.pid, hooks_until)?;
         }
         attempt.succeed(console, warnings)
+    }
+
+    /// Of a launch that begins now, and of its hooks.
+    fn deadlines(&self) -> (Option<Instant>, Deadline) {
+        let until = self.options.runs_within.map(|within| Instant::now() + within);
+        (until, Deadline::of_launch())
     }
 
     fn create_runtime_hooks(
@@ -340,6 +353,7 @@ impl Launcher {
         io: Io<'_>,
         program: Program<'_>,
         start: Start<'_>,
+        hooks_until: Deadline,
     ) -> Result<(Attempt, Vec<Warning>), LaunchError> {
         let words = Words::of(&plan.process)?;
         let (channel, childs) = sys::fdpass::packet_pair().at(Step::Channel, "")?;
@@ -365,8 +379,8 @@ impl Launcher {
         });
         let (joins, tree) = prepared?;
         let made = groups.take_made();
-        let hooks_until = Deadline::of_launch();
-        let mut attempt = Attempt { child: None, made, channel, hooks_until, agent };
+        let outliving = self.outliving.clone();
+        let mut attempt = Attempt { child: None, made, channel, agent, outliving };
         let mut tree = tree?;
         {
             let _span = span("shim: mounts of its own");

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -140,10 +141,19 @@ pub(crate) fn go(channel: impl AsFd) -> io::Result<()> {
 
 /// Whether [`receive`] would not wait.
 pub(crate) fn has_something(channel: impl AsFd) -> io::Result<bool> {
+    has_something_by(channel, Some(Instant::now()))
+}
+
+/// Whether [`receive`] would not wait, now or at that time.
+pub(crate) fn has_something_by(channel: impl AsFd, until: Option<Instant>) -> io::Result<bool> {
     let mut one = [PollFd::new(&channel, PollFlags::IN)];
-    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     loop {
-        match rustix::event::poll(&mut one, Some(&at_once)) {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let left = left.map(|left| Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        });
+        match rustix::event::poll(&mut one, left.as_ref()) {
             Ok(count) => return Ok(count > 0),
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),

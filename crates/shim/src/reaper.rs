@@ -20,6 +20,11 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 impl Supervisor {
     /// Reaps everything that has ended.
     pub(crate) fn reap(&mut self) {
+        self.reap_all();
+        self.parts.runtime.see_off();
+    }
+
+    fn reap_all(&mut self) {
         if let Err(error) = self.parts.children.clear() {
             self.note(format_args!("cannot read child events"), &error);
         }

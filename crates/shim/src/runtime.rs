@@ -3,10 +3,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use launch::plan::{CgroupDir, CgroupPlan, ExecPlan, Hierarchy, HooksPlan, LaunchPlan};
 use launch::{
-    Entering, ImagePath, LaunchError, Launcher, Progress, Running, Tool, ToolIo, View, Wanted,
+    Entering, ImagePath, LaunchError, Launcher, Options, Progress, Running, Tool, ToolIo, View,
+    Wanted,
 };
 use model::IdMaps;
 use rustix::process::Pid;
@@ -68,6 +70,10 @@ pub(crate) fn advance(entering: Entering) -> Result<Way, Failure> {
     }
 }
 
+/// More than its hooks may take, and less than the daemon waits for an answer, which would not know of a
+/// container that started after all.
+const RUNS_WITHIN: Duration = Duration::from_secs(50);
+
 /// The launcher, in a mount namespace of the shim's own.
 #[derive(Debug)]
 pub(crate) struct Runtime {
@@ -82,7 +88,19 @@ impl Runtime {
     /// # Errors
     /// [`LaunchError`] names the step.
     pub(crate) fn enter(oom_score_adj: Option<i32>) -> Result<Self, LaunchError> {
-        Ok(Self { launcher: Launcher::in_private_namespace()?, oom_score_adj })
+        let mut launcher = Launcher::in_private_namespace()?;
+        launcher.set_options(Options { runs_within: Some(RUNS_WITHIN), ..Options::default() });
+        Ok(Self { launcher, oom_score_adj })
+    }
+
+    /// Removes what was made for children that outlived their kill, once they have ended.
+    pub(crate) fn see_off(&self) {
+        self.launcher.see_off();
+    }
+
+    /// How many of those have not.
+    pub(crate) fn outliving(&self) -> usize {
+        self.launcher.outliving()
     }
 
     /// Works with the host's mounts in view.

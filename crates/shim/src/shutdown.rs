@@ -108,6 +108,10 @@ impl Supervisor {
             alive.push("the pause process does not end".to_owned());
         }
         alive.extend(self.jobs.alive());
+        let outliving = self.parts.runtime.outliving();
+        if outliving > 0 {
+            alive.push(format!("{outliving} processes that were not to start do not end"));
+        }
         alive.extend(self.execs.numbers().iter().map(|exec| format!("exec {exec} does not end")));
         alive
     }

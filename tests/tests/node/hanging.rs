@@ -1,7 +1,7 @@
 //! A volume whose file system stops answering, as a dead network mount does: at the start of a
 //! container and under one that runs. Its own container ends when the file system is cut off, and
 //! until then whoever asks gets a clear error in time; no other pod or container waits for it. Nor does
-//! anybody wait for an OCI runtime that hangs so.
+//! anybody wait for an OCI runtime, a hook or a new process that hangs so.
 
 use std::fs;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use test_support::scratch::Scratch;
 use test_support::skip;
 
 /// What a container may take to die, a pod's other steps, and a machine that has a lot to do.
-const LONG: Duration = Duration::from_secs(240);
+pub(crate) const LONG: Duration = Duration::from_secs(240);
 
 /// A pod's whole life, with what kubelet asks all the time.
-async fn others_live(node: &Node, name: &str) -> Result<()> {
+pub(crate) async fn others_live(node: &Node, name: &str) -> Result<()> {
     let (pod, id) = node.sleeper(name).await?;
     ensure!(node.cri.shell(&id, "echo alive").await? == "alive");
     let request = v1::ListContainerStatsRequest::default();
@@ -187,4 +187,96 @@ fn a_runtime_that_hangs_when_it_deletes_holds_up_that_and_nothing_else() -> Resu
         node.cri.remove_pod(&pod_id).await?;
         Ok(())
     })
+}
+
+/// A handler whose containers are made with this hook.
+fn with_hook(settings: &mut Settings, scratch: &Scratch, hook: &serde_json::Value) {
+    let process = serde_json::json!({"cwd": "/", "user": {"uid": 0, "gid": 0}});
+    let base = serde_json::json!({
+        "ociVersion": "1.0.2", "process": process, "hooks": {"createRuntime": [hook]},
+    });
+    let path = scratch.dir().join("base.json");
+    fs::write(&path, base.to_string()).ok();
+    settings.extra_config += &format!("\n[handlers.hooked]\nbase_spec = \"{}\"\n", path.display());
+}
+
+/// A hook, or the new process itself. SIGKILL reaches neither, and the pod's supervisor has one thread.
+struct Doomed {
+    /// Run by the hook.
+    script: fn(&Scratch) -> String,
+    /// Where the new process begins, in a volume.
+    working_dir: &'static str,
+    /// In the error.
+    says: &'static str,
+}
+
+fn a_start_that_hangs(doomed: &Doomed) -> Result<()> {
+    let configure = |settings: &mut Settings, scratch: &Scratch| {
+        let args = ["sh".to_owned(), "-c".to_owned(), (doomed.script)(scratch)];
+        let hook = serde_json::json!({"path": "/bin/sh", "args": args, "timeout": 20});
+        with_hook(settings, scratch, &hook);
+    };
+    on_a_node_with(configure, async |node| {
+        let image = node.pulled("busybox").await?;
+        let fuse = Fuse::mount(&node.scratch.dir().join("mounted"))?;
+        let mut pod = node.pod("stuck");
+        pod.handler = "hooked".into();
+        let (pod_id, beside) = node.run(&pod, &pod.container("beside", &image).sleeper()).await?;
+        let stuck = pod.container("stuck", &image).sleeper().mount(fuse.dir(), "/volume", false);
+        let stuck = stuck.with(|config| config.working_dir = doomed.working_dir.to_owned());
+        let id = node.cri.create(&pod_id, &pod, &stuck).await?;
+        fs::write(node.scratch.dir().join("armed"), "")?;
+        let (cri, target) = (node.cri.clone(), id.clone());
+        let starting = tokio::spawn(async move { cri.start(&target).await });
+        // Its hook waits for that.
+        tokio::task::block_in_place(|| begun(node))?;
+        fuse.hang();
+        fs::write(node.scratch.dir().join("go"), "")?;
+        others_live(node, "other").await?;
+        let started = tokio::time::timeout(LONG, starting).await.context("no answer")??;
+        let error = started.expect_err("it cannot start");
+        ensure!(error.message().contains(doomed.says), "{error:?}");
+        // Its pod's supervisor is there for the others again, although it still hangs.
+        ensure!(node.cri.shell(&beside, "echo alive").await? == "alive");
+        node.cri.remove(&id).await?;
+        let next = pod.container("next", &image).sleeper();
+        let next = node.cri.create(&pod_id, &pod, &next).await?;
+        drop(fuse);
+        node.cri.start(&next).await?;
+        ensure!(node.cri.shell(&next, "echo alive").await? == "alive");
+        // Nothing stays behind, which whoever looks at the node's end sees.
+        node.cri.stop_pod(&pod_id).await?;
+        node.cri.remove_pod(&pod_id).await?;
+        Ok(())
+    })
+}
+
+/// Returns once the hook runs.
+fn begun(node: &Node) -> Result<()> {
+    let path = node.scratch.dir().join("begun");
+    test_support::files::wait_for(&path, LONG, |text| text.contains("begun").then_some(()))
+}
+
+/// Waits, once there is somebody to wait for, until it may go on.
+fn waits(scratch: &Scratch) -> String {
+    let dir = scratch.dir().display();
+    format!(
+        "[ -e {dir}/armed ] || exit 0; rm {dir}/armed; echo begun > {dir}/begun; \
+         while [ ! -e {dir}/go ]; do sleep 0.01; done"
+    )
+}
+
+#[test]
+fn a_hook_that_hangs_fails_that_start_and_nothing_else() -> Result<()> {
+    let script = |scratch: &Scratch| {
+        let looks = scratch.dir().join("mounted/x");
+        format!("{}; [ -e {} ]", waits(scratch), looks.display())
+    };
+    a_start_that_hangs(&Doomed { script, working_dir: "/", says: "it was killed after" })
+}
+
+#[test]
+fn a_new_process_that_hangs_fails_that_start_and_nothing_else() -> Result<()> {
+    let says = "does not answer";
+    a_start_that_hangs(&Doomed { script: waits, working_dir: "/volume/x", says })
 }

@@ -79,6 +79,7 @@ impl<'a> New<'a> {
             no_pivot: args.no_pivot,
             users_own: rootless::groups(cx.in_user_namespace),
             own_line_ends: stays && args.io.console_socket.is_none(),
+            runs_within: None,
         };
         let bundle = Bundle::read(&args.bundle)?;
         bundle.passed.iter().for_each(|passed| cx.log.warning(passed));
