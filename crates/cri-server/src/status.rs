@@ -139,7 +139,9 @@ pub(crate) fn from_start(error: StartError) -> Status {
     let code = match &error {
         StartError::Lookup(lookup) => lookup_code(lookup),
         StartError::Refused { .. } => Code::FailedPrecondition,
-        StartError::Plan { .. } | StartError::Launch { .. } => Code::Unknown,
+        StartError::Plan { .. } | StartError::Silent { .. } | StartError::Launch { .. } => {
+            Code::Unknown
+        }
     };
     status(code, &error)
 }
@@ -149,6 +151,7 @@ fn container_code(error: &ContainerError) -> Code {
         ContainerError::Lookup(lookup) => lookup_code(lookup),
         ContainerError::Refused { .. } => Code::FailedPrecondition,
         ContainerError::Shim { .. }
+        | ContainerError::Log { .. }
         | ContainerError::Plan { .. }
         | ContainerError::StillRunning { .. }
         | ContainerError::Remove { .. } => Code::Unknown,

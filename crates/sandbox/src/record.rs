@@ -208,6 +208,11 @@ pub struct ContainerRecord {
 }
 
 impl ContainerRecord {
+    /// Where its log is, if it has one.
+    pub(crate) fn log_dir(&self) -> Option<&std::path::Path> {
+        self.log_path.as_deref().and_then(|log| std::path::Path::new(log).parent())
+    }
+
     /// Every layer it needs: its own image's and those of the images it mounts.
     pub fn all_layers(&self) -> impl Iterator<Item = Digest> {
         let volumes = self.image_volumes.iter().flat_map(|volume| &volume.layers);

@@ -1,4 +1,4 @@
-//! Whether the file systems that a container's mounts lead to answer at all. A dead network mount answers
+//! Whether the file systems that a container's mounts and its log lead to answer at all. A dead network mount answers
 //! nobody, and who has begun to ask it cannot stop: so that is done on a thread of its own, and given up
 //! in time by whoever waits for it.
 
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::blocking;
-use crate::files::FileError;
+use crate::files::{self, FileError};
 
 /// How long one may take: less than kubelet gives a call. Those that wake a disk, or fetch what was moved to
 /// another place, take seconds.
@@ -39,6 +39,24 @@ impl Silent {
             drop(std::fs::canonicalize(path));
         })
         .await
+    }
+
+    /// Makes a directory of logs, given up in time as [`Self::ask`] is.
+    ///
+    /// # Errors
+    /// As there, or it cannot be made.
+    pub(crate) async fn make_log_dir(&self, path: &Path) -> Result<(), FileError> {
+        let made = Arc::new(Mutex::new(Ok(())));
+        let tells = Arc::clone(&made);
+        // It comes from a request, and so is text.
+        let paths = vec![path.to_string_lossy().into_owned()];
+        self.ask_with(paths, ANSWERS_WITHIN, move |path| {
+            let result = files::make_log_dir(Path::new(path));
+            *tells.lock().unwrap_or_else(PoisonError::into_inner) = result;
+        })
+        .await?;
+        let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *made, Ok(()))
     }
 
     async fn ask_with(

@@ -1,15 +1,15 @@
 //! A file system whose server stops answering when it is told to, as a network mount's does. What
 //! it has taken and does not answer waits in the kernel where no signal reaches.
 //!
-//! It has directories only: its root, and in it every name that is asked for.
+//! Every name that is asked for is there: a file where it ends in `.log`, and a directory otherwise.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -19,6 +19,8 @@ mod opcode {
     pub(super) const LOOKUP: u32 = 1;
     pub(super) const FORGET: u32 = 2;
     pub(super) const GETATTR: u32 = 3;
+    pub(super) const READ: u32 = 15;
+    pub(super) const WRITE: u32 = 16;
     pub(super) const STATFS: u32 = 17;
     pub(super) const RELEASE: u32 = 18;
     pub(super) const FLUSH: u32 = 25;
@@ -34,8 +36,27 @@ mod opcode {
 #[derive(Debug)]
 pub struct Fuse {
     dir: PathBuf,
-    hangs: Arc<AtomicBool>,
+    moods: Arc<Moods>,
     server: Option<JoinHandle<()>>,
+}
+
+/// What the server was told, and what it has not answered because of that.
+#[derive(Debug, Default)]
+struct Moods {
+    now: Mutex<Mood>,
+    asked: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Mood {
+    hangs: bool,
+    waiting: Vec<Vec<u8>>,
+}
+
+impl Moods {
+    fn now(&self) -> MutexGuard<'_, Mood> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Fuse {
@@ -53,10 +74,10 @@ impl Fuse {
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         rustix::mount::mount("knarr-test", dir, "fuse", flags, options.as_c_str())
             .context("mount a file system in user space")?;
-        let hangs = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&hangs);
+        let moods = Arc::new(Moods::default());
+        let told = Arc::clone(&moods);
         // From here on it is unmounted whatever happens.
-        let mut fuse = Self { dir: dir.to_owned(), hangs, server: None };
+        let mut fuse = Self { dir: dir.to_owned(), moods, server: None };
         let server = std::thread::Builder::new().name("fuse".into());
         fuse.server = Some(server.spawn(move || serve(&device, &told)).context("serve it")?);
         Ok(fuse)
@@ -69,7 +90,32 @@ impl Fuse {
 
     /// From now on it takes questions and answers none.
     pub fn hang(&self) {
-        self.hangs.store(true, Ordering::SeqCst);
+        self.moods.now().hangs = true;
+    }
+
+    /// Blocks until somebody waits for an answer to a question of this kind: `true`, to change a file.
+    ///
+    /// # Errors
+    /// Nobody does within `limit`.
+    pub fn await_victim(&self, writes: bool, limit: Duration) -> Result<()> {
+        let kind = |request: &Vec<u8>| {
+            number(request, 4).is_some_and(|opcode| !writes || opcode == opcode::WRITE)
+        };
+        let nobody = |mood: &mut Mood| !mood.waiting.iter().any(kind);
+        let waited = self.moods.asked.wait_timeout_while(self.moods.now(), limit, nobody);
+        let late = waited.unwrap_or_else(PoisonError::into_inner).1.timed_out();
+        ensure!(!late, "nobody asks the file system that hangs");
+        Ok(())
+    }
+
+    /// It answers everything, also what it was asked meanwhile.
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    pub fn resume(&self) -> Result<()> {
+        self.moods.now().hangs = false;
+        // The server waits for a question.
+        rustix::fs::statfs(&self.dir).map(drop).context("ask the file system")
     }
 }
 
@@ -87,9 +133,14 @@ impl Drop for Fuse {
     }
 }
 
-fn serve(device: &OwnedFd, hangs: &AtomicBool) {
+fn number(request: &[u8], at: usize) -> Option<u32> {
+    request.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes)
+}
+
+fn serve(device: &OwnedFd, moods: &Moods) {
     // The kernel wants room for the largest request it may have.
     let mut buffer = vec![0; 256 << 10];
+    let mut files = Files::default();
     loop {
         let length = match rustix::io::read(device, &mut buffer) {
             Ok(length) => length,
@@ -98,52 +149,110 @@ fn serve(device: &OwnedFd, hangs: &AtomicBool) {
             Err(_) => return,
         };
         let Some(request) = buffer.get(..length) else { return };
-        let number = |at: usize| request.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
-        let (Some(opcode), Some(unique)) = (number(4), request.get(8..16)) else { return };
-        let node = number(16).unwrap_or_default();
-        if hangs.load(Ordering::SeqCst) {
+        let mut mood = moods.now();
+        mood.waiting.push(request.to_owned());
+        if mood.hangs {
+            moods.asked.notify_all();
             continue;
         }
-        let Some(answer) = answer(opcode, node) else { continue };
-        let (error, body) = match answer {
+        let requests = std::mem::take(&mut mood.waiting);
+        drop(mood);
+        for request in requests {
+            let Some(reply) = files.reply(&request) else { continue };
+            // ENOENT: who asked has been interrupted.
+            rustix::io::write(device.as_fd(), &reply).ok();
+        }
+    }
+}
+
+/// What has been asked for, numbered from behind the root on.
+#[derive(Default)]
+struct Files(Vec<File>);
+
+struct File {
+    parent: usize,
+    name: Vec<u8>,
+    /// None: of a directory.
+    content: Option<Vec<u8>>,
+}
+
+const FIRST: usize = 2;
+/// Where what a request has to say begins.
+const HEADER: usize = 40;
+/// Where the bytes of a write begin.
+const WRITTEN: usize = HEADER + 40;
+
+impl Files {
+    fn reply(&mut self, request: &[u8]) -> Option<Vec<u8>> {
+        let (error, body) = match self.answer(number(request, 4)?, request)? {
             Ok(body) => (0_i32, body),
             Err(errno) => (-errno.raw_os_error(), Vec::new()),
         };
         let mut reply = u32::try_from(16 + body.len()).unwrap_or_default().to_le_bytes().to_vec();
         reply.extend(error.to_le_bytes());
-        reply.extend(unique);
+        reply.extend(request.get(8..16)?);
         reply.extend(body);
-        // ENOENT: who asked has been interrupted.
-        rustix::io::write(device.as_fd(), &reply).ok();
+        Some(reply)
     }
-}
 
-/// `None`: it wants none.
-fn answer(opcode: u32, node: u32) -> Option<Result<Vec<u8>, Errno>> {
-    let mut out = Body::default();
-    match opcode {
-        opcode::FORGET | opcode::BATCH_FORGET | opcode::INTERRUPT => return None,
-        // Version 7.31, 16 requests in the background.
-        opcode::INIT => {
-            out.u32(&[7, 31, 65_536, 0, 16 | 12 << 16, 65_536, 1, 0]).u32(&[0; 8]);
-        }
-        // Nothing is remembered: each use asks again.
-        opcode::LOOKUP => {
-            out.u64(&[2, 0, 0, 0]).u32(&[0, 0]).directory(2);
-        }
-        opcode::GETATTR => {
-            out.u64(&[0]).u32(&[0, 0]).directory(node);
-        }
-        opcode::OPENDIR => {
-            out.u64(&[1]).u32(&[0, 0]);
-        }
-        opcode::STATFS => {
-            out.u64(&[0; 5]).u32(&[4096, 255, 4096, 0]).u32(&[0; 6]);
-        }
-        opcode::READDIR | opcode::RELEASEDIR | opcode::RELEASE | opcode::FLUSH => {}
-        _ => return Some(Err(Errno::NOSYS)),
+    /// The number of what has this name there.
+    fn find(&mut self, parent: usize, name: &[u8]) -> usize {
+        let is_it = |file: &File| file.parent == parent && file.name == name;
+        let index = self.0.iter().position(is_it).unwrap_or_else(|| {
+            let content = name.ends_with(b".log").then(Vec::new);
+            self.0.push(File { parent, name: name.to_owned(), content });
+            self.0.len() - 1
+        });
+        FIRST + index
     }
-    Some(Ok(out.0))
+
+    fn content(&mut self, node: usize) -> Option<&mut Vec<u8>> {
+        self.0.get_mut(node.checked_sub(FIRST)?)?.content.as_mut()
+    }
+
+    /// `None`: it wants none.
+    fn answer(&mut self, opcode: u32, request: &[u8]) -> Option<Result<Vec<u8>, Errno>> {
+        let mut out = Body::default();
+        let at = |at: usize| number(request, at).unwrap_or_default() as usize;
+        let node = at(16);
+        match opcode {
+            opcode::FORGET | opcode::BATCH_FORGET | opcode::INTERRUPT => return None,
+            // Version 7.31, 16 requests in the background.
+            opcode::INIT => {
+                out.u32(&[7, 31, 65_536, 0, 16 | 12 << 16, 65_536, 1, 0]).u32(&[0; 8]);
+            }
+            // Nothing is remembered: each use asks again.
+            opcode::LOOKUP => {
+                let name = request.get(HEADER..).unwrap_or_default().strip_suffix(b"\0");
+                let node = self.find(node, name.unwrap_or_default());
+                out.u64(&[node as u64, 0, 0, 0]).u32(&[0, 0]).attributes(node, self.content(node));
+            }
+            opcode::GETATTR => {
+                out.u64(&[0]).u32(&[0, 0]).attributes(node, self.content(node));
+            }
+            opcode::WRITE => {
+                let bytes = request.get(WRITTEN..).unwrap_or_default();
+                let Some(content) = self.content(node) else { return Some(Err(Errno::ISDIR)) };
+                content.resize(content.len().max(at(HEADER + 8) + bytes.len()), 0);
+                content[at(HEADER + 8)..][..bytes.len()].copy_from_slice(bytes);
+                out.u32(&[u32::try_from(bytes.len()).unwrap_or_default(), 0]);
+            }
+            opcode::READ => {
+                let Some(content) = self.content(node) else { return Some(Err(Errno::ISDIR)) };
+                let rest = content.get(at(HEADER + 8)..).unwrap_or_default();
+                out.0.extend(rest.iter().take(at(HEADER + 16)));
+            }
+            opcode::OPENDIR => {
+                out.u64(&[1]).u32(&[0, 0]);
+            }
+            opcode::STATFS => {
+                out.u64(&[0; 5]).u32(&[4096, 255, 4096, 0]).u32(&[0; 6]);
+            }
+            opcode::READDIR | opcode::RELEASEDIR | opcode::RELEASE | opcode::FLUSH => {}
+            _ => return Some(Err(Errno::NOSYS)),
+        }
+        Some(Ok(out.0))
+    }
 }
 
 #[derive(Default)]
@@ -161,7 +270,11 @@ impl Body {
     }
 
     /// `struct fuse_attr`
-    fn directory(&mut self, node: u32) -> &mut Self {
-        self.u64(&[u64::from(node), 0, 0, 0, 0, 0]).u32(&[0, 0, 0, 0o40755, 2, 0, 0, 0, 4096, 0])
+    fn attributes(&mut self, node: usize, content: Option<&mut Vec<u8>>) -> &mut Self {
+        let (size, mode, links) = match content {
+            Some(content) => (content.len() as u64, 0o100_644, 1),
+            None => (0, 0o40_755, 2),
+        };
+        self.u64(&[node as u64, size, 0, 0, 0, 0]).u32(&[0, 0, 0, mode, links, 0, 0, 0, 4096, 0])
     }
 }

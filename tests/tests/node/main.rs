@@ -24,6 +24,7 @@ mod doctor;
 mod exec;
 mod handlers;
 mod hanging;
+mod hanging_logs;
 mod image_volumes;
 mod images;
 mod inspect;

@@ -168,6 +168,7 @@ const REST: &[&str] = &[
     "doctor::",
     "handlers::",
     "hanging::",
+    "hanging_logs::",
     "images::",
     "leaks::",
     "lifecycle::",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Mend;
 use crate::blocking;
-use crate::cgroups;
+use crate::cgroups::{self, ENDS_WITHIN};
 use crate::error::chain;
 use crate::files::remove_tree;
 use crate::manager::Sandboxes;
@@ -19,7 +19,9 @@ impl Sandboxes {
         match mend {
             Mend::EndShim(process, sandbox) => {
                 self.ask_shim_to_end(&sandbox).await;
-                let end = move || shims::end_with_all(process).and_then(|()| end_adopted(process));
+                let end = move || {
+                    shims::end_with_all(process).and_then(|()| end_adopted(process, ENDS_WITHIN))
+                };
                 blocking::run(end).await.map_err(|error| error.to_string())
             }
             Mend::EndLeftovers(container) => {

@@ -4,6 +4,7 @@ use model::ContainerId;
 
 use super::StepError;
 use crate::admission::Refusal;
+use crate::files::FileError;
 use crate::link::LinkError;
 use crate::view::LookupError;
 
@@ -28,6 +29,14 @@ pub enum StartError {
         container: ContainerId,
         /// Why.
         source: crate::plan::PlanFailure,
+    },
+    /// A file system that its mounts or its log lead to.
+    #[error("cannot start container {container}")]
+    Silent {
+        /// The container.
+        container: ContainerId,
+        /// Which.
+        source: FileError,
     },
     /// The shim could not launch it.
     #[error("cannot start container {container}")]
@@ -64,6 +73,14 @@ pub enum ContainerError {
         container: ContainerId,
         /// Why.
         source: LinkError,
+    },
+    /// The file system of its log.
+    #[error("cannot reopen the log of container {container}")]
+    Log {
+        /// The container.
+        container: ContainerId,
+        /// Which.
+        source: FileError,
     },
     /// Its spec cannot be read back or planned.
     #[error("cannot plan a command in container {container}")]

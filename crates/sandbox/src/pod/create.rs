@@ -62,6 +62,7 @@ impl Owner {
         let id = ContainerId::from_random(random_id().map_err(CreateError::Random)?);
         let mut record = self.new_container(id.clone(), config, &lease, user)?;
         record.image_volumes = image_volumes::records(&volumes);
+        self.make_container_log_dir(&record).await?;
         let making = Making {
             cx: Arc::clone(&self.cx),
             pod: Arc::clone(&self.record),
@@ -87,14 +88,17 @@ impl Owner {
         Ok(answer)
     }
 
+    /// Kubelet makes the directory of a container's log itself; other callers may not.
+    async fn make_container_log_dir(&self, record: &ContainerRecord) -> Result<(), CreateError> {
+        let Some(dir) = record.log_dir() else { return Ok(()) };
+        let name = record.config.name.name.clone();
+        let made = self.cx.silent.make_log_dir(dir).await;
+        made.map_err(|source| CreateError::Files { name, source })
+    }
+
     /// A volume that is dead must not keep its pod from being stopped.
     async fn sources_answer(&self, config: &ContainerConfig) -> Result<(), CreateError> {
-        let path = |mount: &MountRequest| match &mount.source {
-            MountSource::Host(path) => Some(path.clone()),
-            MountSource::Image { .. } => None,
-        };
-        let paths = config.mounts.iter().filter_map(path).collect();
-        self.cx.silent.ask(paths).await.map_err(|source| CreateError::Host {
+        self.cx.silent.ask(mount_sources(config)).await.map_err(|source| CreateError::Host {
             what: "a mount source".to_owned(),
             name: config.name.name.clone(),
             source,
@@ -190,6 +194,15 @@ impl Owner {
             ContainerState::Created | ContainerState::Exited(_) => None,
         }
     }
+}
+
+/// Where a container's mounts lead to on the host.
+pub(super) fn mount_sources(config: &ContainerConfig) -> Vec<String> {
+    let path = |mount: &MountRequest| match &mount.source {
+        MountSource::Host(path) => Some(path.clone()),
+        MountSource::Image { .. } => None,
+    };
+    config.mounts.iter().filter_map(path).collect()
 }
 
 fn refused_image(destination: String, error: ImageVolumeError) -> CreateError {

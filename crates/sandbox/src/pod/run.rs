@@ -15,7 +15,7 @@ use crate::confinement;
 use crate::context::now;
 use crate::error::RunError;
 use crate::events::EventKind;
-use crate::files;
+use crate::files::{self, FileError};
 use crate::link::{LinkError, ShimLink};
 use crate::record::{NetworkRecord, PodPhase, ProcessRecord};
 use crate::scopes::{self, ScopeError};
@@ -111,21 +111,27 @@ impl Owner {
             files::reach(Point::PodDirectories, "create directory", &state)?;
             files::make_dir(&cx.paths().containers(&record.id))?;
             files::make_dir(&state.join("exits"))?;
-            if !record.config.log_directory.is_empty() {
-                files::make_log_dir(Path::new(&record.config.log_directory))?;
-            }
             files::reach(Point::PodFiles, "write files in", &state)?;
             files::write_pod_files(&state, &record.config)?;
             Ok(label.map_or(Ok(()), |label| confinement::label_pod_files(&state, &label)))
-        })
-        .await;
-        made.map_err(|source| RunError::Files { sandbox: self.id().clone(), source })?
+        });
+        let (made, logs) = tokio::join!(made, self.make_pod_log_dir());
+        logs.and(made)
+            .map_err(|source| RunError::Files { sandbox: self.id().clone(), source })?
             .map_err(|source| RunError::Label { sandbox: self.id().clone(), source })?;
         // Written before the first namespace or address exists.
         Arc::make_mut(&mut self.record).attached = !self.host_network();
         self.store_pod(Point::PodIntent)
             .await
             .map_err(|source| RunError::Record { sandbox: self.id().clone(), source })
+    }
+
+    /// It may be on a file system that is dead, and the pod is not.
+    async fn make_pod_log_dir(&self) -> Result<(), FileError> {
+        match self.record.config.log_directory.as_str() {
+            "" => Ok(()),
+            path => self.cx.silent.make_log_dir(Path::new(path)).await,
+        }
     }
 
     /// The SELinux label of the pod's files.

@@ -4,12 +4,14 @@ use std::fmt::Display;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::Child;
+use std::time::Duration;
 
 use model::SandboxId;
 use rustix::process::Pid;
 
 use super::DIES_WITHIN;
 use crate::blocking;
+use crate::cgroups::ENDS_WITHIN;
 use crate::record::ProcessRecord;
 
 /// How this daemon holds a shim.
@@ -32,11 +34,11 @@ impl ShimProcess {
                 let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
                 // It is not reaped, so its number is its own.
                 let handle = pid.map(sys::pidfd::open).transpose()?;
-                handle.map_or(Ok(()), |handle| await_end(handle.as_fd(), child.id()))?;
+                handle.map_or(Ok(()), |it| await_end(it.as_fd(), child.id(), DIES_WITHIN))?;
                 child.wait().map(drop)
             }
             Self::Adopted(None) => Ok(()),
-            Self::Adopted(Some(process)) => end_adopted(process),
+            Self::Adopted(Some(process)) => end_adopted(process, DIES_WITHIN),
         })
         .await;
         if let Err(error) = ended {
@@ -45,13 +47,17 @@ impl ShimProcess {
     }
 }
 
-/// Ends a shim that an earlier daemon started, if it still runs.
+/// Ends a shim that an earlier daemon started and that does not answer, if it still runs. The node waits
+/// for that, so not for long: a shim may hang where SIGKILL does not reach it.
 pub(crate) async fn end_shim_process(process: ProcessRecord, sandbox: &SandboxId) {
-    ShimProcess::Adopted(Some(process)).end(sandbox).await;
+    let ended = blocking::run(move || end_adopted(process, ENDS_WITHIN)).await;
+    if let Err(error) = ended {
+        tracing::warn!(%sandbox, %error, "the shim has not ended");
+    }
 }
 
 /// As [`end_shim_process`], with what went wrong. Blocking.
-pub(crate) fn end_adopted(process: ProcessRecord) -> io::Result<()> {
+pub(crate) fn end_adopted(process: ProcessRecord, limit: Duration) -> io::Result<()> {
     let Some(pid) = Pid::from_raw(process.pid) else { return Ok(()) };
     let handle = match sys::pidfd::open(pid) {
         Ok(handle) => handle,
@@ -65,15 +71,15 @@ pub(crate) fn end_adopted(process: ProcessRecord) -> io::Result<()> {
         return Ok(());
     }
     sys::pidfd::kill(handle.as_fd())?;
-    await_end(handle.as_fd(), pid.as_raw_nonzero())
+    await_end(handle.as_fd(), pid.as_raw_nonzero(), limit)
 }
 
 /// One that has been killed may hang in the kernel for as long as a file system does: its pod does not.
-fn await_end(process: BorrowedFd<'_>, pid: impl Display) -> io::Result<()> {
-    if sys::pidfd::wait_ended(process, DIES_WITHIN)? {
+fn await_end(process: BorrowedFd<'_>, pid: impl Display, limit: Duration) -> io::Result<()> {
+    if sys::pidfd::wait_ended(process, limit)? {
         return Ok(());
     }
-    let why = format!("process {pid} outlives SIGKILL by {} s", DIES_WITHIN.as_secs());
+    let why = format!("process {pid} outlives SIGKILL by {} s", limit.as_secs());
     Err(io::Error::new(io::ErrorKind::TimedOut, why))
 }
 
@@ -92,16 +98,17 @@ mod tests {
     #[test]
     fn an_adopted_shim_has_ended_when_the_call_returns() {
         let (mut child, process) = sleeper();
-        end_adopted(process).unwrap();
+        end_adopted(process, DIES_WITHIN).unwrap();
         assert!(child.try_wait().unwrap().is_some());
         // A second call finds nobody.
-        end_adopted(process).unwrap();
+        end_adopted(process, DIES_WITHIN).unwrap();
     }
 
     #[test]
     fn a_process_that_only_has_the_number_is_left_alone() {
         let (mut child, process) = sleeper();
-        end_adopted(ProcessRecord { start_ticks: process.start_ticks + 1, ..process }).unwrap();
+        let other = ProcessRecord { start_ticks: process.start_ticks + 1, ..process };
+        end_adopted(other, DIES_WITHIN).unwrap();
         assert!(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();

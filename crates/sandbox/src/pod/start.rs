@@ -10,6 +10,7 @@ use shim_protocol::{Body, Response, StartContainer};
 use sys::trace::span;
 
 use super::Owner;
+use super::create::mount_sources;
 use super::run::warn;
 use super::stop::unknown;
 use crate::admission;
@@ -17,6 +18,7 @@ use crate::blocking;
 use crate::context::{cgroup_of, now};
 use crate::error::{ContainerError, StartError, chain};
 use crate::events::EventKind;
+use crate::files::FileError;
 use crate::link::{LinkError, ShimLink};
 use crate::plan::{self, PlanFailure};
 use crate::record::{ContainerRecord, ContainerState, ExitReason, ExitRecord};
@@ -73,7 +75,9 @@ impl Owner {
         };
         let record = Arc::clone(&container.record);
         let pid_target = self.running_target(&record)?;
-        let plan = self.launch_plan(&record).await.map_err(planned)?;
+        let (answers, plan) = tokio::join!(self.paths_answer(&record), self.launch_plan(&record));
+        answers.map_err(|source| StartError::Silent { container: id.clone(), source })?;
+        let plan = plan.map_err(planned)?;
         let config = &record.config;
         let start = StartContainer {
             container: id.to_string(),
@@ -110,6 +114,13 @@ impl Owner {
             self.end_unrecorded(id);
         }
         Err(fail(source))
+    }
+
+    /// The shim, which has one thread and a pod to keep, does not come back from what is dead.
+    async fn paths_answer(&self, record: &ContainerRecord) -> Result<(), FileError> {
+        let log = record.log_dir().map(|dir| dir.to_string_lossy().into_owned());
+        let paths = log.into_iter().chain(mount_sources(&record.config)).collect();
+        self.cx.silent.ask(paths).await
     }
 
     /// Ends a container that is on record as ended and may run all the same: a start that was given

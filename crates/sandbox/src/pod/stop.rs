@@ -251,6 +251,10 @@ impl Owner {
         let container = self.containers.get(id).ok_or_else(|| unknown(id))?;
         admission::use_running(&container.record.state)
             .map_err(|source| ContainerError::Refused { what, container: id.clone(), source })?;
+        // Kubelet tries for ever; a shim that is dead to the world is no use to its pod.
+        let dir = container.record.log_dir().map(|dir| dir.to_string_lossy().into_owned());
+        let answers = self.cx.silent.ask(dir.into_iter().collect()).await;
+        answers.map_err(|source| ContainerError::Log { container: id.clone(), source })?;
         let fail = |source| ContainerError::Shim { what, container: id.clone(), source };
         let link =
             self.link().ok_or_else(|| fail(LinkError::Gone { sandbox: self.id().clone() }))?;

@@ -133,10 +133,6 @@ impl Making {
             // Where hooks in the container's mount namespace find its root; empty for all others.
             files::make_dir(&dir.join("rootfs")).map_err(stored)?;
         }
-        // Kubelet makes the directory of a container's log itself; other callers may not.
-        if let Some(dir) = self.record.log_path.as_deref().and_then(|log| Path::new(log).parent()) {
-            files::make_log_dir(dir).map_err(stored)?;
-        }
         let path = dir.join("config.json");
         let text = plan::encode(spec)
             .map_err(|error| stored(FileError::at("encode", &path)(error.into())))?;
