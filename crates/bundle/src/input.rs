@@ -24,8 +24,15 @@ pub struct HostFacts {
     pub kernel: (u32, u32),
     /// Whether mounts can be made read-only with their submounts (`mount_setattr(2)`).
     pub recursive_read_only: bool,
-    /// Whether the container's runtime says that it applies no seccomp profiles.
-    pub without_seccomp: bool,
+}
+
+/// What the runtime of a container has, on this host: every handler's is another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RuntimeFacts {
+    /// Whether it makes mounts read-only with their submounts.
+    pub recursive_read_only: bool,
+    /// Whether it applies seccomp profiles.
+    pub seccomp: bool,
 }
 
 /// What is loaded into an AppArmor host.
@@ -172,6 +179,8 @@ pub struct ContainerInput<'a> {
     pub annotations: &'a StringMap,
     /// The host.
     pub host: &'a HostFacts,
+    /// Who runs it.
+    pub runtime: RuntimeFacts,
 }
 
 impl ContainerInput<'_> {

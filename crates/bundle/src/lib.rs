@@ -30,7 +30,7 @@ pub use error::SpecError;
 pub use image::image_spec;
 pub use input::{
     AnonymousVolume, AppArmorFacts, ContainerInput, DeviceKind, HostDevice, HostFacts,
-    NamespacePaths, PodFiles, ResolvedDevice, ResolvedMount, SelinuxFacts,
+    NamespacePaths, PodFiles, ResolvedDevice, ResolvedMount, RuntimeFacts, SelinuxFacts,
 };
 pub use namespaces::{PidSource, pid_source};
 pub use selinux::{SelinuxLabels, selinux_labels, selinux_level, selinux_merged};

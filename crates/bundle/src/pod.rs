@@ -242,7 +242,6 @@ pub(crate) mod tests {
             devices: vec![],
             kernel: (6, 1),
             recursive_read_only: true,
-            without_seccomp: false,
         }
     }
 

@@ -47,7 +47,6 @@ pub fn host_facts() -> Result<HostFacts, HostError> {
         devices: Vec::new(),
         kernel,
         recursive_read_only: sys::mount::can_change_recursively(),
-        without_seccomp: false,
     })
 }
 

@@ -133,11 +133,16 @@ fn pod_files(input: &ContainerInput<'_>) -> [Mount; 4] {
     let access = if input.config.security.readonly_rootfs { "ro" } else { "rw" };
     let options = ["rbind", "rprivate", access];
     let files = input.files;
+    // Said, not inherited: runtimes take a bind mount to have what its options say, and no more.
+    let mut of_memory = vec!["rbind", "rprivate", access, "nosuid", "nodev"];
+    if input.pod.security.namespaces.ipc != NamespaceMode::Node {
+        of_memory.push("noexec");
+    }
     [
         bind("/etc/hostname", &files.hostname, &options),
         bind("/etc/hosts", &files.hosts, &options),
         bind("/etc/resolv.conf", &files.resolv_conf, &options),
-        bind("/dev/shm", &files.shm, &options),
+        bind("/dev/shm", &files.shm, &of_memory),
     ]
 }
 
@@ -184,7 +189,7 @@ fn requested(
     let mut options = vec!["rbind", propagation(request, facts, &destination)?];
     match request.source {
         MountSource::Host(_) => {
-            options.push(access(request, &destination, input.host.recursive_read_only)?);
+            options.push(access(request, &destination, input.runtime.recursive_read_only)?);
         }
         // CRI: always read-only. Nothing is mounted below it. An image's set-id files and devices
         // are no business of the container that only looks at it.

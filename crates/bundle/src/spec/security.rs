@@ -39,7 +39,7 @@ pub(super) fn seccomp(
         _ if input.privileged() => Ok(None),
         None | Some(SecurityProfile::Unconfined) => Ok(None),
         Some(SecurityProfile::RuntimeDefault | SecurityProfile::Localhost(_))
-            if input.host.without_seccomp =>
+            if !input.runtime.seccomp =>
         {
             Err(SpecError::WithoutSeccomp)
         }

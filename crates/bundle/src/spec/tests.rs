@@ -8,7 +8,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Mount};
 use super::*;
 use crate::{
     AnonymousVolume, AppArmorFacts, DeviceKind, HostDevice, HostFacts, NamespacePaths, PodFiles,
-    ResolvedDevice, ResolvedMount,
+    ResolvedDevice, ResolvedMount, RuntimeFacts,
 };
 
 mod users;
@@ -19,6 +19,7 @@ struct Case {
     config: ContainerConfig,
     image: ImageConfig,
     host: HostFacts,
+    runtime: RuntimeFacts,
     mounts: Vec<ResolvedMount>,
     volumes: Vec<AnonymousVolume>,
     devices: Vec<ResolvedDevice>,
@@ -56,8 +57,8 @@ impl Case {
                 devices: vec![],
                 kernel: (6, 1),
                 recursive_read_only: true,
-                without_seccomp: false,
             },
+            runtime: RuntimeFacts { recursive_read_only: true, seccomp: true },
             mounts: vec![],
             volumes: vec![],
             devices: vec![],
@@ -105,6 +106,7 @@ impl Case {
             selinux_level: Some("s0:c1,c2"),
             annotations: &StringMap::from([("io.kubernetes.cri.sandbox-id".into(), "fake".into())]),
             host: &self.host,
+            runtime: self.runtime,
         })
     }
 
@@ -212,7 +214,7 @@ fn recursive_read_only_is_had_or_refused() {
     let spec = case.spec();
     assert_eq!(options(mount_at(&spec, "/a")), ["rbind", "rprivate", "rro"]);
     assert_eq!(spec.version(), "1.1.0");
-    case.host.recursive_read_only = false;
+    case.runtime.recursive_read_only = false;
     assert!(matches!(case.build(), Err(SpecError::RecursiveReadOnly { .. })));
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bundle::{
     AnonymousVolume, AppArmorFacts, ContainerInput, HostFacts, NamespacePaths, PodFiles,
-    ResolvedDevice, ResolvedMount, SpecError,
+    ResolvedDevice, ResolvedMount, RuntimeFacts, SpecError,
 };
 use model::{
     CgroupHierarchy, CgroupLayout, ContainerConfig, ContainerId, ContainerName, ImageConfig,
@@ -19,6 +19,7 @@ pub(crate) struct Case {
     pub(crate) image: ImageConfig,
     pub(crate) user: ResolvedUser,
     pub(crate) host: HostFacts,
+    pub(crate) runtime: RuntimeFacts,
     pub(crate) namespaces: NamespacePaths,
     pub(crate) mounts: Vec<ResolvedMount>,
     pub(crate) volumes: Vec<AnonymousVolume>,
@@ -54,7 +55,6 @@ fn host() -> HostFacts {
         devices: vec![],
         kernel: (6, 1),
         recursive_read_only: true,
-        without_seccomp: false,
     }
 }
 
@@ -67,6 +67,7 @@ impl Case {
             image: ImageConfig { cmd: vec!["sh".into()], ..Default::default() },
             user: ResolvedUser { uid: 0, gid: 0, groups: vec![0], home: None },
             host: host(),
+            runtime: RuntimeFacts { recursive_read_only: true, seccomp: true },
             namespaces: NamespacePaths {
                 net: path("net"),
                 ipc: path("ipc"),
@@ -109,6 +110,7 @@ impl Case {
             selinux_level: self.selinux_level.as_deref(),
             annotations: &self.annotations,
             host: &self.host,
+            runtime: self.runtime,
         })?;
         Ok(bundle::canonical_json(&spec).unwrap())
     }

@@ -124,12 +124,12 @@ fn seccomp() {
     // A runtime that would start the container unfiltered gets none that asks for a profile.
     for profile in [SecurityProfile::RuntimeDefault, SecurityProfile::Localhost("/p.json".into())] {
         let ask = |case: &mut Case| {
-            case.host.without_seccomp = true;
+            case.runtime.seccomp = false;
             case.config.security.seccomp = Some(profile);
         };
         refused(ask, "applies no seccomp profiles");
     }
-    row(|case| case.host.without_seccomp = true, json!({}));
+    row(|case| case.runtime.seccomp = false, json!({}));
     let mut case = Case::new();
     ask(SecurityProfile::RuntimeDefault, None)(&mut case);
     let filter = case.build().unwrap()["linux"]["seccomp"].clone();

@@ -65,7 +65,7 @@ fn recursive_read_only() {
     refused(
         |case| {
             deep(case);
-            case.host.recursive_read_only = false;
+            case.runtime.recursive_read_only = false;
         },
         "RROUnsupported",
     );

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bundle::{
     AnonymousVolume, ContainerInput, HostFacts, NamespacePaths, PidSource, PodFiles,
-    ResolvedDevice, ResolvedMount, SpecError,
+    ResolvedDevice, ResolvedMount, RuntimeFacts, SpecError,
 };
 use failpoint::Point;
 use model::{DiskUsage, MountPropagation, MountSource, NamespaceMode, SecurityProfile};
@@ -191,6 +191,7 @@ impl Making {
             selinux_level: self.pod.selinux_level.as_deref(),
             annotations: &annotations,
             host: &host,
+            runtime: self.runtime(),
         })
         .map_err(|source| {
             if matches!(source, SpecError::RecursiveReadOnly { .. }) {
@@ -326,15 +327,21 @@ impl Making {
             security.privileged,
         )
         .map_err(|source| CreateError::AppArmor { name: self.name(), source })?;
-        let name = self.cx.handler_name(&self.pod.handler);
-        let features = self.cx.features(name, &self.pod.runtime).unwrap_or_default();
-        facts.recursive_read_only = features.recursive_read_only;
-        facts.without_seccomp = features.without_seccomp;
         if security.privileged {
             facts.devices = host::all_devices()
                 .map_err(|source| self.unusable("the host's devices".to_owned(), source))?;
         }
         Ok(facts)
+    }
+
+    /// What the pod's handler has. Of one that does not answer nothing is expected.
+    fn runtime(&self) -> RuntimeFacts {
+        let name = self.cx.handler_name(&self.pod.handler);
+        let features = self.cx.features(name, &self.pod.runtime).unwrap_or_default();
+        RuntimeFacts {
+            recursive_read_only: features.recursive_read_only,
+            seccomp: !features.without_seccomp,
+        }
     }
 
     fn localhost_seccomp(&self) -> Result<Option<String>, CreateError> {
