@@ -6,7 +6,9 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use failpoint::Point;
-use model::{DnsConfig, PodConfig};
+use model::{DnsConfig, PodConfig, SandboxId};
+
+use crate::paths::Paths;
 
 /// A path that could not be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +44,23 @@ pub(crate) fn make_dir(path: &Path) -> Result<(), FileError> {
         .mode(0o700)
         .create(path)
         .map_err(FileError::at("create directory", path))
+}
+
+/// Lets a pod's own root pass through its state directory, and nobody read there. Other runtimes find a
+/// container's root by its path, and do so as that user (user_namespaces(7): the host's root is nobody to them).
+/// The directories above are passed by everybody; what else is in them stays private by itself.
+pub(crate) fn let_pass(paths: &Paths, sandbox: &SandboxId, group: u32) -> Result<(), FileError> {
+    let mode = |path: &Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+            .map_err(FileError::at("change the mode of", path))
+    };
+    for above in [paths.state().to_owned(), paths.pod_states()] {
+        let meta = std::fs::metadata(&above).map_err(FileError::at("look at", &above))?;
+        mode(&above, meta.permissions().mode() & 0o7777 | 0o001)?;
+    }
+    let own = paths.pod_state(sandbox);
+    std::os::unix::fs::chown(&own, None, Some(group)).map_err(FileError::at("give away", &own))?;
+    mode(&own, 0o710)
 }
 
 /// Removes a directory tree; one that is absent already is fine.

@@ -113,6 +113,12 @@ impl Owner {
             files::make_dir(&state.join("exits"))?;
             files::reach(Point::PodFiles, "write files in", &state)?;
             files::write_pod_files(&state, &record.config)?;
+            let users = record.config.security.namespaces.own_users();
+            if record.runtime.program.is_some()
+                && let Some(group) = users.and_then(|users| users.host_gid(0))
+            {
+                files::let_pass(cx.paths(), &record.id, group)?;
+            }
             Ok(label.map_or(Ok(()), |label| confinement::label_pod_files(&state, &label)))
         });
         let (made, logs) = tokio::join!(made, self.make_pod_log_dir());

@@ -113,6 +113,21 @@ fn io_of<'a>(theirs: Option<&'a Stdio>, outputs: &'a Outputs) -> ToolIo<'a> {
     }
 }
 
+/// Makes the directory that a runtime takes for the container's bundle. The spec stays where the daemon keeps it,
+/// below directories that are root's alone: crun goes into its bundle as the root of the pod's users.
+fn make_bundle(dir: &str, kept: &str) -> io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    if dir == kept {
+        return Ok(());
+    }
+    let (spec, link) = (format!("{kept}/config.json"), format!("{dir}/config.json"));
+    match std::os::unix::fs::symlink(spec, link) {
+        // Of a start that failed.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
 impl Supervisor {
     /// Begins to make a container; answered when it runs or cannot.
     pub(crate) fn start_external(
@@ -138,7 +153,7 @@ impl Supervisor {
             program: request.runtime.clone(),
             scratch: request.places.scratch.clone(),
         };
-        let made = self.parts.runtime.on_host(|| std::fs::create_dir_all(&external.scratch));
+        let made = self.parts.runtime.on_host(|| make_bundle(&external.scratch, &request.bundle));
         made.map_err(|error| {
             let what = format!("cannot make {}", external.scratch);
             io_failure(FailureKind::Internal, what, &error)
@@ -164,7 +179,7 @@ impl Supervisor {
         let outputs = Outputs::new(&self.parts.runtime, &self.parts.null, external.file("log"))
             .map_err(cannot)?;
         let pid_file = external.file("pid");
-        let mut words = vec!["--bundle", &request.bundle, "--pid-file", &pid_file];
+        let mut words = vec!["--bundle", &external.scratch, "--pid-file", &pid_file];
         let keep_stdin = request.start.stdin;
         let console = plan.process.terminal.then(|| Console::listen(self, external, "console"));
         let console = console.transpose().map_err(cannot)?;

@@ -1,20 +1,47 @@
-//! What a runtime says in its log: lines of JSON objects, of which two texts are wanted. There is no
+//! What a runtime says in its log: JSON objects, of which two texts are wanted. There is no
 //! JSON reader in the shim, and no need of one.
 
 /// The last error of a log, else the last line of what was printed.
 pub(super) fn reason(log: &str, printed: &str) -> Option<String> {
-    let is_error = |line: &&str| {
-        matches!(text_of(line, "level").as_deref(), Some("error" | "fatal" | "panic" | "ERROR"))
+    let is_error = |record: &&String| {
+        matches!(text_of(record, "level").as_deref(), Some("error" | "fatal" | "panic" | "ERROR"))
     };
-    let of_log = log.lines().rev().filter(is_error).find_map(message);
+    let records = records(log);
+    let of_log = records.iter().rev().filter(is_error).find_map(|record| message(record));
+    // youki's first error has what its last one has lost.
+    let cause = records.iter().filter(is_error).find_map(|record| text_of(record, "err"));
+    let of_log = match (of_log, cause) {
+        (Some(last), Some(cause)) if !last.contains(&cause) => Some(format!("{last} ({cause})")),
+        (of_log, _) => of_log,
+    };
     // Some write plain text whatever they are told.
-    let plain = || log.lines().rev().map(str::trim).find(|line| is_plain(line)).map(str::to_owned);
+    let plain = || records.iter().rev().find(|record| is_plain(record)).cloned();
     let last = || printed.lines().rev().map(str::trim).find(|line| !line.is_empty());
     let said = of_log.or_else(plain).or_else(|| last().map(str::to_owned))?;
     let said = message(&said).unwrap_or(said);
     // Where in its source a runtime was is of use to its authors alone.
     let said = said.split("\n\nStack backtrace:").next().unwrap_or_default();
     Some(said.trim().replace('\n', "; "))
+}
+
+/// What a log has: lines, each an object or plain text. Newer crun spreads its
+/// objects over several.
+fn records(log: &str) -> Vec<String> {
+    let mut records = Vec::new();
+    let mut lines = log.lines().map(str::trim);
+    while let Some(line) = lines.next() {
+        let mut record = line.to_owned();
+        if line == "{" {
+            for line in lines.by_ref() {
+                record += line;
+                if line == "}" {
+                    break;
+                }
+            }
+        }
+        records.push(record);
+    }
+    records
 }
 
 /// What an object says; youki has another word for it.
@@ -101,6 +128,14 @@ mod tests {
     }
 
     #[test]
+    fn objects_may_be_spread_over_lines() {
+        let log = "{\n  \"msg\": \"first\",\n  \"level\": \"warning\"\n}\n\
+                   {\n  \"msg\": \"openat `\\/proc`: denied\",\n  \"level\": \"error\",\n  \"time\": \"t\"\n}\n";
+        assert_eq!(reason(log, "x").as_deref(), Some("openat `/proc`: denied"));
+        assert_eq!(reason("{\n", "torn").as_deref(), Some("torn"));
+    }
+
+    #[test]
     fn without_a_log_the_last_line_printed_is() {
         assert_eq!(reason("", "a\nlast words\n\n").as_deref(), Some("last words"));
         assert_eq!(reason("plain\n", "other").as_deref(), Some("plain"));
@@ -113,6 +148,9 @@ mod tests {
     fn another_word_for_it_is_known_and_a_backtrace_is_left_out() {
         let log = "{\"level\":\"ERROR\",\"message\":\"no such\\n\\nStack backtrace:\\n   0: <unknown>\"}\n";
         assert_eq!(reason(log, "").as_deref(), Some("no such"));
+        let log = "{\"level\":\"ERROR\",\"message\":\"root\",\"err\":\"Unknown(\\\"x\\\")\",\"target\":\"t\"}\n\
+                   {\"level\":\"ERROR\",\"message\":\"cannot create\",\"target\":\"t\"}\n";
+        assert_eq!(reason(log, "").as_deref(), Some("cannot create (Unknown(\"x\"))"));
     }
 
     #[test]
