@@ -2,6 +2,7 @@
 
 mod choice;
 mod probe;
+pub(crate) mod watch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ pub(crate) use self::probe::{Probed, Probes};
 use crate::session::enter;
 
 /// How long a runtime may take to say what it can do.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+pub(crate) const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Where runtimes look for their helpers.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -85,6 +86,9 @@ pub struct HandlerState {
     /// What it calls itself: the first line of what it prints for `--version`. Unknown of the built-in one,
     /// whose version is knarr's, and of one that cannot be run.
     pub version: Option<String>,
+    /// Whether commands that are exec'd in its containers have no seccomp filter, whatever the profile: gVisor
+    /// filters a container's first process and what that starts.
+    pub unfiltered_exec: bool,
     /// What it can do, or one sentence that says why it cannot do anything.
     pub features: Result<Features, String>,
 }
@@ -110,7 +114,7 @@ impl Handler {
 
 impl Program {
     /// What a container of a sandbox uses, in the runtime's own words (`events --stats`). The runtime
-    /// is reached from the pod's network namespace, `netns`. Blocks, for a bounded time.
+    /// is reached from the pod's network namespace, `netns`. Blocks, until `limit` at the most.
     ///
     /// # Errors
     /// One sentence.
@@ -118,6 +122,7 @@ impl Program {
         &self,
         container: &str,
         netns: Option<&Path>,
+        limit: Duration,
     ) -> Result<serde_json::Value, String> {
         let root = self.root.to_string_lossy();
         let mut words: Vec<&str> = self.options.iter().map(String::as_str).collect();
@@ -125,7 +130,7 @@ impl Program {
         let run = || {
             netns.map_or(Ok(()), enter).map_err(|error| error.to_string())?;
             let environment = [("PATH", PATH.to_owned())];
-            sys::program::run(&self.path, &words, &environment, b"", ANSWERS_WITHIN)
+            sys::program::run(&self.path, &words, &environment, b"", limit)
                 .map_err(|error| model::chain(&error))
         };
         // A thread that has been in a pod's network must end.

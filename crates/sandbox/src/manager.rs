@@ -16,7 +16,7 @@ use crate::error::{
     ContainerError, CreateError, RunError, StartError, StepError, StopPodError, TeardownError,
     UpdateError,
 };
-use crate::handler::Handler;
+use crate::handler::{self, Handler};
 use crate::handles::Handles;
 use crate::pod::{OpenError, Owner, PodResources, Reply, Request, UpdatePodError, recover_all};
 use crate::record::{PodPhase, PodRecord};
@@ -68,8 +68,7 @@ impl Sandboxes {
             probes: crate::handler::Probes::default(),
         });
         crate::blocking::run(|| prepare_pins(std::path::Path::new(crate::paths::NETNS))).await;
-        let asking = Arc::clone(&cx);
-        crate::blocking::run(move || asking.probes.renew_all(&asking.parts.handlers)).await;
+        handler::watch::ask_all(&cx).await;
         let this = Self { cx, tasks: TaskTracker::new(), draining: CancellationToken::new() };
         let owners = recover_all(&this.cx).await?;
         this.keep_layers_of_containers();
@@ -82,7 +81,16 @@ impl Sandboxes {
         }
         this.start_collecting_networks().await;
         this.tasks.spawn(crate::sampler::run(Arc::clone(&this.cx), this.draining.clone()));
+        this.watch_handlers();
         Ok(this)
+    }
+
+    fn watch_handlers(&self) {
+        for (name, handler) in &self.cx.parts.handlers.known {
+            let Some(program) = handler.program.clone() else { continue };
+            let (cx, draining) = (Arc::clone(&self.cx), self.draining.clone());
+            self.tasks.spawn(handler::watch::run(cx, name.clone(), program, draining));
+        }
     }
 
     /// An image may be removed while its containers run on: their layers stay, and so do those of

@@ -1,5 +1,5 @@
 //! What is measured in the background, so that no reader waits for it: processor samples, and the
-//! disk use of writable layers, and whether handlers' runtimes still are what they were. One task of the daemon, which stays cheap by itself: it rests in
+//! disk use of writable layers. One task of the daemon, which stays cheap by itself: it rests in
 //! proportion to what its work costs, and leaves containers alone that have not run meanwhile.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -68,7 +68,6 @@ pub(crate) async fn run(cx: Arc<Context>, draining: CancellationToken) {
         let usages = if is_round {
             let (usages, cost) = sample_all(&cx).await;
             next = Instant::now() + (cost * REST).clamp(EVERY, AT_LEAST_EVERY);
-            renew_handlers(&cx).await;
             usages
         } else {
             HashMap::new()
@@ -91,12 +90,6 @@ pub(crate) async fn run(cx: Arc<Context>, draining: CancellationToken) {
             }
         }
     }
-}
-
-/// Status tells which handlers work, and asks nobody: a runtime that was replaced is asked here.
-async fn renew_handlers(cx: &Arc<Context>) {
-    let cx = Arc::clone(cx);
-    blocking::run(move || cx.probes.renew_all(&cx.parts.handlers)).await;
 }
 
 /// Takes a processor sample of every running container and every READY pod; what containers have

@@ -111,6 +111,7 @@ async fn info(server: &Server, status: NetworkStatus) -> BTreeMap<String, String
             "runtimePath": handler.path,
             "version": handler.version,
             "problem": handler.features.as_ref().err(),
+            "unfilteredExec": handler.unfiltered_exec,
             "options": { "SystemdCgroup": server.cgroup_driver == CgroupDriver::Systemd },
         })
     };

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Features, Handler, HandlerState, Program};
+use super::probe::TURN;
+use super::{Features, Handler, HandlerState, Program, RuntimeKind};
 use crate::blocking;
 use crate::context::Context;
 use crate::error::RunError;
@@ -29,8 +30,8 @@ impl Context {
         if handler.program.is_none() {
             return Ok(own);
         }
-        let probed = self.probes.get(name).transpose()?.map(|probed| probed.features);
-        let probed = probed.unwrap_or_default();
+        let silent = || "its runtime has not answered yet what it can do".to_owned();
+        let probed = self.probes.get(name).ok_or_else(silent)??.features;
         Ok(Features {
             recursive_read_only: own.recursive_read_only && probed.recursive_read_only,
             user_namespaces: own.user_namespaces && probed.user_namespaces,
@@ -49,6 +50,10 @@ impl Sandboxes {
             name: name.clone(),
             path: handler.program.as_ref().map(|program| program.path.clone()),
             version: self.cx.probes.get(name).and_then(Result::ok).map(|probed| probed.version),
+            unfiltered_exec: handler
+                .program
+                .as_ref()
+                .is_some_and(|program| program.kind == RuntimeKind::Sandbox),
             features: self.cx.features(name, handler),
         };
         default.into_iter().chain(others).map(state).collect()
@@ -86,6 +91,8 @@ impl Sandboxes {
     /// A program may have been removed since, or installed, or mended.
     async fn ask_again(&self, name: &str, program: &Program) {
         let (cx, name, program) = (Arc::clone(&self.cx), name.to_owned(), program.clone());
-        blocking::run(move || cx.probes.renew(&name, &program, true)).await;
+        let asked = blocking::run(move || cx.probes.renew(&name, &program, true));
+        // It is taken for what it was before, if it was anything.
+        tokio::time::timeout(TURN, asked).await.unwrap_or_default();
     }
 }

@@ -1,10 +1,11 @@
 //! What a runtime can do, asked of itself, and remembered until there is another file in its place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Condvar, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use super::{ANSWERS_WITHIN, Features, Handlers, PATH, Program, RuntimeKind};
 
@@ -91,17 +92,48 @@ struct Probe {
     probed: Result<Probed, String>,
 }
 
+/// How long an answer is waited for: of two questions to a runtime, and for its processes to be ended.
+pub(super) const TURN: Duration = ANSWERS_WITHIN.saturating_mul(3);
+
 /// What is known of the handlers' runtimes.
 #[derive(Debug, Default)]
-pub(crate) struct Probes(RwLock<BTreeMap<String, Probe>>);
+pub(crate) struct Probes {
+    known: RwLock<BTreeMap<String, Probe>>,
+    /// Who is being asked: one at a time each, for a program that hangs takes a thread along.
+    asked: Mutex<BTreeSet<String>>,
+    answered: Condvar,
+}
+
+/// The right to ask one handler's runtime.
+struct Turn<'a>(&'a Probes, &'a str);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(self.1);
+        self.0.answered.notify_all();
+    }
+}
 
 impl Probes {
+    /// Waits until nobody else asks this one. `None`: somebody does all the time.
+    fn turn<'a>(&'a self, name: &'a str) -> Option<Turn<'a>> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_asked = |asked: &mut BTreeSet<String>| asked.contains(name);
+        let waited = self.answered.wait_timeout_while(asked, TURN, is_asked);
+        let (mut asked, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return None;
+        }
+        asked.insert(name.to_owned());
+        Some(Turn(self, name))
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<Result<Probed, String>> {
         self.known(name).map(|probe| probe.probed)
     }
 
     fn known(&self, name: &str) -> Option<Probe> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.known.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     /// Asks a runtime, and tells the log when the answer is another than before. Blocks for as long as
@@ -111,7 +143,7 @@ impl Probes {
         let of = stamp(&program.path);
         let probed = program.probe();
         let probe = Probe { of, probed: probed.clone() };
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let before = all.insert(name.to_owned(), probe);
         drop(all);
         let before = before.map(|probe| probe.probed);
@@ -128,8 +160,10 @@ impl Probes {
     }
 
     /// Asks again if there is another file than the one that was asked, and, for somebody who `needs` it, if
-    /// that did not work: what it lacked may be there now. Blocks.
+    /// that did not work: what it lacked may be there now. Who is asked already is not asked twice, but waited for, as
+    /// long as an answer may take. Blocks.
     pub(crate) fn renew(&self, name: &str, program: &Program, needs: bool) {
+        let Some(_turn) = self.turn(name) else { return };
         let known = self.known(name).filter(|probe| probe.of == stamp(&program.path));
         if known.is_none_or(|probe| needs && probe.probed.is_err()) {
             // What came of it is kept, and told to whoever asks.
@@ -236,6 +270,21 @@ mod tests {
         assert!(renewed(false).unwrap_err().contains("Permission denied"));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(renewed(false).as_deref(), Ok("two"));
+    }
+
+    #[test]
+    fn two_who_need_it_ask_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, count) = (dir.path().join("runtime"), dir.path().join("count"));
+        runtime(&path, &format!("one; echo asked >> {}", count.display()), "echo {}");
+        let (probes, program) = (Probes::default(), program(&path));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| probes.renew("one", &program, true));
+            }
+        });
+        assert_eq!(fs::read_to_string(&count).unwrap(), "asked\n");
+        assert!(probes.turn("one").is_some(), "nobody asks any more");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use model::{ContainerStats, PodStats, SandboxId};
 
 pub(crate) use self::group::Group;
 pub(crate) use self::rates::Rates;
+use self::sandboxed::Told;
 use crate::blocking;
 use crate::context::{Context, now};
 use crate::manager::Sandboxes;
@@ -51,8 +52,11 @@ impl Sandboxes {
         containers: Vec<Arc<ContainerView>>,
     ) -> Vec<ContainerUsage> {
         let cx = Arc::clone(&self.cx);
-        blocking::run(move || containers.into_iter().map(|view| of_container(&cx, view)).collect())
-            .await
+        blocking::run(move || {
+            let told = Told::by_runtimes(&cx, containers.iter());
+            containers.into_iter().map(|view| of_container(&cx, view, &told)).collect()
+        })
+        .await
     }
 
     /// What pods use now, with their containers.
@@ -60,9 +64,11 @@ impl Sandboxes {
         let cx = Arc::clone(&self.cx);
         blocking::run(move || {
             let mut containers = by_pod(&cx);
+            let wanted = pods.iter().filter_map(|pod| containers.get(&pod.record.id)).flatten();
+            let told = Told::by_runtimes(&cx, wanted);
             let of_pod = |pod: Arc<PodView>| {
                 let containers = containers.remove(&pod.record.id).unwrap_or_default();
-                usage_of_pod(&cx, pod, containers)
+                usage_of_pod(&cx, pod, containers, &told)
             };
             pods.into_iter().map(of_pod).collect()
         })
@@ -84,9 +90,9 @@ pub(crate) fn by_pod(cx: &Context) -> HashMap<SandboxId, Vec<Arc<ContainerView>>
     sorted
 }
 
-fn of_container(cx: &Context, container: Arc<ContainerView>) -> ContainerUsage {
+fn of_container(cx: &Context, container: Arc<ContainerView>, told: &Told) -> ContainerUsage {
     let mut stats = match container.record.state {
-        ContainerState::Running { .. } => match sandboxed::stats(cx, &container) {
+        ContainerState::Running { .. } => match told.of(&container.record.id) {
             Some(stats) => with_rate(cx, &container.cgroup_path, stats),
             None => of_group(cx, &container.cgroup_path),
         },
@@ -96,10 +102,15 @@ fn of_container(cx: &Context, container: Arc<ContainerView>) -> ContainerUsage {
     ContainerUsage { container, stats }
 }
 
-fn usage_of_pod(cx: &Context, pod: Arc<PodView>, containers: Vec<Arc<ContainerView>>) -> PodUsage {
+fn usage_of_pod(
+    cx: &Context,
+    pod: Arc<PodView>,
+    containers: Vec<Arc<ContainerView>>,
+    told: &Told,
+) -> PodUsage {
     let group = of_group(cx, &pod.cgroup_parent);
     let containers: Vec<ContainerUsage> =
-        containers.into_iter().map(|view| of_container(cx, view)).collect();
+        containers.into_iter().map(|view| of_container(cx, view, told)).collect();
     let processes = containers.iter().filter_map(|usage| usage.stats.processes).sum::<u64>()
         + u64::from(pod.pause_pid.is_some());
     let stats = PodStats {
