@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use test_support::handlers;
 
-use self::list::List;
+use self::list::{List, Version};
 use self::outcomes::{Outcome, Outcomes};
 use crate::dist;
 use crate::steps::{cargo, output, step};
@@ -153,16 +154,30 @@ impl Bench {
 
     /// One runtime: what has to hold first, then what is listed.
     fn under(&self, runtime: &str, tests: &[String]) -> Result<Outcomes> {
-        let of_list = |test: &&String| self.list.reason(runtime, test).is_some();
+        let version = self.version(runtime)?;
+        let of_list = |test: &&String| self.list.reason(runtime, version, test).is_some();
         let (listed, wanted): (Vec<&String>, Vec<&String>) = tests.iter().partition(of_list);
         let mut all = Outcomes::default();
         self.harness(runtime, &wanted, true, |test, outcome| all.take(test, outcome))?;
         self.harness(runtime, &listed, false, |test, outcome| {
-            let reason = self.list.reason(runtime, test).unwrap_or_default();
+            let reason = self.list.reason(runtime, version, test).unwrap_or_default();
             all.take_listed(test, reason, outcome);
         })?;
         all.missing(&wanted);
+        all.missing(&listed);
         Ok(all)
+    }
+
+    /// The version of a runtime of the host; none of our own.
+    fn version(&self, runtime: &str) -> Result<Option<Version>> {
+        if [BUILT_IN, "knarr-oci"].contains(&runtime) {
+            return Ok(None);
+        }
+        let program = handlers::find(runtime, self.runtimes.as_ref());
+        let program = program.map_err(anyhow::Error::msg)?;
+        let said = handlers::says_it_is(&program)?;
+        println!("{}: {}", program.display(), said.lines().next().unwrap_or_default());
+        Ok(handlers::version_in(&said))
     }
 
     /// Runs some tests, and tells how each ended.

@@ -2,10 +2,12 @@
 //! default handler is that one: the tests of pods then are tests of it. Runtimes in the directories that
 //! `KNARR_RUNTIMES` names come before the host's.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow};
 
@@ -59,15 +61,26 @@ impl Runtime {
     /// # Errors
     /// The reason, for `skipped: …`.
     pub fn find(self) -> Result<PathBuf, String> {
-        let name = match self {
-            Self::KnarrOci => return crate::node::dist().map(|dist| dist.join("knarr")),
-            Self::Runc | Self::Crun | Self::Youki | Self::Runsc => self.name(),
+        match self {
+            Self::KnarrOci => crate::node::dist().map(|dist| dist.join("knarr")),
+            Self::Runc | Self::Crun | Self::Youki | Self::Runsc => {
+                find(self.name(), &std::env::var_os("KNARR_RUNTIMES").unwrap_or_default())
+            }
+        }
+    }
+
+    /// Whether it applies seccomp profiles. youki says that it does not where it was built without
+    /// libseccomp, as crates.io has it.
+    pub fn has_seccomp(self) -> bool {
+        static OF_YOUKI: OnceLock<bool> = OnceLock::new();
+        let asked = || {
+            let told =
+                self.find().ok().and_then(|path| Command::new(path).arg("features").output().ok());
+            told.is_none_or(|told| {
+                !String::from_utf8_lossy(&told.stdout).contains("\"seccomp\": null")
+            })
         };
-        let given = std::env::var_os("KNARR_RUNTIMES").unwrap_or_default();
-        let of_host = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
-        let mut dirs = std::env::split_paths(&given).chain(of_host.map(PathBuf::from));
-        let found = dirs.find_map(|dir| Some(dir.join(name)).filter(|path| path.is_file()));
-        found.ok_or_else(|| format!("{name} is not installed"))
+        self != Self::Youki || *OF_YOUKI.get_or_init(asked)
     }
 
     /// Whether its containers can have the pod's network.
@@ -80,9 +93,7 @@ impl Runtime {
 
     fn date_of_gvisor(self) -> Result<u32> {
         let path = self.find().map_err(|why| anyhow!("{why}"))?;
-        let said = Command::new(&path).arg("--version").output();
-        let said = said.with_context(|| path.display().to_string())?;
-        date_of_gvisor(&String::from_utf8_lossy(&said.stdout))
+        date_of_gvisor(&says_it_is(&path)?)
     }
 
     /// The handler's table for a daemon's configuration.
@@ -97,8 +108,8 @@ impl Runtime {
         let mut more = String::new();
         let path = match self {
             Self::Runc | Self::Youki => path,
-            // It takes every hierarchy or none, and not this mixture. What it does not see does not
-            // disturb it.
+            // It takes every hierarchy or none, and not this mixture (1.12 and later take an empty one of version
+            // 2). What it does not see does not disturb it.
             Self::Crun if Path::new("/sys/fs/cgroup/unified").exists() => {
                 script(
                     &own,
@@ -147,6 +158,36 @@ impl Runtime {
     }
 }
 
+/// A runtime in one of the directories that `given` has, separated by colons, or of the host.
+///
+/// # Errors
+/// There is none, for `skipped: …`.
+pub fn find(name: &str, given: &OsStr) -> Result<PathBuf, String> {
+    let of_host = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
+    let mut dirs = std::env::split_paths(given).chain(of_host.map(PathBuf::from));
+    let found = dirs.find_map(|dir| Some(dir.join(name)).filter(|path| path.is_file()));
+    found.ok_or_else(|| format!("{name} is not installed"))
+}
+
+/// What a runtime prints of its version.
+///
+/// # Errors
+/// It cannot be run.
+pub fn says_it_is(path: &Path) -> Result<String> {
+    let said = Command::new(path).arg("--version").output();
+    let said = said.with_context(|| path.display().to_string())?;
+    Ok(String::from_utf8_lossy(&said.stdout).into_owned())
+}
+
+/// The first version in a text such as `runc version 1.1.5+ds1`: major, minor.
+pub fn version_in(text: &str) -> Option<(u32, u32)> {
+    text.split_whitespace().find_map(|word| {
+        let mut numbers = word.split('.');
+        let digits = |part: &str| part.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok();
+        Some((digits(numbers.next()?)?, digits(numbers.next()?)?))
+    })
+}
+
 fn script(path: &Path, body: &str) -> Result<()> {
     fs::write(path, format!("#!/bin/sh\n{body}\n")).with_context(|| path.display().to_string())?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755))
@@ -188,6 +229,13 @@ fn date_of_gvisor(said: &str) -> Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_has_two_numbers_at_least() {
+        assert_eq!(version_in("runc version 1.1.5+ds1"), Some((1, 1)));
+        assert_eq!(version_in("youki version: 0.7.0"), Some((0, 7)));
+        assert_eq!(version_in("runsc version next"), None);
+    }
 
     #[test]
     fn gvisors_versions_are_dates() {

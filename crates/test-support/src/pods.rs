@@ -2,6 +2,7 @@
 
 use cri_api::v1;
 
+use crate::handlers::Runtime;
 use crate::scratch::Scratch;
 
 /// A pod to run. The configuration is open to changes.
@@ -15,7 +16,7 @@ pub struct PodBuilder {
 
 impl PodBuilder {
     /// A pod of the namespace `tests`: own network and IPC, a PID namespace per container,
-    /// RuntimeDefault seccomp, logs and cgroups within the scratch place.
+    /// seccomp by [`seccomp`], logs and cgroups within the scratch place.
     pub fn new(scratch: &Scratch, name: &str) -> Self {
         let uid = format!("uid-{name}");
         let labels = [
@@ -25,7 +26,7 @@ impl PodBuilder {
         ];
         let security = v1::LinuxSandboxSecurityContext {
             namespace_options: Some(namespaces(v1::NamespaceMode::Container)),
-            seccomp: Some(v1::SecurityProfile::default()),
+            seccomp: Some(seccomp()),
             ..Default::default()
         };
         let config = v1::PodSandboxConfig {
@@ -96,6 +97,14 @@ impl PodBuilder {
     }
 }
 
+/// RuntimeDefault; but none under a runtime that has no seccomp, which would get no container at all: what is not about
+/// seccomp can be tested all the same.
+fn seccomp() -> v1::SecurityProfile {
+    let filters = Runtime::from_environment().ok().flatten().is_none_or(Runtime::has_seccomp);
+    let kind = if filters { v1::ProfileType::RuntimeDefault } else { v1::ProfileType::Unconfined };
+    v1::SecurityProfile { profile_type: kind.into(), ..v1::SecurityProfile::default() }
+}
+
 /// A container to create. The configuration is open to changes.
 #[derive(Debug, Clone)]
 pub struct ContainerBuilder {
@@ -106,7 +115,7 @@ pub struct ContainerBuilder {
 impl ContainerBuilder {
     fn new(name: &str, image: &str) -> Self {
         let security = v1::LinuxContainerSecurityContext {
-            seccomp: Some(v1::SecurityProfile::default()),
+            seccomp: Some(seccomp()),
             masked_paths: words(&["/proc/acpi", "/proc/kcore", "/proc/keys", "/sys/firmware"]),
             readonly_paths: words(&["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"]),
             ..Default::default()

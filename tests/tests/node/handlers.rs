@@ -3,7 +3,9 @@
 //! --handler NAME` runs them again.
 
 mod scopes;
+mod statistics;
 mod table;
+mod users;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -16,6 +16,8 @@ use test_support::pods::ContainerBuilder;
 use test_support::scratch::Scratch;
 use test_support::skip;
 
+use crate::stats::{layer_bytes, measured};
+
 /// What a container may take to die, a pod's other steps, and a machine that has a lot to do.
 pub(crate) const LONG: Duration = Duration::from_secs(240);
 
@@ -279,4 +281,32 @@ fn a_hook_that_hangs_fails_that_start_and_nothing_else() -> Result<()> {
 fn a_new_process_that_hangs_fails_that_start_and_nothing_else() -> Result<()> {
     let says = "does not answer";
     a_start_that_hangs(&Doomed { script: waits, working_dir: "/volume/x", says })
+}
+
+/// A runtime is asked what it can do by the daemon itself, when it starts and when the file is another. Already looking
+/// at a file of a dead file system takes for ever.
+#[test]
+fn a_runtime_that_hangs_when_it_is_asked_delays_neither_statistics_nor_a_start() -> Result<()> {
+    let mounted = |scratch: &Scratch| scratch.dir().join("mounted");
+    let configure = |settings: &mut Settings, scratch: &Scratch| {
+        let path = mounted(scratch).join("runtime");
+        settings.extra_config += &format!("\n[handlers.hangs]\npath = \"{}\"\n", path.display());
+    };
+    on_a_node_with(configure, async |node| {
+        let (_, id) = node.sleeper("other").await?;
+        node.daemon.kill9()?;
+        let fuse = Fuse::mount(&mounted(&node.scratch))?;
+        fuse.hang();
+        node.launch()?;
+        node.cri.shell(&id, "head -c 3000000 /dev/zero > /file; sync /file").await?;
+        measured(node, &id, |stats| layer_bytes(stats) >= 3_000_000).await?;
+        let mut pod = node.pod("stuck");
+        pod.handler = "hangs".into();
+        let refused = tokio::time::timeout(LONG, node.cri.run_pod(&pod)).await.context("waits")?;
+        let error = refused.expect_err("its runtime hangs");
+        ensure!(error.message().contains("has not answered"), "{error:?}");
+        others_live(node, "another").await?;
+        drop(fuse);
+        Ok(())
+    })
 }

@@ -20,13 +20,13 @@ async fn list(node: &Node, filter: Option<v1::ContainerStatsFilter>) -> Result<V
     Ok(ids)
 }
 
-fn layer_bytes(stats: &v1::ContainerStats) -> u64 {
+pub(crate) fn layer_bytes(stats: &v1::ContainerStats) -> u64 {
     let used = stats.writable_layer.as_ref().and_then(|layer| layer.used_bytes);
     used.map_or(0, |used| used.value)
 }
 
 /// The statistics once the background has been there.
-async fn measured(
+pub(crate) async fn measured(
     node: &Node,
     id: &str,
     enough: impl Fn(&v1::ContainerStats) -> bool,
