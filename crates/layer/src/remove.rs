@@ -1,9 +1,10 @@
 //! Removing a tree that a container or an image made.
 
 use std::ffi::{CStr, CString};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, IFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, IFlags, Mode, OFlags, RawDir, RenameFlags, SeekFrom};
 use rustix::io::Errno;
 
 /// Why a tree could not be removed. What is left can be removed by another call.
@@ -33,10 +34,22 @@ pub fn remove_tree(parent: BorrowedFd<'_>, name: &CStr) -> Result<u64, RemoveTre
         Err(Errno::ISDIR) => {}
         Err(source) => return Err(fault("unlink", name, source)),
     }
+    if remove_if_empty(parent, name)? {
+        return Ok(1);
+    }
     let mut top = Top { dir: open_dir(parent, name)?, moved: 0, removed: 0 };
-    while top.sweep()? {}
-    unlink(parent, name, AtFlags::REMOVEDIR).map_err(|source| fault("remove", name, source))?;
-    Ok(top.removed + 1)
+    loop {
+        let any = top.sweep()?;
+        if remove_if_empty(parent, name)? {
+            return Ok(top.removed + 1);
+        }
+        if !any {
+            return Err(fault("remove", name, Errno::NOTEMPTY));
+        }
+        // What has been moved up.
+        rustix::fs::seek(&top.dir, SeekFrom::Start(0))
+            .map_err(|source| fault("list", name, source))?;
+    }
 }
 
 struct Top {
@@ -49,44 +62,38 @@ struct Top {
 impl Top {
     /// Removes every entry once, moving grandchildren up; false when nothing was there.
     fn sweep(&mut self) -> Result<bool, RemoveTreeError> {
-        let mut any = false;
-        for name in names(self.dir.as_fd())? {
-            any = true;
-            match unlink(self.dir.as_fd(), &name, AtFlags::empty()) {
-                Ok(()) => self.removed += 1,
-                Err(Errno::NOENT) => {}
-                Err(Errno::ISDIR) => self.remove_directory(&name)?,
-                Err(source) => return Err(fault("unlink", &name, source)),
+        let entries = entries(self.dir.as_fd())?;
+        for entry in &entries {
+            match remove_file(self.dir.as_fd(), entry)? {
+                Some(removed) => self.removed += removed,
+                None => self.remove_directory(&entry.name)?,
             }
         }
-        Ok(any)
+        Ok(!entries.is_empty())
     }
 
     fn remove_directory(&mut self, name: &CStr) -> Result<(), RemoveTreeError> {
-        let dir = open_dir(self.dir.as_fd(), name)?;
-        for child in names(dir.as_fd())? {
-            match unlink(dir.as_fd(), &child, AtFlags::empty()) {
-                Ok(()) => self.removed += 1,
-                Err(Errno::NOENT) => {}
-                Err(Errno::ISDIR) => self.lift(dir.as_fd(), &child)?,
-                Err(source) => return Err(fault("unlink", &child, source)),
+        // Many are empty: what was mounted over, and what overlayfs works in.
+        if !remove_if_empty(self.dir.as_fd(), name)? {
+            let dir = open_dir(self.dir.as_fd(), name)?;
+            for entry in entries(dir.as_fd())? {
+                match remove_file(dir.as_fd(), &entry)? {
+                    Some(removed) => self.removed += removed,
+                    None => self.lift(dir.as_fd(), &entry.name)?,
+                }
             }
+            unlink(self.dir.as_fd(), name, AtFlags::REMOVEDIR)
+                .map_err(|source| fault("remove", name, source))?;
         }
-        unlink(self.dir.as_fd(), name, AtFlags::REMOVEDIR)
-            .map_err(|source| fault("remove", name, source))?;
         self.removed += 1;
         Ok(())
     }
 
     /// Removes a directory if it is empty, else moves it up.
     fn lift(&mut self, dir: BorrowedFd<'_>, child: &CStr) -> Result<(), RemoveTreeError> {
-        match unlink(dir, child, AtFlags::REMOVEDIR) {
-            Ok(()) => {
-                self.removed += 1;
-                return Ok(());
-            }
-            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
-            Err(source) => return Err(fault("remove", child, source)),
+        if remove_if_empty(dir, child)? {
+            self.removed += 1;
+            return Ok(());
         }
         loop {
             self.moved += 1;
@@ -101,6 +108,29 @@ impl Top {
                 Err(source) => return Err(fault("move", child, source)),
             }
         }
+    }
+}
+
+/// Says whether the directory is gone; not if something is in it.
+fn remove_if_empty(dir: BorrowedFd<'_>, name: &CStr) -> Result<bool, RemoveTreeError> {
+    match unlink(dir, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(true),
+        Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
+        Err(source) => Err(fault("remove", name, source)),
+    }
+}
+
+/// Says how many names went; `None` for a directory, which stays.
+fn remove_file(dir: BorrowedFd<'_>, entry: &Entry) -> Result<Option<u64>, RemoveTreeError> {
+    if entry.is_directory {
+        return Ok(None);
+    }
+    match unlink(dir, &entry.name, AtFlags::empty()) {
+        Ok(()) => Ok(Some(1)),
+        Err(Errno::NOENT) => Ok(Some(0)),
+        // Not every file system tells in its lists what is one.
+        Err(Errno::ISDIR) => Ok(None),
+        Err(source) => Err(fault("unlink", &entry.name, source)),
     }
 }
 
@@ -146,17 +176,25 @@ fn open_dir(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, RemoveTreeEr
         .map_err(|source| fault("open", name, source))
 }
 
-/// All names first: entries are moved into directories that are being read.
-fn names(dir: BorrowedFd<'_>) -> Result<Vec<CString>, RemoveTreeError> {
-    let listing = |source| fault("list", c".", source);
-    let mut names = Vec::new();
-    for entry in Dir::read_from(dir).map_err(listing)? {
-        let entry = entry.map_err(listing)?;
+struct Entry {
+    name: CString,
+    is_directory: bool,
+}
+
+/// All of them first: some are moved into directories that are being read.
+fn entries(dir: BorrowedFd<'_>) -> Result<Vec<Entry>, RemoveTreeError> {
+    const AT_ONCE: usize = 8 << 10;
+    let mut buffer = [MaybeUninit::uninit(); AT_ONCE];
+    let mut listed = RawDir::new(dir, &mut buffer);
+    let mut entries = Vec::new();
+    while let Some(entry) = listed.next() {
+        let entry = entry.map_err(|source| fault("list", c".", source))?;
         if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            names.push(entry.file_name().to_owned());
+            let is_directory = entry.file_type() == FileType::Directory;
+            entries.push(Entry { name: entry.file_name().to_owned(), is_directory });
         }
     }
-    Ok(names)
+    Ok(entries)
 }
 
 fn fault(action: &'static str, name: &CStr, source: Errno) -> RemoveTreeError {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use failpoint::Point;
 use model::{DnsConfig, PodConfig, SandboxId};
+use rustix::io::Errno;
 
 use crate::paths::Paths;
 
@@ -68,6 +69,21 @@ pub(crate) fn remove_tree(path: &Path) -> Result<(), FileError> {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result.map_err(FileError::at("remove", path)),
+    }
+}
+
+/// Removes a directory in which, most likely, are these files and nothing else, in this order.
+pub(crate) fn remove_small_tree(dir: &Path, files: &[&Path]) -> Result<(), FileError> {
+    for file in files {
+        match rustix::fs::unlink(*file) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(FileError::at("remove", file)(errno.into())),
+        }
+    }
+    match rustix::fs::rmdir(dir) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        // Whatever is wrong is told by who looks more closely.
+        Err(_more_than_that) => remove_tree(dir),
     }
 }
 

@@ -212,8 +212,16 @@ pub fn write_once(file: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
 pub fn read_value(dir: impl AsFd, file: impl Arg) -> io::Result<String> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::openat(dir, file, flags, Mode::empty())?;
-    io::read_to_string(std::fs::File::from(file))
+    // Its size is not known, and nearly always fits: no asking, and no feeling one's way up.
+    let mut text = Vec::with_capacity(VALUE);
+    while rustix::io::read(&file, rustix::buffer::spare_capacity(&mut text))? > 0 {
+        text.reserve(VALUE / 4);
+    }
+    String::from_utf8(text).map_err(|_not_text| io::ErrorKind::InvalidData.into())
 }
+
+/// Longer than what one is usually read for: `/proc/<pid>/status` has 1.5 KiB.
+const VALUE: usize = 4 << 10;
 
 /// Gives a file an SELinux label; `file` may be a mere handle (`O_PATH`).
 ///

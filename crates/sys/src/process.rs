@@ -378,8 +378,10 @@ pub fn start_time(pid: Pid) -> io::Result<u64> {
 ///
 /// Reads `/proc`, which must show the caller's PID namespace. One that is not there has ended.
 pub fn is_dying(pid: Pid) -> bool {
-    let read =
-        |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", pid.as_raw_nonzero()));
+    let read = |file: &str| {
+        let path = format!("/proc/{}/{file}", pid.as_raw_nonzero());
+        crate::fs::read_value(rustix::fs::CWD, path)
+    };
     let (Ok(stat), Ok(status)) = (read("stat"), read("status")) else { return true };
     is_exiting(&stat) || has_fatal_signal(&status)
 }

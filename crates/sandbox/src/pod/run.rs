@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use failpoint::Point;
-use model::{NamespaceMode, PodConfig, SandboxId};
+use model::{CgroupDriver, NamespaceMode, PodConfig, SandboxId};
 use shim_protocol::{Body, PodReady, PodSetup, Response, Sysctl, Warning};
 use sys::trace::span;
 
@@ -180,6 +180,10 @@ impl Owner {
 
     /// While systemd works the shim starts by itself.
     async fn begin_scope(&self, shim: u32) -> Result<(), ScopeError> {
+        if self.record.cgroup_driver == CgroupDriver::Cgroupfs {
+            // Nobody is asked, and nothing blocks.
+            return scopes::begin(&self.cx.parts.host.cgroup, &self.record, shim);
+        }
         let _span = span("daemon: have systemd make the scope");
         let (cx, record) = (Arc::clone(&self.cx), Arc::clone(&self.record));
         blocking::run(move || scopes::begin(&cx.parts.host.cgroup, &record, shim)).await

@@ -6,6 +6,7 @@ use std::time::Duration;
 use failpoint::Point;
 use model::{ContainerId, Signal};
 use shim_protocol::{Body, FailureKind};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Container, DIES_WITHIN, Owner, Reply, StopInFlight};
@@ -14,7 +15,7 @@ use crate::blocking;
 use crate::cgroups::ENDS_WITHIN;
 use crate::error::{ContainerError, StepError};
 use crate::events::EventKind;
-use crate::files::{self, remove_tree};
+use crate::files::{self, remove_small_tree};
 use crate::link::LinkError;
 use crate::view::LookupError;
 
@@ -187,6 +188,34 @@ impl Owner {
             return Err(StepError::StillRunning { container: id.clone(), seconds });
         }
         self.write_what_the_shim_forgets(id).await?;
+        let (told, forgotten) = oneshot::channel();
+        let forget = async {
+            let done = self.forget(id).await;
+            if done.is_ok() {
+                // Whoever waited for it may have failed by now.
+                told.send(()).ok();
+            }
+            done
+        };
+        if self.record.runtime.program.is_none() {
+            let (forgot, removed) =
+                tokio::join!(forget, self.remove_container_files(id, forgotten));
+            forgot.and(removed)?;
+        } else {
+            // Another runtime's `delete` finds all of it as it was.
+            forget.await?;
+            self.remove_container_files(id, forgotten).await?;
+        }
+        self.containers.remove(id);
+        self.cx.backlog.take(self.id(), Some(id));
+        self.cx.index.drop_container(id);
+        self.tell(EventKind::Deleted, id.as_str());
+        failpoint::pass(Point::RemoveAnswer);
+        Ok(())
+    }
+
+    /// The shim forgets it, and removes its control groups.
+    async fn forget(&self, id: &ContainerId) -> Result<(), StepError> {
         let forgotten = match self.link() {
             Some(link) => {
                 let asked = link.call_done(Body::Forget { container: id.to_string() });
@@ -195,29 +224,38 @@ impl Owner {
             None => Err(LinkError::Gone { sandbox: self.id().clone() }),
         };
         match forgotten {
-            Ok(()) => {}
+            Ok(()) => Ok(()),
             // Then nobody else removes its control groups.
-            Err(LinkError::Gone { .. }) => self.sweep_cgroups_of(vec![id.to_string()]).await?,
-            Err(error) => return Err(StepError::Shim(error)),
+            Err(LinkError::Gone { .. }) => self.sweep_cgroups_of(vec![id.to_string()]).await,
+            Err(error) => Err(StepError::Shim(error)),
         }
+    }
+
+    /// Removes the writable layer, and the rest once the shim has forgotten the container: as long as
+    /// anything of it is left it has a record. Nothing but the layer goes when it never does.
+    async fn remove_container_files(
+        &self,
+        id: &ContainerId,
+        forgotten: oneshot::Receiver<()>,
+    ) -> Result<(), StepError> {
         let cx = Arc::clone(&self.cx);
         let (sandbox, container) = (self.id().clone(), id.clone());
         blocking::run(move || {
-            let dir = cx.paths().container(&sandbox, &container);
+            let paths = cx.paths();
+            let dir = paths.container(&sandbox, &container);
+            let spec = paths.container_spec(&sandbox, &container);
+            let record = paths.container_record(&sandbox, &container);
             files::reach(Point::RemoveLayer, "remove the layer in", &dir)
                 .map_err(StepError::Files)?;
             snapshot::ContainerRoot::remove(&dir)
                 .map_err(|source| StepError::Layer { container, source })?;
+            if forgotten.blocking_recv().is_err() {
+                return Ok(());
+            }
             files::reach(Point::RemoveDirectory, "remove", &dir).map_err(StepError::Files)?;
-            remove_tree(&dir).map_err(StepError::Files)
+            remove_small_tree(&dir, &[&spec, &record]).map_err(StepError::Files)
         })
-        .await?;
-        self.containers.remove(id);
-        self.cx.backlog.take(self.id(), Some(id));
-        self.cx.index.drop_container(id);
-        self.tell(EventKind::Deleted, id.as_str());
-        failpoint::pass(Point::RemoveAnswer);
-        Ok(())
+        .await
     }
 
     /// Its end may be known to the shim alone. Where nothing can be removed either, it has to stay
