@@ -2,6 +2,7 @@
 //! take with 100 pods and 500 containers, and what the daemon uses while nobody asks anything of
 //! it. Prints what it measured and judges nothing.
 #![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "its output is the interface")]
 #![allow(clippy::large_futures, reason = "a program has the stack to itself")]
 
 use std::path::Path;
@@ -14,35 +15,60 @@ use test_support::cri::Cri;
 use test_support::node::Node;
 use test_support::pods::PodBuilder;
 use test_support::usage::Used;
+use tokio::time::timeout;
 
+const SECTION: &str = "scale";
+const KNARR: &str = "knarr";
 const PODS: usize = 100;
 /// In each pod; the first one runs, the others are only created.
 const CONTAINERS: usize = 5;
 /// Until what is new has been measured, and long enough for the background's work to come often.
 const SETTLES: Duration = Duration::from_secs(15);
 const IDLE: Duration = Duration::from_secs(45);
+/// However slow the machine and whatever hangs.
+const WITHIN: Duration = Duration::from_secs(1200);
+const FINISHES_WITHIN: Duration = Duration::from_secs(300);
 
 fn main() -> Result<()> {
     bench::main(measure)
 }
 
 fn note(sheet: &mut Sheet, quantity: &'static str, value: f64) {
-    sheet.note("scale", quantity, "knarr", value);
+    sheet.note(SECTION, quantity, KNARR, value);
 }
 
 async fn measure(dist: &Path) -> Result<()> {
-    let mut node = Node::begin(dist, |_, _| {})?;
-    let image = node.pulled("busybox").await?;
-    for number in 0..PODS {
-        fill(&node.cri, &as_kubelet(node.pod(&format!("p{number}"))), &image).await?;
-    }
-    let first = node.cri.containers(None).await?.into_iter().next().context("no containers")?.id;
     let mut sheet = Sheet::default();
-    reads(&mut sheet, &node.cri, &first).await?;
-    idle(&mut sheet, node.daemon.pid().context("no daemon")?).await?;
-    restarts(&mut sheet, &mut node).await?;
+    let mut node = Node::begin(dist, |settings, _| settings.log_level = "info".to_owned())?;
+    let measured = timeout(WITHIN, Box::pin(of_full_node(&mut sheet, &mut node))).await;
+    // What was measured before it broke off is said as well.
+    if let Err(error) = measured.context("not within twenty minutes").flatten() {
+        sheet.failed(SECTION, KNARR, &format!("{error:#}"));
+    }
+    let finished = timeout(FINISHES_WITHIN, Box::pin(node.finish())).await;
+    if let Err(error) = finished.context("not within five minutes").flatten() {
+        sheet.failed(SECTION, KNARR, &format!("clearing away: {error:#}"));
+    }
     sheet.print();
-    node.finish().await
+    ensure!(sheet.failures_of(KNARR) == 0, "knarr failed");
+    Ok(())
+}
+
+async fn of_full_node(sheet: &mut Sheet, node: &mut Node) -> Result<()> {
+    let version = node.cri.runtime.clone().version(v1::VersionRequest::default()).await?;
+    let version = version.into_inner();
+    println!("version\t{KNARR}\t{} {}", version.runtime_name, version.runtime_version);
+    let image = node.pulled("busybox").await?;
+    let begun = Instant::now();
+    for number in 0..PODS {
+        let pod = as_kubelet(node.pod(&format!("p{number}")));
+        fill(&node.cri, &pod, &image).await.with_context(|| format!("pod {number}"))?;
+    }
+    note(sheet, "until all are there, one after the other, s", begun.elapsed().as_secs_f64());
+    let first = node.cri.containers(None).await?.into_iter().next().context("no containers")?.id;
+    reads(sheet, &node.cri, &first).await?;
+    idle(sheet, node.daemon.pid().context("no daemon")?).await?;
+    restarts(sheet, node).await
 }
 
 /// As many labels and annotations as kubelet gives.
