@@ -4,7 +4,8 @@ use std::fmt::Display;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::Child;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use model::SandboxId;
 use rustix::process::Pid;
@@ -13,6 +14,9 @@ use super::DIES_WITHIN;
 use crate::blocking;
 use crate::cgroups::ENDS_WITHIN;
 use crate::record::ProcessRecord;
+
+/// How soon one that cannot be waited for is looked at again.
+const LOOKS_EVERY: Duration = Duration::from_millis(10);
 
 /// How this daemon holds a shim.
 #[derive(Debug)]
@@ -28,21 +32,52 @@ impl ShimProcess {
     /// to do, so it is killed as well. What fails is logged: the pod's end does not hang on it.
     pub(super) async fn end(self, sandbox: &SandboxId) {
         let ended = blocking::run(move || match self {
-            Self::Child(mut child) => {
-                // Killing a process that has ended already is harmless until it is waited for.
-                child.kill()?;
-                let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-                // It is not reaped, so its number is its own.
-                let handle = pid.map(sys::pidfd::open).transpose()?;
-                handle.map_or(Ok(()), |it| await_end(it.as_fd(), child.id(), DIES_WITHIN))?;
-                child.wait().map(drop)
-            }
+            Self::Child(child) => end_child(child),
             Self::Adopted(None) => Ok(()),
             Self::Adopted(Some(process)) => end_adopted(process, DIES_WITHIN),
         })
         .await;
         if let Err(error) = ended {
             tracing::warn!(%sandbox, %error, "the shim has not ended");
+        }
+    }
+}
+
+/// Children that outlived SIGKILL for too long. Nobody else reaps them.
+static LEFT: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+
+/// Ends and reaps a shim of our own, and those that could not be reaped before. Blocking.
+fn end_child(mut child: Child) -> io::Result<()> {
+    let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+    left.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    drop(left);
+    // Killing a process that has ended already is harmless until it is waited for.
+    child.kill()?;
+    let ended = child_ends(&mut child);
+    if ended.is_err() {
+        LEFT.lock().unwrap_or_else(PoisonError::into_inner).push(child);
+    }
+    ended
+}
+
+fn child_ends(child: &mut Child) -> io::Result<()> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    // It is not reaped, so its number is its own.
+    match pid.map(sys::pidfd::open).transpose() {
+        Ok(handle) => {
+            handle.map_or(Ok(()), |it| await_end(it.as_fd(), child.id(), DIES_WITHIN))?;
+            child.wait().map(drop)
+        }
+        // There may be no descriptor left, and the last ones are to come back by this.
+        Err(_) => {
+            let until = Instant::now() + DIES_WITHIN;
+            while child.try_wait()?.is_none() {
+                if Instant::now() >= until {
+                    return Err(outlives(child.id(), DIES_WITHIN));
+                }
+                std::thread::sleep(LOOKS_EVERY);
+            }
+            Ok(())
         }
     }
 }
@@ -79,8 +114,12 @@ fn await_end(process: BorrowedFd<'_>, pid: impl Display, limit: Duration) -> io:
     if sys::pidfd::wait_ended(process, limit)? {
         return Ok(());
     }
+    Err(outlives(pid, limit))
+}
+
+fn outlives(pid: impl Display, limit: Duration) -> io::Error {
     let why = format!("process {pid} outlives SIGKILL by {} s", limit.as_secs());
-    Err(io::Error::new(io::ErrorKind::TimedOut, why))
+    io::Error::new(io::ErrorKind::TimedOut, why)
 }
 
 #[cfg(test)]
@@ -93,6 +132,23 @@ mod tests {
         let pid = i32::try_from(child.id()).unwrap();
         let start_ticks = crate::host::start_ticks(pid).unwrap();
         (child, ProcessRecord { pid, start_ticks })
+    }
+
+    #[test]
+    fn a_child_is_reaped_with_those_that_were_left() {
+        let (earlier, first) = sleeper();
+        LEFT.lock().unwrap().push(earlier);
+        sys::pidfd::kill(sys::pidfd::open(Pid::from_raw(first.pid).unwrap()).unwrap().as_fd())
+            .unwrap();
+        let (child, second) = sleeper();
+        // It may take a moment to die; each end looks once.
+        end_child(child).unwrap();
+        while LEFT.lock().unwrap().iter().any(|left| left.id().cast_signed() == first.pid) {
+            end_child(sleeper().0).unwrap();
+        }
+        for process in [first, second] {
+            assert_ne!(crate::host::start_ticks(process.pid), Some(process.start_ticks));
+        }
     }
 
     #[test]
