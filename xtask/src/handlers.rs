@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use test_support::handlers;
+use test_support::installed;
 
 use self::list::{List, Version};
 use self::outcomes::{Outcome, Outcomes};
@@ -173,11 +173,11 @@ impl Bench {
         if [BUILT_IN, "knarr-oci"].contains(&runtime) {
             return Ok(None);
         }
-        let program = handlers::find(runtime, self.runtimes.as_ref());
+        let program = installed::find(runtime, self.runtimes.as_ref());
         let program = program.map_err(anyhow::Error::msg)?;
-        let said = handlers::says_it_is(&program)?;
+        let said = installed::says_it_is(&program)?;
         println!("{}: {}", program.display(), said.lines().next().unwrap_or_default());
-        Ok(handlers::version_in(&said))
+        Ok(installed::version_in(&said))
     }
 
     /// Runs some tests, and tells how each ended.

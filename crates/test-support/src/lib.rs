@@ -17,6 +17,7 @@ pub mod files;
 pub mod fuse;
 pub mod http;
 pub mod images;
+pub mod installed;
 pub mod leaks;
 pub mod noise;
 pub mod packages;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use test_support::handlers::version_in;
+use test_support::installed::version_in;
 
 /// The file, below the workspace.
 pub(super) const FILE: &str = "tests/handlers.txt";
