@@ -62,7 +62,7 @@ pub(super) fn part(
         _of_node_tests => {
             match part {
                 SCOPES => runtimes(tree)?,
-                SYSTEMD_OCI | SYSTEMD_STREAMING => callers(tree)?,
+                "node" | SYSTEMD_OCI | SYSTEMD_STREAMING => callers(tree)?,
                 SYSTEMD_NODE => {
                     runtimes(tree)?;
                     callers(tree)?;
