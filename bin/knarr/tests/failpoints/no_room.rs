@@ -134,7 +134,7 @@ impl Walk {
         disk.leave(lack, 0)?;
         self.clear(node).await.context("removed without room")?;
         disk.widen()?;
-        self.is_as_before(node, taken)?;
+        self.is_as_before(taken)?;
         Ok(lacked.then_some(took))
     }
 
@@ -186,14 +186,14 @@ impl Walk {
     }
 
     /// In inodes: a layer's directory may take another page than it did.
-    fn is_as_before(&self, node: &Node, before: [Taken; 3]) -> Result<()> {
+    fn is_as_before(&self, before: [Taken; 3]) -> Result<()> {
         let names = self.disks.all().map(|disk| disk.path().display().to_string());
         let inodes = |taken: [Taken; 3]| taken.map(|it| it.inodes);
         let now = self.disks.taken()?;
         ensure!(
             inodes(now) == inodes(before),
             "{names:?}: {before:?} became {now:?}: {:#?}",
-            test_support::leaks::tree(&node.scratch.root())
+            self.disks.all().map(|disk| test_support::leaks::tree(disk.path()))
         );
         Ok(())
     }
