@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use test_support::agreement::agrees;
 use test_support::matrix::{Act, Table};
-use test_support::node::{Node, block_on};
+use test_support::node::{Node, PATIENCE, block_on};
 use test_support::scratch::Scratch;
 use test_support::small_disk::{Lack, SmallDisk, Taken};
 use tonic::Status;
@@ -185,11 +185,17 @@ impl Walk {
         Ok(())
     }
 
-    /// In inodes: a layer's directory may take another page than it did.
+    /// In inodes: a layer's directory may take another page than it did. The kernel lets go of a directory
+    /// that somebody has watched some time after he has ended that, and tells nobody.
     fn is_as_before(&self, before: [Taken; 3]) -> Result<()> {
         let names = self.disks.all().map(|disk| disk.path().display().to_string());
         let inodes = |taken: [Taken; 3]| taken.map(|it| it.inodes);
-        let now = self.disks.taken()?;
+        let deadline = Instant::now() + PATIENCE;
+        let mut now = self.disks.taken()?;
+        while inodes(now) != inodes(before) && Instant::now() < deadline {
+            std::thread::yield_now();
+            now = self.disks.taken()?;
+        }
         ensure!(
             inodes(now) == inodes(before),
             "{names:?}: {before:?} became {now:?}: {:#?}",
