@@ -86,7 +86,8 @@ fn clients_attach_before_and_after_a_crash_of_the_daemon() -> Result<()> {
     on_a_node(async |node| {
         let image = node.pulled("busybox").await?;
         let pod = node.pod("attach");
-        let script = "while read line; do echo got $line; echo problem >&2; done; exit 4";
+        let script = "(while :; do echo tick; sleep 0.05; done) & \
+            while read line; do echo got $line; echo problem >&2; done; kill $!; wait; exit 4";
         let container = pod.container("main", &image).script(script).with(|config| {
             config.stdin = true;
             config.stdin_once = true;
@@ -98,12 +99,16 @@ fn clients_attach_before_and_after_a_crash_of_the_daemon() -> Result<()> {
         node.crash_and_restart()?;
         drop(old);
         let mut first = attach(node, &id, Transport::WebSocket).await?;
-        let second = attach(node, &id, Transport::Spdy).await?;
+        let mut second = attach(node, &id, Transport::Spdy).await?;
+        // The connection is there before anything is attached to.
+        first.expect("tick\n").await?;
+        second.expect("tick\n").await?;
         first.send("two\n").await?;
         first.finish();
         for live in [first, second] {
             let (out, err, verdict) = live.rest().await?;
-            ensure!(out == b"got two\n" && err == b"problem\n", "{out:?} {err:?}");
+            let out = String::from_utf8_lossy(&out).replace("tick\n", "");
+            ensure!(out == "got two\n" && err == b"problem\n", "{out:?} {err:?}");
             ensure!(verdict == Verdict::Success, "{verdict:?}");
         }
         ensure!(node.wait_exited(&id).await?.exit_code == 4);
