@@ -21,7 +21,13 @@ pub(crate) async fn ask_all(cx: &Arc<Context>) {
     let asking = Arc::clone(cx);
     let asked = blocking::run(move || asking.probes.renew_all(&asking.parts.handlers));
     if tokio::time::timeout(TURN, asked).await.is_err() {
-        tracing::error!("a handler's runtime does not end even when it is killed");
+        let known = cx.parts.handlers.known.iter().filter(|(_, handler)| handler.program.is_some());
+        for (name, _) in known.filter(|(name, _)| cx.probes.get(name).is_none()) {
+            tracing::error!(
+                handler = %name,
+                "its runtime has not answered what it can do, and does not end even when it is killed"
+            );
+        }
     }
 }
 
