@@ -127,6 +127,9 @@ pub(crate) struct ShimLink {
     writer: tokio::task::JoinHandle<()>,
 }
 
+/// A link, what the shim tells through it, and how it greeted.
+pub(crate) type Connected = (ShimLink, mpsc::UnboundedReceiver<LinkEvent>, Hello);
+
 /// A frame to be written whole: whoever asked may have given up meanwhile, and half a frame would
 /// end the connection.
 struct Outgoing {
@@ -152,7 +155,32 @@ impl ShimLink {
     pub(crate) async fn connect(
         sandbox: &SandboxId,
         state_dir: &Path,
-    ) -> Result<(Self, mpsc::UnboundedReceiver<LinkEvent>, Hello), LinkError> {
+    ) -> Result<Connected, LinkError> {
+        let (mut link, events) = Self::open(sandbox, state_dir).await?;
+        let hello = link.greet().await?;
+        link.shim = hello.clone();
+        Ok((link, events, hello))
+    }
+
+    /// As [`Self::connect`], to a shim that this daemon has just started: it is of the daemon's version, and
+    /// is asked for something in the same breath. Its answer comes back beside.
+    pub(crate) async fn connect_asking(
+        sandbox: &SandboxId,
+        state_dir: &Path,
+        body: Body,
+    ) -> Result<(Connected, Result<Response, LinkError>), LinkError> {
+        let (mut link, events) = Self::open(sandbox, state_dir).await?;
+        // In this order: they are queued as each is first polled.
+        let (hello, answer) = tokio::join!(biased; link.greet(), link.call(body, Vec::new()));
+        let hello = hello?;
+        link.shim = hello.clone();
+        Ok(((link, events, hello), answer))
+    }
+
+    async fn open(
+        sandbox: &SandboxId,
+        state_dir: &Path,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<LinkEvent>), LinkError> {
         let failed = |source| LinkError::Connect { sandbox: sandbox.clone(), source };
         // A socket address holds 107 bytes; state directories may be longer.
         let dir = rustix::fs::open(
@@ -173,7 +201,7 @@ impl ShimLink {
         ));
         let (outgoing, queue) = mpsc::unbounded_channel();
         let writer = tokio::spawn(write_loop(stream, queue));
-        let mut link = Self {
+        let link = Self {
             sandbox: sandbox.clone(),
             outgoing,
             routes,
@@ -183,17 +211,18 @@ impl ShimLink {
             reader,
             writer,
         };
+        Ok((link, receiver))
+    }
+
+    async fn greet(&self) -> Result<Hello, LinkError> {
         let hello = Hello {
             version: shim_protocol::VERSION,
             build: env!("CARGO_PKG_VERSION").to_owned(),
             pid: rustix::process::getpid().as_raw_nonzero().get(),
         };
-        match link.call(Body::Hello(hello), Vec::new()).await? {
-            Response::Hello(hello) => {
-                link.shim = hello.clone();
-                Ok((link, receiver, hello))
-            }
-            _other => Err(LinkError::Confused { sandbox: sandbox.clone() }),
+        match self.call(Body::Hello(hello), Vec::new()).await? {
+            Response::Hello(hello) => Ok(hello),
+            _other => Err(self.confused()),
         }
     }
 

@@ -30,8 +30,23 @@ pub struct ContainerRoot {
     pub work: PathBuf,
 }
 
-const UPPER: &CStr = c"upper";
-const WORK: &CStr = c"work";
+/// One of the two directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// What the container has written.
+    Upper,
+    /// Where overlayfs works.
+    Work,
+}
+
+impl Half {
+    fn name(self) -> &'static CStr {
+        match self {
+            Self::Upper => c"upper",
+            Self::Work => c"work",
+        }
+    }
+}
 
 impl ContainerRoot {
     /// Makes both directories below `dir`, which is made too if need be. Existing ones stay as
@@ -85,25 +100,22 @@ impl ContainerRoot {
         measured.map_err(|errno| fault("measure", &upper)(errno.into()))
     }
 
-    /// Removes both directories, whatever state they are in; `dir` itself stays. Success if they
-    /// are not there. Tries both before it fails.
+    /// Removes one of the directories, whatever state it is in; `dir` itself stays. Success if it is not there.
+    /// Both may go at the same time: a file system that discards what it frees waits for its disk at each
+    /// directory.
     ///
     /// # Errors
-    /// [`RootError::Remove`] with the first failure.
-    pub fn remove(dir: &Path) -> Result<(), RootError> {
+    /// [`RootError::Remove`].
+    pub fn remove(dir: &Path, half: Half) -> Result<(), RootError> {
         let parent: OwnedFd = match rustix::fs::open(dir, DIRECTORY, Mode::empty()) {
             Ok(parent) => parent,
             Err(Errno::NOENT) => return Ok(()),
             Err(errno) => return Err(fault("open", dir)(errno.into())),
         };
-        let remove = |name: &CStr| {
-            let path = || dir.join(name.to_string_lossy().as_ref());
-            layer::remove_tree(parent.as_fd(), name)
-                .map(drop)
-                .map_err(|source| RootError::Remove { path: path(), source })
-        };
-        let (upper, work) = (remove(UPPER), remove(WORK));
-        upper.and(work)
+        let path = || dir.join(half.name().to_string_lossy().as_ref());
+        layer::remove_tree(parent.as_fd(), half.name())
+            .map(drop)
+            .map_err(|source| RootError::Remove { path: path(), source })
     }
 }
 

@@ -20,7 +20,7 @@
 //! <root>/ingest/<n>/fs/                 being unpacked, or on its way out
 //! ```
 //!
-//! Main types: [`Layers`], [`Ingest`], [`LayerTar`], [`ContainerRoot`], [`read_file_in`].
+//! Main types: [`Layers`], [`Ingest`], [`LayerTar`], [`ContainerRoot`], [`Half`], [`read_file_in`].
 #![forbid(unsafe_code)]
 
 mod container;
@@ -39,7 +39,7 @@ mod usage;
 mod verify;
 mod view;
 
-pub use container::{ContainerRoot, RootError};
+pub use container::{ContainerRoot, Half, RootError};
 pub use fixup::FixupError;
 pub use ingest::{Ingest, IngestError};
 pub use layers::{CommitError, Layers, MissingLayer, OpenError, RemoveError};

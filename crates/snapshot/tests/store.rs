@@ -11,7 +11,7 @@ mod tests {
 
     use crate::support::*;
     use model::Digest;
-    use snapshot::{ContainerRoot, Layers, ViewError, read_file_in};
+    use snapshot::{ContainerRoot, Half, Layers, ViewError, read_file_in};
 
     #[test]
     fn three_layers_merge_into_the_tree_the_image_means() {
@@ -298,7 +298,7 @@ mod tests {
         }
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().join("pod/container");
-        ContainerRoot::remove(&dir).unwrap();
+        ContainerRoot::remove(&dir, Half::Upper).unwrap();
         assert_eq!(ContainerRoot::usage(&dir).unwrap(), (0, 0));
         let root = ContainerRoot::prepare(&dir, None).unwrap();
         assert_eq!(ContainerRoot::prepare(&dir, None).unwrap(), root);
@@ -319,8 +319,9 @@ mod tests {
             0,
         )
         .unwrap();
-        ContainerRoot::remove(&dir).unwrap();
-        ContainerRoot::remove(&dir).unwrap();
+        for half in [Half::Work, Half::Upper, Half::Work, Half::Upper] {
+            ContainerRoot::remove(&dir, half).unwrap();
+        }
         let left: Vec<_> = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["container.json"]);
     }

@@ -91,6 +91,28 @@ async fn what_is_only_told_is_done_after_what_was_asked_and_its_answer_is_nobody
 }
 
 #[tokio::test]
+async fn a_new_shim_is_asked_without_waiting_for_its_greeting() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join("shim.sock")).unwrap();
+    let thread = std::thread::spawn(move || {
+        let (socket, _) = listener.accept().unwrap();
+        let mut shim = Shim { socket, frames: FrameReader::default() };
+        let (hello, asked) = (shim.next(), shim.next());
+        assert!(matches!(hello.body, Body::Hello(_)), "{hello:?}");
+        assert_eq!(asked.body, Body::State);
+        let theirs = Hello { version: shim_protocol::VERSION, build: "x".to_owned(), pid: 7 };
+        shim.reply(hello.id, Response::Hello(theirs), &[]);
+        shim.reply(asked.id, Response::Done, &[]);
+    });
+    let sandbox = SandboxId::from_random([7; 32]);
+    let connected = ShimLink::connect_asking(&sandbox, dir.path(), Body::State);
+    let ((_link, _events, hello), answer) = connected.await.unwrap();
+    assert_eq!(hello.pid, 7);
+    assert_eq!(answer.unwrap(), Response::Done);
+    thread.join().unwrap();
+}
+
+#[tokio::test]
 async fn files_reach_the_caller_whose_answer_they_came_with() {
     let (dir, thread) = shim(shim_protocol::VERSION, |mut shim| {
         let (first, second) = (shim.next(), shim.next());

@@ -10,6 +10,7 @@
 //! record of intent is written before the first side effect, so that a daemon that dies anywhere
 //! leaves something its successor can finish (`recover`).
 
+mod begin;
 mod burial;
 mod create;
 mod external;

@@ -13,8 +13,9 @@ use tokio::time::Instant;
 use super::Owner;
 use crate::backlog::Behind;
 use crate::blocking;
+use crate::context::Context;
 use crate::error::chain;
-use crate::record::{ContainerRecord, ContainerState, PodPhase};
+use crate::record::{ContainerRecord, ContainerState, PodPhase, PodRecord};
 
 /// How soon a record that could not be written is written again.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
@@ -74,12 +75,7 @@ impl Owner {
     pub(super) async fn store_pod(&self, point: Point) -> Result<(), WriteError> {
         let cx = Arc::clone(&self.cx);
         let record = Arc::clone(&self.record);
-        blocking::run(move || {
-            let file = RecordFile::new(cx.paths().pod_record(&record.id));
-            file.reach(point)?;
-            file.write(cx.disk(), record.as_ref(), Durability::Process)
-        })
-        .await?;
+        blocking::run(move || write_pod(&cx, &record, point)).await?;
         self.catch_up(None);
         Ok(())
     }
@@ -145,6 +141,13 @@ impl Owner {
             }
         }
     }
+}
+
+/// Replaces a pod's record. Blocks.
+pub(super) fn write_pod(cx: &Context, record: &PodRecord, point: Point) -> Result<(), WriteError> {
+    let file = RecordFile::new(cx.paths().pod_record(&record.id));
+    file.reach(point)?;
+    file.write(cx.disk(), record, Durability::Process)
 }
 
 /// Which record it is.

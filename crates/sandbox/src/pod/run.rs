@@ -1,24 +1,20 @@
-//! `RunPodSandbox`: record, shim, namespaces, network, READY.
+//! `RunPodSandbox`: what the pod begins with, namespaces, network, READY.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use failpoint::Point;
-use model::{CgroupDriver, NamespaceMode, PodConfig, SandboxId};
-use shim_protocol::{Body, PodReady, PodSetup, Response, Sysctl, Warning};
+use model::{NamespaceMode, PodConfig, SandboxId};
+use shim_protocol::{PodSetup, Sysctl, Warning};
 use sys::trace::span;
 
-use super::{Flow, Owner, Reply, Shim, ShimProcess};
+use super::{Flow, Owner, Reply};
 use crate::blocking;
 use crate::claim::Fresh;
-use crate::confinement;
 use crate::context::now;
 use crate::error::RunError;
 use crate::events::EventKind;
-use crate::files::{self, FileError};
-use crate::link::{LinkError, ShimLink};
-use crate::record::{NetworkRecord, PodPhase, ProcessRecord};
-use crate::scopes::{self, ScopeError};
+use crate::files;
+use crate::record::{NetworkRecord, PodPhase};
 use crate::validate::InvalidPod;
 
 /// CRI: `/dev/shm` of a pod holds 64 MiB.
@@ -76,9 +72,7 @@ impl Owner {
 
     async fn run(&mut self) -> Result<(), RunError> {
         let _span = span("daemon: run the sandbox");
-        self.prepare().await?;
-        self.start_shim().await?;
-        let ready = self.set_up().await?;
+        let ready = self.begin().await?;
         warn(self.id(), &ready.warnings);
         if let Some(shim) = &mut self.shim {
             shim.pause_pid = ready.pause_pid;
@@ -100,111 +94,8 @@ impl Owner {
         Ok(())
     }
 
-    /// Directories, files, and the record of intent.
-    async fn prepare(&mut self) -> Result<(), RunError> {
-        let _span = span("daemon: directories, files, intent");
-        let cx = Arc::clone(&self.cx);
-        let record = Arc::clone(&self.record);
-        let label = self.file_label()?;
-        let made = blocking::run(move || {
-            let state = cx.paths().pod_state(&record.id);
-            files::reach(Point::PodDirectories, "create directory", &state)?;
-            files::make_dir(&cx.paths().containers(&record.id))?;
-            files::make_dir(&state.join("exits"))?;
-            files::reach(Point::PodFiles, "write files in", &state)?;
-            files::write_pod_files(&state, &record.config)?;
-            let users = record.config.security.namespaces.own_users();
-            if record.runtime.program.is_some()
-                && let Some(group) = users.and_then(|users| users.host_gid(0))
-            {
-                files::let_pass(cx.paths(), &record.id, group)?;
-            }
-            Ok(label.map_or(Ok(()), |label| confinement::label_pod_files(&state, &label)))
-        });
-        let (made, logs) = tokio::join!(made, self.make_pod_log_dir());
-        logs.and(made)
-            .map_err(|source| RunError::Files { sandbox: self.id().clone(), source })?
-            .map_err(|source| RunError::Label { sandbox: self.id().clone(), source })?;
-        // Written before the first namespace or address exists.
-        Arc::make_mut(&mut self.record).attached = !self.host_network();
-        self.store_pod(Point::PodIntent)
-            .await
-            .map_err(|source| RunError::Record { sandbox: self.id().clone(), source })
-    }
-
-    /// It may be on a file system that is dead, and the pod is not.
-    async fn make_pod_log_dir(&self) -> Result<(), FileError> {
-        match self.record.config.log_directory.as_str() {
-            "" => Ok(()),
-            path => self.cx.silent.make_log_dir(Path::new(path)).await,
-        }
-    }
-
-    /// The SELinux label of the pod's files.
-    fn file_label(&self) -> Result<Option<String>, RunError> {
-        confinement::pod_file_label(&self.cx.parts.host, &self.record)
-            .map_err(|source| InvalidPod::Selinux(Box::new(source)).into())
-    }
-
-    async fn start_shim(&mut self) -> Result<(), RunError> {
-        let cx = Arc::clone(&self.cx);
-        let sandbox = self.id().clone();
-        let state = cx.paths().pod_state(&sandbox);
-        let dir = state.clone();
-        let child = blocking::run(move || crate::spawn::spawn(&cx.parts.shim, &dir))
-            .await
-            .map_err(|source| RunError::Spawn { sandbox: sandbox.clone(), source })?;
-        let number = child.id();
-        let process = ShimProcess::Child(child);
-        if let Err(source) = self.begin_scope(number).await {
-            process.end(&sandbox).await;
-            return Err(RunError::Scope { sandbox, source });
-        }
-        let greeting = span("daemon: greet the shim");
-        let connected = match failpoint::reach(Point::PodConnect) {
-            Ok(()) => ShimLink::connect(&sandbox, &state).await,
-            Err(source) => Err(LinkError::Connect { sandbox: sandbox.clone(), source }),
-        };
-        drop(greeting);
-        let (link, events, hello) = match connected {
-            Ok(connected) => connected,
-            Err(source) => {
-                process.end(&sandbox).await;
-                return Err(RunError::Setup { sandbox, source });
-            }
-        };
-        Arc::make_mut(&mut self.record).shim = process_record(hello.pid);
-        self.shim = Some(Shim { link: Arc::new(link), events, process, pause_pid: None });
-        Ok(())
-    }
-
-    /// While systemd works the shim starts by itself.
-    async fn begin_scope(&self, shim: u32) -> Result<(), ScopeError> {
-        if self.record.cgroup_driver == CgroupDriver::Cgroupfs {
-            // Nobody is asked, and nothing blocks.
-            return scopes::begin(&self.cx.parts.host.cgroup, &self.record, shim);
-        }
-        let _span = span("daemon: have systemd make the scope");
-        let (cx, record) = (Arc::clone(&self.cx), Arc::clone(&self.record));
-        blocking::run(move || scopes::begin(&cx.parts.host.cgroup, &record, shim)).await
-    }
-
-    async fn set_up(&self) -> Result<PodReady, RunError> {
-        let _span = span("daemon: ask for the namespaces");
-        let sandbox = self.id().clone();
-        let setup = self.pod_setup()?;
-        let fail = |source| RunError::Setup { sandbox: sandbox.clone(), source };
-        let link = self.link().ok_or_else(|| fail(LinkError::Gone { sandbox: sandbox.clone() }))?;
-        failpoint::reach(Point::PodSetup)
-            .map_err(|source| fail(LinkError::Connect { sandbox: sandbox.clone(), source }))?;
-        let answer = link.call(Body::SetupPod(Box::new(setup)), Vec::new()).await.map_err(fail)?;
-        match answer {
-            Response::PodReady(ready) => Ok(ready),
-            _other => Err(fail(LinkError::Confused { sandbox: sandbox.clone() })),
-        }
-    }
-
-    fn pod_setup(&self) -> Result<PodSetup, RunError> {
+    /// What its shim is to make of it.
+    pub(super) fn pod_setup(&self) -> Result<PodSetup, RunError> {
         let config = &self.record.config;
         let options = &config.security.namespaces;
         let new_net = options.network != NamespaceMode::Node;
@@ -279,10 +170,4 @@ pub(super) fn warn(sandbox: &SandboxId, warnings: &[Warning]) {
     for Warning { what, why } in warnings {
         tracing::warn!(%sandbox, what, why, "not applied");
     }
-}
-
-/// What identifies a live process; `None` when it is gone already.
-pub(super) fn process_record(pid: i32) -> Option<ProcessRecord> {
-    let start_ticks = crate::host::start_ticks(pid)?;
-    Some(ProcessRecord { pid, start_ticks })
 }

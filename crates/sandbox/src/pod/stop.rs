@@ -1,11 +1,13 @@
 //! Stopping and removing containers, and reopening their logs.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use failpoint::Point;
 use model::{ContainerId, Signal};
 use shim_protocol::{Body, FailureKind};
+use snapshot::{ContainerRoot, Half};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -238,24 +240,22 @@ impl Owner {
         id: &ContainerId,
         forgotten: oneshot::Receiver<()>,
     ) -> Result<(), StepError> {
-        let cx = Arc::clone(&self.cx);
-        let (sandbox, container) = (self.id().clone(), id.clone());
+        let dir = self.cx.paths().container(self.id(), id);
+        files::reach(Point::RemoveLayer, "remove the layer in", &dir).map_err(StepError::Files)?;
+        let (upper, work) =
+            tokio::join!(remove_half(id, &dir, Half::Upper), remove_half(id, &dir, Half::Work));
+        upper.and(work)?;
+        if forgotten.await.is_err() {
+            return Ok(());
+        }
+        let spec = self.cx.paths().container_spec(self.id(), id);
+        let record = self.cx.paths().container_record(self.id(), id);
         blocking::run(move || {
-            let paths = cx.paths();
-            let dir = paths.container(&sandbox, &container);
-            let spec = paths.container_spec(&sandbox, &container);
-            let record = paths.container_record(&sandbox, &container);
-            files::reach(Point::RemoveLayer, "remove the layer in", &dir)
-                .map_err(StepError::Files)?;
-            snapshot::ContainerRoot::remove(&dir)
-                .map_err(|source| StepError::Layer { container, source })?;
-            if forgotten.blocking_recv().is_err() {
-                return Ok(());
-            }
-            files::reach(Point::RemoveDirectory, "remove", &dir).map_err(StepError::Files)?;
-            remove_small_tree(&dir, &[&spec, &record]).map_err(StepError::Files)
+            files::reach(Point::RemoveDirectory, "remove", &dir)?;
+            remove_small_tree(&dir, &[&spec, &record])
         })
         .await
+        .map_err(StepError::Files)
     }
 
     /// Its end may be known to the shim alone. Where nothing can be removed either, it has to stay
@@ -298,6 +298,13 @@ impl Owner {
             self.link().ok_or_else(|| fail(LinkError::Gone { sandbox: self.id().clone() }))?;
         link.call_done(Body::ReopenLog { container: id.to_string() }).await.map_err(fail)
     }
+}
+
+async fn remove_half(container: &ContainerId, dir: &Path, half: Half) -> Result<(), StepError> {
+    let dir = dir.to_owned();
+    blocking::run(move || ContainerRoot::remove(&dir, half))
+        .await
+        .map_err(|source| StepError::Layer { container: container.clone(), source })
 }
 
 pub(super) fn unknown(id: &ContainerId) -> ContainerError {
