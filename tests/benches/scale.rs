@@ -39,7 +39,7 @@ fn note(sheet: &mut Sheet, quantity: &'static str, value: f64) {
 
 async fn measure(dist: &Path) -> Result<()> {
     let mut sheet = Sheet::default();
-    let mut node = Node::begin(dist, |settings, _| settings.log_level = "info".to_owned())?;
+    let mut node = bench::node(dist, |settings, _| settings.log_level = "info".to_owned())?;
     let measured = timeout(WITHIN, Box::pin(of_full_node(&mut sheet, &mut node))).await;
     // What was measured before it broke off is said as well.
     if let Err(error) = measured.context("not within twenty minutes").flatten() {

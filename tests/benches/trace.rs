@@ -23,7 +23,7 @@ fn main() -> Result<()> {
 
 async fn run(dist: &Path) -> Result<()> {
     let mut file = None;
-    let node = Node::begin(dist, |settings, scratch| {
+    let node = bench::node(dist, |settings, scratch| {
         let path = scratch.dir().join("trace");
         let value = path.display().to_string();
         settings.log_level = "info".to_owned();

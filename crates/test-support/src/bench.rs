@@ -15,8 +15,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::node::dist;
+use crate::daemon::Settings;
+use crate::node::{Node, dist};
 use crate::noise;
+use crate::own_disk;
 use crate::scratch::Scratch;
 
 /// Set by a starter that keeps the other end of our standard input open for as long as it wants
@@ -74,6 +76,30 @@ async fn interrupted() -> Result<&'static str> {
         _ = hang_up.recv() => "SIGHUP",
         _ = starter_gone => "whoever started it has gone",
     })
+}
+
+/// Gives a place file systems as nodes have them, unless the machine's own are to be measured.
+///
+/// # Errors
+/// As [`own_disk::as_on_a_node`].
+pub fn furnish(scratch: &Scratch) -> Result<()> {
+    match std::env::var_os("KNARR_BENCH_HERE") {
+        Some(_) => Ok(()),
+        None => own_disk::as_on_a_node(scratch),
+    }
+}
+
+/// A node on them.
+///
+/// # Errors
+/// As [`furnish`] and [`Node::begin`].
+pub fn node(dist: &Path, change: impl FnOnce(&mut Settings, &Scratch)) -> Result<Node> {
+    let mut furnished = Ok(());
+    let node = Node::begin(dist, |settings, scratch| {
+        furnished = furnish(scratch);
+        change(settings, scratch);
+    })?;
+    furnished.map(|()| node)
 }
 
 /// A number that the program is given by the environment.

@@ -17,7 +17,7 @@ use rustix::process::Signal;
 use crate::files;
 use crate::proc;
 use crate::scratch::{Scratch, systemd_driver};
-use crate::small_disk;
+use crate::{own_disk, small_disk};
 
 /// How long things that go by themselves are given to go.
 const A_MOMENT: Duration = Duration::from_secs(5);
@@ -137,7 +137,7 @@ impl<'a> Leaks<'a> {
 
     /// Not the disks that the test itself has put there.
     fn mounts(&self) -> Vec<Leak> {
-        mount_points(|source| source != small_disk::SOURCE)
+        mount_points(|source, path| !is_tests_own(self.scratch, source, path))
             .into_iter()
             .filter(|path| {
                 path.starts_with(self.scratch.dir())
@@ -259,10 +259,8 @@ pub(crate) fn sweep(scratch: &Scratch) {
     }
     leaks.find().iter().for_each(remove);
     // Last: what was removed so far may have been in use on them.
-    for disk in mount_points(|source| source == small_disk::SOURCE) {
-        if disk.starts_with(scratch.dir()) || disk.starts_with(scratch.state()) {
-            remove(&Leak::Mount(disk));
-        }
+    for disk in mount_points(|source, path| is_tests_own(scratch, source, path)) {
+        remove(&Leak::Mount(disk));
     }
     let bridge = scratch.mark();
     if Path::new("/sys/class/net").join(&bridge).exists() {
@@ -379,14 +377,22 @@ fn mount_table() -> String {
     fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()
 }
 
-fn mount_points(of: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+/// Whether this is a disk that the place's test has put there.
+fn is_tests_own(scratch: &Scratch, source: &str, path: &Path) -> bool {
+    let is_there = path.starts_with(scratch.dir()) || path.starts_with(scratch.state());
+    let is_small = is_there && source == small_disk::SOURCE;
+    is_small || own_disk::is_root(scratch, source, path)
+}
+
+/// Those of which, by source and place, that holds.
+fn mount_points(of: impl Fn(&str, &Path) -> bool) -> Vec<PathBuf> {
     let source = |line: &str| line.split(" - ").nth(1)?.split(' ').nth(1).map(str::to_owned);
-    mount_table()
-        .lines()
-        .filter(|line| source(line).is_some_and(|source| of(&source)))
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|path| PathBuf::from(path.replace("\\040", " ")))
-        .collect()
+    let mount = |line: &str| {
+        let path = line.split(' ').nth(4)?.replace("\\040", " ");
+        Some((source(line)?, PathBuf::from(path)))
+    };
+    let mounts = mount_table().lines().filter_map(mount).collect::<Vec<_>>();
+    mounts.into_iter().filter(|(source, path)| of(source, path)).map(|(_, path)| path).collect()
 }
 
 /// Where the hierarchies are mounted.

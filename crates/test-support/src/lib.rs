@@ -20,6 +20,7 @@ pub mod images;
 pub mod installed;
 pub mod leaks;
 pub mod noise;
+pub mod own_disk;
 pub mod packages;
 pub mod power;
 pub mod proc;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use cri_api::v1;
 use futures_util::future::join_all;
 use test_support::account::Account;
+use test_support::bench;
 use test_support::containerd::{self, Containerd};
 use test_support::cri::Cri;
 use test_support::node::{Node, registry};
@@ -87,7 +88,7 @@ pub(crate) struct Consumed {
 impl Subject {
     pub(crate) fn knarr(dist: &Path) -> Result<Self> {
         let mut account = None;
-        let node = Node::begin(dist, |settings, scratch| {
+        let node = bench::node(dist, |settings, scratch| {
             // As in production: a log of everything would be measured with it.
             settings.log_level = "info".to_owned();
             let opened = Account::open(scratch);
@@ -105,6 +106,7 @@ impl Subject {
     pub(crate) async fn peer(name: &str) -> Result<Self> {
         let scratch = Scratch::claim()?;
         if name == "containerd" {
+            bench::furnish(&scratch)?;
             let account = Account::open(&scratch)?;
             let settings = containerd::Settings {
                 snapshotter: "overlayfs",

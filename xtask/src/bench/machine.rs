@@ -11,8 +11,9 @@ use crate::steps::output;
 /// Debian packages of the peers.
 const PEERS: &[&str] = &["containerd", "runc", "crun", "containernetworking-plugins"];
 
-/// The machine, the versions and the date, as far as they can be found out.
-pub(super) fn describe(root: &Path) -> Value {
+/// The machine, the versions and the date, as far as they can be found out. `here`: what the runtimes keep is
+/// on the machine's own file systems.
+pub(super) fn describe(root: &Path, here: bool) -> Value {
     let line = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let field = |path: &str, key: &str| {
         let text = line(path);
@@ -36,6 +37,7 @@ pub(super) fn describe(root: &Path) -> Value {
         "memory, MiB": kib / 1024,
         "kernel": line("/proc/sys/kernel/osrelease"),
         "system": field("/etc/os-release", "PRETTY_NAME"),
+        "files": here.then_some("the machine's own file systems"),
         "cgroups": if unified { "v2" } else { "v1" },
         "knarr": commit.unwrap_or_default().trim(),
         "date": date.unwrap_or_default().trim(),

@@ -2,7 +2,6 @@
 //! compares in alternation, in one run on one machine; times of different machines say nothing.
 
 mod budget;
-mod disk;
 mod machine;
 mod plot;
 mod program;
@@ -75,6 +74,10 @@ pub(crate) struct Options {
     /// Others are not filled beyond this: their pods are slow to come and need much memory.
     #[arg(long, value_name = "PODS", default_value_t = 100)]
     peer_pods: u64,
+    /// Leave what the runtimes keep on this machine's own `/var/tmp` and `/run`, whatever these are, instead of
+    /// on a fresh ext4 and in memory, as nodes have it. Images are pulled to a fresh ext4 in any case.
+    #[arg(long)]
+    here: bool,
     /// Megabytes of files in the image that is pulled.
     #[arg(long, default_value_t = 2500)]
     megabytes: u64,
@@ -104,7 +107,7 @@ fn peer(name: &str) -> Result<String, String> {
 }
 
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
-    let machine = machine::describe(root);
+    let machine = machine::describe(root, options.here);
     let (mut all, mut broken) = (Vec::new(), Vec::new());
     // What one brought is kept though the next one breaks.
     let mut keep = |sections: &[&str], said: Result<Said>| match said {

@@ -21,7 +21,14 @@ pub(crate) struct Program {
 
 pub(crate) const COMPARE: Program = Program {
     name: "compare",
-    packages: &["busybox-static", "containerd", "containernetworking-plugins", "runc", "strace"],
+    packages: &[
+        "busybox-static",
+        "containerd",
+        "containernetworking-plugins",
+        "e2fsprogs",
+        "runc",
+        "strace",
+    ],
 };
 
 pub(super) const OCI: Program =
@@ -33,14 +40,15 @@ pub(super) const NETWORK: Program = Program {
 };
 
 pub(super) const SCALE: Program =
-    Program { name: "scale", packages: &["busybox-static", "docker-registry"] };
+    Program { name: "scale", packages: &["busybox-static", "docker-registry", "e2fsprogs"] };
 
 pub(super) const STREAMING: Program = Program {
     name: "streaming",
     packages: &["busybox-static", "containerd", "containernetworking-plugins", "runc"],
 };
 
-pub(super) const TRACE: Program = Program { name: "trace", packages: &["busybox-static"] };
+pub(super) const TRACE: Program =
+    Program { name: "trace", packages: &["busybox-static", "e2fsprogs"] };
 
 /// What a program said.
 #[derive(Debug, Default, PartialEq)]
@@ -72,6 +80,9 @@ pub(super) fn run(
     let pods: Vec<String> = options.pods.iter().map(u64::to_string).collect();
     bench.env("KNARR_BENCH_PODS", pods.join(","));
     bench.env("KNARR_BENCH_PEER_PODS", options.peer_pods.to_string());
+    if options.here {
+        bench.env("KNARR_BENCH_HERE", "1");
+    }
     if let Some(runs) = options.runs {
         bench.env("KNARR_BENCH_RUNS", runs.to_string());
     }

@@ -50,8 +50,7 @@ pub(super) fn run(root: &Path, options: &Options) -> Result<Said> {
         step("push", || registry.push(&image))?;
         let reference = registry.reference(&image);
         drop(image);
-        let place =
-            Place { dist: &dist, registry: &registry.host(), disk: &cache.join("disk.img") };
+        let place = Place { dist: &dist, registry: &registry.host() };
         measure(options, &place, &reference, packing, &mut said)?;
     }
     Ok(said)
@@ -61,7 +60,6 @@ pub(super) fn run(root: &Path, options: &Options) -> Result<Said> {
 struct Place<'a> {
     dist: &'a Path,
     registry: &'a str,
-    disk: &'a Path,
 }
 
 fn measure(
@@ -71,16 +69,16 @@ fn measure(
     packing: Packing,
     said: &mut Said,
 ) -> Result<()> {
-    let Place { dist, registry, disk } = place;
+    let Place { dist, registry } = place;
     let (mut knarr, mut other) = (Vec::new(), Vec::new());
     let runs = options.runs.unwrap_or(3);
     for run in 1..=runs {
         let name = format!("pull {run}, knarr, {}", packing.name());
-        let begin = || Runtime::knarr(dist, registry, disk.to_path_buf());
+        let begin = || Runtime::knarr(dist, registry);
         knarr.push(step(&name, || pull(&begin()?, dist, reference))?);
         if options.against.iter().any(|name| name == "containerd") {
             let name = format!("pull {run}, containerd, {}", packing.name());
-            let begin = || Runtime::containerd(registry, disk.to_path_buf());
+            let begin = || Runtime::containerd(registry);
             match step(&name, || pull(&begin()?, dist, reference)) {
                 Ok(measured) => other.push(measured),
                 Err(error) => {

@@ -175,7 +175,8 @@ Written by `cargo xtask bench`; every number can be had again by one command, on
 cargo xtask bench all --against containerd --report\n\
 ```\n\
 \n\
-Each runtime has directories of its own, the same images from the same registry, the same bridge network and the\n\
+Each runtime has file systems of its own where files matter (a fresh ext4 for its root, memory for its state, as on a\n\
+node; `--here` leaves it on what the machine has), the same images from the same registry, the same bridge network and the\n\
 RuntimeDefault seccomp profile, and is driven by the same client, in turns, within one run: what disturbs the machine\n\
 disturbs everybody. A first round does not count. Nothing is left out: what failed is listed. *p95* is what 95 of 100\n\
 values stay below; *better by* compares medians, with the interval that 95 of 100 resamples fall into. Bars are\n\
@@ -199,8 +200,10 @@ fn origin(results: &Results) -> String {
     };
     let noise =
         results.noise.map(|noise| format!("; others took {noise:.0} % of the machine meanwhile"));
+    let files = results.machine.get("files").and_then(Value::as_str);
+    let files = files.map(|files| format!(", {files}")).unwrap_or_default();
     text.push_str(&format!(
-        "{}: knarr {}, {}. {} × {}, {} MiB, Linux {}, cgroup {}, {}{}.\n",
+        "{}: knarr {}, {}. {} × {}, {} MiB, Linux {}, cgroup {}, {}{}{}.\n",
         of("date"),
         of("knarr"),
         of("packages"),
@@ -210,6 +213,7 @@ fn origin(results: &Results) -> String {
         of("kernel"),
         of("cgroups"),
         of("system"),
+        files,
         noise.unwrap_or_default(),
     ));
     text

@@ -8,34 +8,33 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use test_support::daemon::{Daemon, Settings};
+use test_support::own_disk;
 use test_support::scratch::Scratch;
-
-use super::disk::Disk;
 
 /// Long enough for any daemon to open its socket.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running runtime; ends and forgets everything when dropped, in the order of the fields.
 pub(super) enum Runtime {
-    Knarr { daemon: Box<Daemon>, _disk: Disk, scratch: Scratch },
-    Containerd { child: Child, _disk: Disk, scratch: Scratch },
+    Knarr { daemon: Box<Daemon>, scratch: Scratch },
+    Containerd { child: Child, scratch: Scratch },
 }
 
 impl Runtime {
-    /// Its store is a file system in the file `image`.
-    pub(super) fn knarr(dist: &Path, registry: &str, image: PathBuf) -> Result<Self> {
+    /// Its store is a file system of its own.
+    pub(super) fn knarr(dist: &Path, registry: &str) -> Result<Self> {
         let scratch = Scratch::claim()?;
-        let disk = Disk::fresh(image, &scratch.root())?;
+        own_disk::mount_root(&scratch)?;
         let mut settings = Settings::new(dist.to_owned());
         settings.plain_registries.push(registry.to_owned());
         let daemon = Box::new(Daemon::start(&scratch, settings)?);
-        Ok(Self::Knarr { daemon, _disk: disk, scratch })
+        Ok(Self::Knarr { daemon, scratch })
     }
 
     /// Debian's containerd with its usual settings, but for the places and the registry.
-    pub(super) fn containerd(registry: &str, image: PathBuf) -> Result<Self> {
+    pub(super) fn containerd(registry: &str) -> Result<Self> {
         let scratch = Scratch::claim()?;
-        let disk = Disk::fresh(image, &scratch.root())?;
+        own_disk::mount_root(&scratch)?;
         let config = scratch.dir().join("containerd.toml");
         let (root, state) = (scratch.root(), scratch.state().join("containerd"));
         let socket = scratch.socket();
@@ -56,7 +55,7 @@ impl Runtime {
             .stderr(log)
             .spawn()
             .context("start containerd")?;
-        let runtime = Self::Containerd { child, _disk: disk, scratch };
+        let runtime = Self::Containerd { child, scratch };
         wait_for(&runtime.socket())?;
         Ok(runtime)
     }
