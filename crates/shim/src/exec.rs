@@ -78,6 +78,10 @@ impl Execs {
         self.0.iter().find(|exec| exec.hung_up && exec.pid == pid)
     }
 
+    pub(crate) fn has_pid(&self, pid: Pid) -> bool {
+        self.0.iter().any(|exec| exec.pid == pid)
+    }
+
     /// What the one with this process is to the poller, if it does not run its program yet.
     fn on_its_way(&self, pid: Pid) -> Option<u64> {
         self.0.iter().find(|exec| exec.pid == pid)?.waiting.as_ref().map(|waiting| waiting.token)

@@ -130,6 +130,34 @@ pub(crate) fn signal_family(root: Pid, members: Vec<Pid>, signal: i32) -> Result
     Ok(())
 }
 
+/// Every process there is.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn everybody() -> Result<Vec<Pid>, Failure> {
+    let listed = std::fs::read_dir("/proc").and_then(|entries| {
+        let number = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+        let pids = entries.filter_map(|entry| entry.map(number).transpose());
+        pids.map(|number| number.map(Pid::from_raw)).collect::<io::Result<Vec<_>>>()
+    });
+    let pids = listed.map_err(|error| {
+        io_failure(FailureKind::Internal, "cannot list the processes in /proc", &error)
+    })?;
+    Ok(pids.into_iter().flatten().collect())
+}
+
+/// Whether a process lives and is a child of another.
+pub(crate) fn is_child_of(pid: Pid, parent: Pid) -> bool {
+    matches!(kin(pid), Ok(Some(kin)) if !kin.gone && kin.parent == Some(parent))
+}
+
+/// Whether a process is of the own PID namespace; what cannot be seen is.
+pub(crate) fn in_own_namespace(pid: Pid) -> bool {
+    let namespace = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/pid")).ok();
+    let theirs = namespace(&pid.as_raw_nonzero().to_string());
+    theirs.is_none_or(|theirs| namespace("self").is_none_or(|own| own == theirs))
+}
+
 fn failed(pid: Pid, error: &io::Error) -> Failure {
     let what = format!("cannot end process {}", pid.as_raw_nonzero());
     io_failure(FailureKind::Internal, what, error)
@@ -211,6 +239,21 @@ mod tests {
             kin(61, 60, 60),
         ];
         assert_eq!(family(pid(10), &all), [10, 20, 30, 40, 50, 51].map(pid).into());
+    }
+
+    #[test]
+    fn everybody_is_found_and_children_until_they_have_ended() {
+        let own = rustix::process::getpid();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let its = pid(child.id().cast_signed());
+        let all = everybody().unwrap();
+        assert!(all.contains(&own) && all.contains(&its));
+        assert!(is_child_of(its, own) && !is_child_of(own, own));
+        assert!(in_own_namespace(its));
+        kill_family(its, everybody).unwrap();
+        // Not reaped yet.
+        assert!(!is_child_of(its, own));
+        child.wait().unwrap();
     }
 
     #[test]

@@ -72,6 +72,11 @@ impl Supervisor {
                     Ok(()) => return Answer::Later,
                     Err(failure) => Err(failure),
                 },
+                Body::KillExec { exec } | Body::HangUpExec { exec }
+                    if self.end_entering((peer, id), exec) =>
+                {
+                    return Answer::Later;
+                }
                 Body::KillExec { exec } => self.kill_exec(exec),
                 Body::ReopenLog { container } => self.reopen_log(&container),
                 Body::State if self.put_off_state(peer, id) => return Answer::Later,
@@ -310,9 +315,6 @@ impl Supervisor {
     }
 
     pub(crate) fn kill_exec(&mut self, number: u64) -> Done {
-        if self.kill_entering(number) {
-            return Ok((Response::Done, None));
-        }
         let missing = || not_found(format!("exec {number} is not running"));
         self.execs.get(number).ok_or_else(missing)?;
         let inside = self.signal_inside(number, SIGKILL);
@@ -331,9 +333,6 @@ impl Supervisor {
     }
 
     fn hang_up_exec(&mut self, number: u64) -> Done {
-        if self.kill_entering(number) {
-            return Ok((Response::Done, None));
-        }
         let missing = || not_found(format!("exec {number} is not running"));
         self.execs.get_mut(number).ok_or_else(missing)?.hung_up = true;
         if !self.signal_inside(number, SIGHUP)? {
@@ -385,7 +384,7 @@ impl Supervisor {
             ready: self.pod.is_ready(),
             pause_pid: self.pod.pause_pid().map(|pid| pid.as_raw_nonzero().get()),
             containers: self.containers.iter().map(Container::snapshot).collect(),
-            execs: Some(self.execs.numbers()),
+            execs: Some(self.execs.numbers().into_iter().chain(self.jobs.entries()).collect()),
         }
     }
 

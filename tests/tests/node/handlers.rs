@@ -5,6 +5,7 @@
 mod scopes;
 mod statistics;
 mod table;
+mod unwanted;
 mod users;
 
 use std::fs;

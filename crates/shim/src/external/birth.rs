@@ -45,6 +45,13 @@ pub(super) struct Birth {
     theirs: Option<Stdio>,
 }
 
+impl Birth {
+    /// Its first process, once it is known.
+    pub(super) fn first_pid(&self) -> Option<Pid> {
+        self.first.as_ref().map(|(pid, _)| *pid)
+    }
+}
+
 /// Where the shim's ends of its standard files are.
 #[derive(Debug)]
 enum Files {

@@ -7,10 +7,12 @@ use launch::ToolIo;
 use model::ContainerId;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
+use rustix::process::Pid;
 use shim_protocol::{Event, Failure, FailureKind, Response, RuntimeKind, StartExec, Started};
 
 use super::birth::Console;
 use super::job::{Job, Step};
+use super::unwanted::Waiters;
 use super::{External, Outputs};
 use crate::clock;
 use crate::exec::{Exec, exec_stdio};
@@ -32,12 +34,12 @@ pub(super) struct Entry {
     pub(super) number: u64,
     container: ContainerId,
     console: Option<Console>,
-    /// It is not wanted any more.
-    killed: bool,
+    /// Who waits for its end: it is not wanted any more.
+    pub(super) unwanted_by: Waiters,
 }
 
 impl Entry {
-    fn file(&self, what: &str) -> String {
+    pub(super) fn file(&self, what: &str) -> String {
         format!("{what}.{}", self.number)
     }
 }
@@ -60,7 +62,8 @@ impl Supervisor {
         };
         let stdio = exec_stdio(number, request.terminal, files)?;
         let container = external.id.clone();
-        let mut entry = Entry { external, number, container, console: None, killed: false };
+        let unwanted_by = Waiters::new();
+        let mut entry = Entry { external, number, container, console: None, unwanted_by };
         let begun = self.begin_exec(&mut entry, process, &stdio);
         match begun {
             Ok((child, outputs)) => {
@@ -118,24 +121,36 @@ impl Supervisor {
     /// `exec` has ended.
     pub(super) fn entered(
         &mut self,
-        entry: &Entry,
+        mut entry: Entry,
         asked: (PeerNumber, u64),
         outcome: Result<(), Failure>,
     ) {
         let (peer, request) = asked;
-        let done = outcome.and_then(|()| self.take_on_exec(entry));
-        self.clean_after(entry);
+        let done = outcome.and_then(|()| self.take_on_exec(&entry));
         let answer = done.unwrap_or_else(|failure| (Response::Failed(failure), None));
         self.peers.reply(peer, request, answer, &self.tools.poller);
-        let Some(pid) = self.execs.get(entry.number).map(|exec| exec.pid) else { return };
-        if let Some(status) = self.jobs.take_stranger(pid) {
+        match self.execs.get(entry.number).map(|exec| exec.pid) {
+            Some(pid) => self.settle_entered(&mut entry, pid),
+            None => self.end_unnamed(&mut entry),
+        }
+        self.clean_after(&entry);
+    }
+
+    /// It runs; it may have ended since, or be wanted no more.
+    fn settle_entered(&mut self, entry: &mut Entry, pid: Pid) {
+        let waiters = std::mem::take(&mut entry.unwanted_by);
+        let ended = if let Some(status) = self.jobs.take_stranger(pid) {
             self.execs.take_by_pid(pid);
             let event =
                 Event::ExecExited { exec: entry.number, exit: exit_of(status, clock::now()) };
             self.peers.broadcast(&event, &self.tools.poller);
-        } else if entry.killed {
-            self.kill_entered(entry.number);
-        }
+            Ok(())
+        } else if waiters.is_empty() {
+            Ok(())
+        } else {
+            self.kill_exec(entry.number).map(drop)
+        };
+        self.told_to(waiters, &ended);
     }
 
     fn take_on_exec(&mut self, entry: &Entry) -> Done {
@@ -161,7 +176,7 @@ impl Supervisor {
         Ok((Response::Started(started), console))
     }
 
-    fn read_pid_inside(&self, external: &External, name: &str) -> Result<i32, Failure> {
+    pub(super) fn read_pid_inside(&self, external: &External, name: &str) -> Result<i32, Failure> {
         let path = external.file(name);
         let read = self.parts.runtime.on_host(|| std::fs::read_to_string(&path));
         let pid = read.and_then(|text| {
@@ -191,16 +206,6 @@ impl Supervisor {
         }
     }
 
-    /// Ends a command that has not come to run its process yet. Whether there is one.
-    pub(crate) fn kill_entering(&mut self, number: u64) -> bool {
-        let Some(job) = self.jobs.entry(number) else { return false };
-        if let Step::Exec(entry) = &mut job.step {
-            entry.killed = true;
-        }
-        job.kill();
-        true
-    }
-
     /// Sends a signal to an exec'd process by its runtime, where that is how. Whether it was.
     pub(crate) fn signal_inside(&mut self, number: u64, signal: i32) -> Result<bool, Failure> {
         let Some(exec) = self.execs.get(number) else { return Ok(false) };
@@ -228,7 +233,7 @@ const ROUNDS: u32 = 5;
 impl Supervisor {
     /// Sends a signal to a process inside and those that descend from it. Who is to be killed is stopped first:
     /// then it makes no more of them. `until` bounds the whole, however many they are.
-    fn signal_family_inside(
+    pub(super) fn signal_family_inside(
         &mut self,
         external: &External,
         signal: i32,

@@ -11,6 +11,7 @@ use sys::process::Child;
 use super::birth::Birth;
 use super::exec::Entry;
 use super::strangers::Strangers;
+use super::unwanted::Unnamed;
 use super::{External, Outputs};
 use crate::peers::PeerNumber;
 use crate::supervisor::Supervisor;
@@ -73,6 +74,8 @@ pub(crate) struct Jobs {
     strangers: Strangers,
     /// Who asked for everything the shim holds, which is not known until these have come to an end.
     pub(super) state_waiters: Vec<(PeerNumber, u64)>,
+    /// Processes that may be theirs.
+    pub(super) unnamed: Vec<Unnamed>,
     /// What came of commands that somebody waits for.
     outcomes: Vec<(Pid, Result<String, Failure>)>,
 }
@@ -125,6 +128,30 @@ impl Jobs {
         })
     }
 
+    /// The execs that are on their way, by the daemon's numbers.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = u64> {
+        self.execs().map(|(_, entry)| entry.number)
+    }
+
+    /// The commands that enter this container.
+    pub(super) fn entering(&self, external: &External) -> Vec<Pid> {
+        let into = self.execs().filter(|(_, entry)| entry.external.id == external.id);
+        into.map(|(job, _)| job.child.pid).collect()
+    }
+
+    fn execs(&self) -> impl Iterator<Item = (&Job, &Entry)> {
+        self.jobs.iter().filter_map(|job| match &job.step {
+            Step::Exec(entry) => Some((job, entry.as_ref())),
+            Step::Create(_) | Step::Start(_) | Step::Alone(..) => None,
+        })
+    }
+
+    /// Whether this process is a command, or the first one of a container that a command makes.
+    pub(super) fn has_pid(&self, pid: Pid) -> bool {
+        self.jobs.iter().any(|job| job.child.pid == pid)
+            || self.births().any(|birth| birth.first_pid() == Some(pid))
+    }
+
     /// When the next one has taken too long.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.jobs.iter().filter(|job| !job.late).map(|job| job.until).min()
@@ -134,7 +161,7 @@ impl Jobs {
     pub(crate) fn expire(&mut self, now: Instant) {
         for job in self.jobs.iter_mut().filter(|job| !job.late && job.until <= now) {
             job.late = true;
-            job.kill();
+            job.cut_off();
         }
     }
 
@@ -157,6 +184,7 @@ impl Jobs {
 
     /// Keeps the end of a child that is nobody's, as long as it may turn out to be somebody's.
     pub(crate) fn keep_stranger(&mut self, pid: Pid, status: WaitStatus) {
+        self.unnamed.iter_mut().for_each(|unnamed| unnamed.forget(pid));
         if !self.jobs.is_empty() {
             self.strangers.keep(pid, status, Instant::now());
         }
@@ -180,7 +208,7 @@ impl Supervisor {
         match step {
             Step::Create(birth) => self.created(birth, asked, outcome),
             Step::Start(birth) => self.started(birth, asked, outcome),
-            Step::Exec(entry) => self.entered(&entry, asked, outcome),
+            Step::Exec(entry) => self.entered(*entry, asked, outcome),
             Step::Alone(..) => {
                 let printed = outcome.map(|()| outputs.text());
                 self.jobs.outcomes.push((pid, printed));
@@ -248,6 +276,7 @@ impl Supervisor {
     pub(super) fn settle_jobs(&mut self) {
         let oldest = self.jobs.jobs.iter().map(|job| job.since).min();
         self.jobs.strangers.forget_before(oldest);
+        self.end_unnamed_of_all();
         if self.jobs.births().next().is_none() {
             for (peer, id) in std::mem::take(&mut self.jobs.state_waiters) {
                 let state = Response::State(self.state());

@@ -13,6 +13,7 @@ mod exec;
 mod job;
 mod said;
 mod strangers;
+mod unwanted;
 
 use std::io::Read;
 use std::os::fd::AsFd;
