@@ -191,6 +191,30 @@ fn a_runtime_that_breaks_while_pods_run_is_told_and_used_again_once_it_is_mended
 }
 
 #[test]
+fn what_a_runtime_prints_before_it_fails_is_told() -> Result<()> {
+    on_a_fragile_node(async |node, path| {
+        let script = |create: &str| {
+            format!(
+                "#!/bin/sh\ncase \" $* \" in *' --version '*) echo fragile 1.0;; *' create '*) {create};; esac\n"
+            )
+        };
+        put(path, &script("echo first >&2; echo libseccomp.so.2 is missing >&2; exit 127"), 0o755)?;
+        let image = node.pulled("busybox").await?;
+        let mut pod = node.pod("speechless");
+        pod.handler = "fragile".into();
+        let pod_id = node.cri.run_pod(&pod).await?;
+        let start = async |name: &str| {
+            let container = pod.container(name, &image).sleeper();
+            let id = node.cri.create(&pod_id, &pod, &container).await?;
+            node.cri.start(&id).await
+        };
+        refused(start("words").await, Code::Unknown, &["create: libseccomp.so.2 is missing"])?;
+        put(path, &script("exit 9"), 0o755)?;
+        refused(start("none").await, Code::Unknown, &["without a word: exit status 9"])
+    })
+}
+
+#[test]
 fn a_pod_can_be_removed_while_its_runtime_is_gone() -> Result<()> {
     let Some(works) = calling_runc() else { return Ok(()) };
     on_a_fragile_node(async |node, path| {

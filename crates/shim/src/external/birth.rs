@@ -50,7 +50,26 @@ impl Birth {
     pub(super) fn first_pid(&self) -> Option<Pid> {
         self.first.as_ref().map(|(pid, _)| *pid)
     }
+
+    /// What `create` has printed where the container's errors go. Its program has not run: all of it is the
+    /// runtime's own.
+    pub(super) fn printed(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        if let Files::Pipes(ends) = &self.files {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = rustix::io::read(&ends.stderr, &mut buffer) {
+                text.extend_from_slice(&buffer[..count]);
+                if text.len() >= MOST_PRINTED {
+                    break;
+                }
+            }
+        }
+        text
+    }
 }
+
+/// As much as a pipe holds.
+const MOST_PRINTED: usize = 64 << 10;
 
 /// Where the shim's ends of its standard files are.
 #[derive(Debug)]

@@ -202,6 +202,9 @@ impl Supervisor {
             Some(signal) => Some(Ended::Signaled(signal)),
             None => Some(Ended::Exited(status.exit_status().unwrap_or_default())),
         };
+        if let (Step::Create(birth), false) = (&step, matches!(ended, Some(Ended::Exited(0)))) {
+            outputs.add(&birth.printed());
+        }
         let runtime = &self.parts.runtime;
         let outcome = step.external().outcome(step.verb(), ended, &mut outputs, runtime);
         outputs.discard(runtime);

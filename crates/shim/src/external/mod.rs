@@ -104,6 +104,12 @@ impl Outputs {
         whole(&mut self.text)
     }
 
+    /// Something that it has printed elsewhere.
+    fn add(&mut self, printed: &[u8]) {
+        // Memory can be written.
+        std::io::Write::write_all(&mut self.text, printed).ok();
+    }
+
     /// Why it failed, in its own words.
     fn reason(&mut self, runtime: &Runtime) -> Option<String> {
         let complaint = whole(&mut self.complaint);
