@@ -45,6 +45,7 @@ mod shims;
 mod sources;
 mod spawn;
 mod stats;
+mod takeover;
 mod targets;
 mod validate;
 mod view;

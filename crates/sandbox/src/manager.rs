@@ -18,13 +18,13 @@ use crate::error::{
 };
 use crate::handler::{self, Handler};
 use crate::handles::Handles;
-use crate::pod::{OpenError, Owner, PodResources, Reply, Request, UpdatePodError, recover_all};
+use crate::pod::{OpenError, Owner, PodResources, Reply, Request, UpdatePodError};
 use crate::record::{PodPhase, PodRecord};
 use crate::validate::{self, InvalidPod};
 use crate::view::{Index, LookupError};
 
 /// Requests that may wait for one pod's owner before callers are held back.
-const QUEUE: usize = 64;
+pub(crate) const QUEUE: usize = 64;
 
 /// Every pod of this daemon. Cheap to clone.
 #[derive(Clone)]
@@ -42,7 +42,7 @@ impl std::fmt::Debug for Sandboxes {
 
 impl Sandboxes {
     /// Takes over whatever earlier daemons left: answers come only from a complete picture.
-    /// One broken or silent pod delays the others by its own time limit at most.
+    /// A pod whose shim keeps silent is listed as it was recorded, and holds up no other.
     ///
     /// # Errors
     /// [`OpenError`]: what there is cannot even be listed. Serving nothing is better than
@@ -70,15 +70,7 @@ impl Sandboxes {
         crate::blocking::run(|| prepare_pins(std::path::Path::new(crate::paths::NETNS))).await;
         handler::watch::ask_all(&cx).await;
         let this = Self { cx, tasks: TaskTracker::new(), draining: CancellationToken::new() };
-        let owners = recover_all(&this.cx).await?;
-        this.keep_layers_of_containers();
-        for owner in owners {
-            let to_release = owner.is_cut_off_by_a_reboot();
-            let queue = this.adopt(owner);
-            if to_release {
-                this.release(&queue);
-            }
-        }
+        this.take_over_all().await?;
         this.start_collecting_networks().await;
         this.tasks.spawn(crate::sampler::run(Arc::clone(&this.cx), this.draining.clone()));
         this.watch_handlers();
@@ -95,7 +87,7 @@ impl Sandboxes {
 
     /// An image may be removed while its containers run on: their layers stay, and so do those of
     /// containers whose records cannot be used.
-    fn keep_layers_of_containers(&self) {
+    pub(crate) fn keep_layers_of_containers(&self) {
         let cx: Weak<Context> = Arc::downgrade(&self.cx);
         let layers = Arc::clone(&self.cx.parts.layers);
         self.cx.parts.images.set_layer_users(Box::new(move || -> HashSet<Digest> {
@@ -239,7 +231,7 @@ impl Sandboxes {
 
     /// A reboot has ended the pod; its addresses are kept for it still, and others need them.
     /// Kubelet stops such a pod too, sooner or later. The start does not wait for plugins.
-    fn release(&self, queue: &mpsc::Sender<Request>) {
+    pub(crate) fn release(&self, queue: &mpsc::Sender<Request>) {
         let (reply, answer) = oneshot::channel();
         // A new owner's queue has room.
         if queue.try_send(Request::Stop(reply)).is_ok() {

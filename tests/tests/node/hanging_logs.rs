@@ -197,6 +197,15 @@ fn a_daemon_that_starts_while_a_log_directory_does_not_answer_serves_all_other_p
         node.crash_and_restart()?;
         ensure!(node.cri.shell(&before, "echo alive").await? == "alive");
         others_live(node, "other").await?;
+        // It is as it was, as far as anybody knows; its own requests wait with it for its supervisor.
+        let status = node.cri.pod(&stuck.pod_id).await?;
+        ensure!(status.state() == v1::PodSandboxState::SandboxReady, "{status:?}");
+        let asked = tokio::spawn({
+            let (cri, id) = (node.cri.clone(), stuck.main.clone());
+            async move { cri.exec(&id, &["true"], 1).await }
+        });
+        let error = answer(asked).await?;
+        ensure!(error.message().contains("it has exited"), "{error:?}");
         // Nobody can ask its supervisor: kubelet is told to make another.
         let status = node.cri.pod(&stuck.pod_id).await?;
         ensure!(status.state() == v1::PodSandboxState::SandboxNotready, "{status:?}");

@@ -50,7 +50,7 @@ use shim_process::ShimProcess;
 
 pub(crate) use shim_process::{end_adopted, end_shim_process};
 
-pub(crate) use recover::recover_all;
+pub(crate) use recover::{Recovery, load_all, sweep_states};
 pub(crate) use update_pod::PodResources;
 pub use update_pod::UpdatePodError;
 

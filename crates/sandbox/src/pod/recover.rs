@@ -16,6 +16,10 @@ use failpoint::Point;
 use model::{ContainerId, SandboxId, UnixNanos};
 use shim_protocol::{Body, FailureKind, Phase, Response, StateReport};
 use store::{ReadError, Record, RecordFile};
+use tokio::sync::oneshot;
+use tokio::time::error::Elapsed;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use self::aside::Broken;
 use super::{Container, Owner, Shim, ShimProcess, end_shim_process};
@@ -23,13 +27,18 @@ use crate::blocking;
 use crate::claim::Claim;
 use crate::context::{Context, now};
 use crate::error::chain;
+use crate::events::EventKind;
 use crate::link::{LinkError, ShimLink};
 use crate::quarantine::Quarantined;
 use crate::record::{ContainerRecord, ContainerState, PodPhase, PodRecord};
 use crate::shims;
 
-/// One silent shim must not hold up the node.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+/// How long the node waits for a shim: one that is silent must not hold it up.
+const AWAITED: Duration = Duration::from_secs(2);
+
+/// How long a shim may keep silent before it is taken for lost. It tells its state when the commands of another
+/// runtime that make a container have come to an end.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Why an earlier daemon's pods cannot be taken over.
 #[derive(Debug, thiserror::Error)]
@@ -44,22 +53,15 @@ pub enum OpenError {
     },
 }
 
-/// Takes every pod over that has a record: they come reconciled with their shims. Half-made ones
-/// are removed. A record that cannot be used costs its own pod or container.
-pub(crate) async fn recover_all(cx: &Arc<Context>) -> Result<Vec<Owner>, OpenError> {
+/// The owners of all pods that have a record. A record that cannot be used costs its own pod or container.
+pub(crate) async fn load_all(cx: &Arc<Context>) -> Result<Vec<Owner>, OpenError> {
     let loading = Arc::clone(cx);
-    let (stored, broken) = blocking::run(move || load_all(&loading)).await?;
+    let (stored, broken) = blocking::run(move || load_stored(&loading)).await?;
     cx.quarantine.put(broken);
-    let mut recovering = tokio::task::JoinSet::new();
-    for owner in stored {
-        recovering.spawn(recover(owner));
-    }
-    let owners = recovering.join_all().await.into_iter().flatten().collect();
-    sweep_states(cx).await;
-    Ok(owners)
+    Ok(stored)
 }
 
-fn load_all(cx: &Arc<Context>) -> Result<(Vec<Owner>, Vec<Quarantined>), OpenError> {
+fn load_stored(cx: &Arc<Context>) -> Result<(Vec<Owner>, Vec<Quarantined>), OpenError> {
     let path = cx.paths().pods();
     let names = names(&path).map_err(|source| OpenError::List { path, source })?;
     let ids = names.iter().filter_map(|name| SandboxId::parse(name).ok());
@@ -122,8 +124,95 @@ fn load(cx: &Arc<Context>, id: &SandboxId, broken: &mut Broken) -> Option<Owner>
     Some(owner)
 }
 
-async fn recover(mut owner: Owner) -> Option<Owner> {
-    let report = owner.reconnect().await;
+/// What an earlier daemon's pod has to do with this one's start.
+pub(crate) struct Recovery {
+    /// Let go of once the pod is known, or its shim keeps silent.
+    awaited: Option<oneshot::Sender<()>>,
+    draining: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// What became of the search for a pod's shim.
+enum Found {
+    Shim(StateReport),
+    Nobody,
+    /// The daemon ends while it waits: its successor finds the pod as it is.
+    Unknown,
+}
+
+impl Recovery {
+    pub(crate) fn new(
+        awaited: oneshot::Sender<()>,
+        draining: CancellationToken,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self { awaited: Some(awaited), draining, tasks }
+    }
+
+    /// Reconciles a pod with its shim. None is left of a half-made one, which is removed.
+    pub(crate) async fn run(mut self, mut owner: Owner) -> Option<Owner> {
+        let report = match owner.reconnect(&mut self).await {
+            Found::Shim(report) => Some(report),
+            Found::Nobody => None,
+            Found::Unknown => return None,
+        };
+        if let Some(report) = &report {
+            self.end_execs(&owner, report.execs.as_deref().unwrap_or_default()).await;
+        }
+        recover(owner, report).await
+    }
+
+    /// The answer to what a shim was asked; none if the daemon ends first.
+    async fn answer_of<T>(
+        &mut self,
+        sandbox: &SandboxId,
+        asked: impl Future<Output = T>,
+    ) -> Option<Result<T, Elapsed>> {
+        tokio::pin!(asked);
+        if let Ok(answer) = tokio::time::timeout(AWAITED, &mut asked).await {
+            return Some(Ok(answer));
+        }
+        tracing::warn!(%sandbox, "the shim keeps silent: the node does not wait for it");
+        self.awaited = None;
+        tokio::select! {
+            answer = tokio::time::timeout(ANSWERS_WITHIN, asked) => Some(answer),
+            () = self.draining.cancelled() => None,
+        }
+    }
+
+    /// Nobody is left who waits for commands that an earlier daemon started. One that its runtime has not
+    /// brought to life yet is ended once it has been.
+    async fn end_execs(&self, owner: &Owner, execs: &[u64]) {
+        let Some(link) = owner.link() else { return };
+        let ending = execs.iter().map(|exec| {
+            let (link, sandbox, exec) = (Arc::clone(&link), owner.id().clone(), *exec);
+            self.tasks.spawn(async move { end_exec(&link, &sandbox, exec).await })
+        });
+        let ending: Vec<_> = ending.collect();
+        let all = async {
+            for ended in ending {
+                // What it had to say has been logged.
+                drop(ended.await);
+            }
+        };
+        if tokio::time::timeout(AWAITED, all).await.is_err() {
+            tracing::info!(sandbox = %owner.id(), "commands of the earlier daemon are still being ended");
+        }
+    }
+}
+
+async fn end_exec(link: &ShimLink, sandbox: &SandboxId, exec: u64) {
+    match link.call_done(Body::KillExec { exec }).await {
+        Ok(()) => {}
+        // It ended by itself in this moment.
+        Err(LinkError::Failed(failure)) if failure.kind == FailureKind::NotFound => {}
+        Err(error) => {
+            tracing::warn!(%sandbox, error = chain(&error), "abandoned command not killed");
+        }
+    }
+}
+
+async fn recover(mut owner: Owner, report: Option<StateReport>) -> Option<Owner> {
     if report.is_none() {
         owner.end_unreachable_shim().await;
     }
@@ -169,6 +258,8 @@ async fn recover(mut owner: Owner) -> Option<Owner> {
     }
     if was_ready && owner.record.phase == PodPhase::Stopped {
         owner.cx.events.found_ended(owner.id().as_str(), owner.id(), now());
+        // Whoever has subscribed by now does not hear of what was found.
+        owner.tell(EventKind::Stopped, owner.id().as_str());
     }
     Some(owner)
 }
@@ -180,42 +271,54 @@ impl Owner {
         records.filter(|record| ended(record)).map(|record| record.id.clone()).collect()
     }
 
-    /// Finds the shim again and asks what it holds; `None` when there is none.
-    async fn reconnect(&mut self) -> Option<StateReport> {
+    /// Before anything else: it may be long until its shim answers. A half-made pod is known to nobody.
+    pub(crate) fn list_as_recorded(&mut self) {
+        if self.record.phase == PodPhase::Creating {
+            return;
+        }
+        self.announce();
+        for container in self.containers.values() {
+            self.publish_container(&container.record);
+        }
+    }
+
+    /// Finds the shim again and asks what it holds.
+    async fn reconnect(&mut self, recovery: &mut Recovery) -> Found {
         if self.record.boot_id != self.cx.parts.boot_id {
-            return None;
+            return Found::Nobody;
         }
         let state = self.cx.paths().pod_state(self.id());
-        let asked = tokio::time::timeout(ANSWERS_WITHIN, async {
+        let asked = async {
             failpoint::reach(Point::RecoverReconnect)
                 .map_err(|source| LinkError::Connect { sandbox: self.id().clone(), source })?;
             let (link, events, _hello) = ShimLink::connect(self.id(), &state).await?;
             let report = link.call(Body::State, Vec::new()).await?;
             Ok::<_, LinkError>((link, events, report))
-        });
-        match asked.await {
+        };
+        let Some(answer) = recovery.answer_of(self.id(), asked).await else {
+            return Found::Unknown;
+        };
+        match answer {
             Ok(Ok((link, events, Response::State(report)))) => {
                 let pause_pid = report.pause_pid;
                 let process = ShimProcess::Adopted(self.record.shim);
                 self.shim = Some(Shim { link: Arc::new(link), events, process, pause_pid });
-                Some(report)
+                return Found::Shim(report);
             }
             Ok(Ok(_confused)) => {
                 tracing::error!(sandbox = %self.id(), "the shim does not tell its state");
-                None
             }
             Ok(Err(error)) => {
                 if self.record.phase != PodPhase::Stopped {
                     let error = chain(&error);
                     tracing::warn!(sandbox = %self.id(), error, "no shim");
                 }
-                None
             }
             Err(_elapsed) => {
                 tracing::error!(sandbox = %self.id(), "the shim does not answer");
-                None
             }
         }
+        Found::Nobody
     }
 
     /// A shim that runs but cannot be asked is of no use, and would keep what it holds for ever.
@@ -243,7 +346,6 @@ impl Owner {
     }
 
     async fn reconcile(&mut self, report: StateReport) {
-        self.end_execs(report.execs.unwrap_or_default()).await;
         let reported: HashSet<String> =
             report.containers.iter().map(|snapshot| snapshot.container.clone()).collect();
         for snapshot in report.containers {
@@ -285,27 +387,9 @@ impl Owner {
     }
 }
 
-impl Owner {
-    /// Nobody is left who waits for commands that an earlier daemon started.
-    async fn end_execs(&self, execs: Vec<u64>) {
-        let Some(link) = self.link() else { return };
-        for exec in execs {
-            match link.call_done(Body::KillExec { exec }).await {
-                Ok(()) => {}
-                // It ended by itself in this moment.
-                Err(LinkError::Failed(failure)) if failure.kind == FailureKind::NotFound => {}
-                Err(error) => {
-                    let error = chain(&error);
-                    tracing::warn!(sandbox = %self.id(), error, "abandoned command not killed");
-                }
-            }
-        }
-    }
-}
-
 /// Volatile directories whose pod has no record: left by a crash at the very end of a removal.
 /// Those of records set aside may belong to pods that run.
-async fn sweep_states(cx: &Arc<Context>) {
+pub(crate) async fn sweep_states(cx: &Arc<Context>) {
     let cx = Arc::clone(cx);
     blocking::run(move || {
         let listed = failpoint::reach(Point::RecoverSweep);
