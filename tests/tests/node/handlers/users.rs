@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use cri_api::v1;
@@ -50,33 +51,42 @@ fn every_runtime_gives_a_pod_users_of_its_own_or_the_pod_is_refused() -> Result<
     })
 }
 
+/// The program that takes on users. Busybox has one that cannot do that, and its shell runs no other by that name.
+fn setpriv() -> Option<PathBuf> {
+    let can = |path: &PathBuf| {
+        let tried = std::process::Command::new(path).args(["--reuid", "0", "true"]).output();
+        tried.is_ok_and(|tried| tried.status.success())
+    };
+    let dirs = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&dirs).map(|dir| dir.join("setpriv")).find(can)
+}
+
 /// A runtime that goes by paths where ours goes by descriptors, as runc and crun do: as the root of the pod's users, into the
 /// bundle and the root file system.
 #[test]
 fn the_pods_root_can_go_into_its_bundle_and_nobody_else_can() -> Result<()> {
+    let Some(setpriv) = setpriv() else {
+        skip("setpriv is not installed");
+        return Ok(());
+    };
     let configure = |settings: &mut Settings, scratch: &Scratch| {
         let Ok(dist) = dist() else { return };
         let path = scratch.dir().join("runtime");
         let script = format!(
             "#!/bin/sh\nbundle=; last=\n\
              for word in \"$@\"; do [ \"$last\" = --bundle ] && bundle=$word; last=$word; done\n\
-             as() {{ setpriv --reuid $1 --regid $1 --clear-groups sh -c \"cd '$bundle' && cd rootfs\" 2>&1; }}\n\
+             as() {{ {} --reuid $1 --regid $1 --clear-groups sh -c \"cd '$bundle' && cd rootfs\" 2>&1; }}\n\
              if [ -n \"$bundle\" ]; then\n\
-               as {FIRST} || {{ echo the root of the pod cannot pass >&2; exit 1; }}\n\
+               told=$(as {FIRST}) || {{ echo the root of the pod cannot pass: \"$told\" >&2; exit 1; }}\n\
                as 4711 > /dev/null && {{ echo everybody can pass >&2; exit 1; }}\n\
              fi\nexec {} oci \"$@\"\n",
+            setpriv.display(),
             dist.join("knarr").display()
         );
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::write(&path, script).and_then(|()| fs::set_permissions(&path, mode)).ok();
         settings.extra_config += &format!("\n[handlers.paths]\npath = \"{}\"\n", path.display());
     };
-    // Busybox has one that cannot do that.
-    let tried = std::process::Command::new("setpriv").args(["--reuid", "0", "true"]).output();
-    if !tried.is_ok_and(|tried| tried.status.success()) {
-        skip("setpriv is not installed");
-        return Ok(());
-    }
     on_a_node_with(configure, async |node| {
         let image = node.pulled("busybox").await?;
         let mut pod = node.pod("paths").users(FIRST, LENGTH);
