@@ -4,7 +4,7 @@
 //! Regenerate with `cargo xtask generate` after editing `proto/runtime.v1.proto`.
 #![forbid(unsafe_code)]
 
-/// Messages, clients and servers of package `runtime.v1`.
+/// Messages and clients of package `runtime.v1`.
 #[allow(
     missing_docs,
     missing_debug_implementations,
@@ -36,6 +36,25 @@ pub mod v1 {
                 .finish()
         }
     }
+}
+
+/// Servers of package `runtime.v1`, with every message of [`v1`]. Only that the items of containers' and pods'
+/// lists are already encoded [`v1::Container`] and [`v1::PodSandbox`]: on the wire that is the same.
+#[cfg(feature = "server")]
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    elided_lifetimes_in_paths,
+    clippy::all,
+    clippy::pedantic,
+    clippy::restriction,
+    reason = "generated code"
+)]
+pub mod server {
+    pub use crate::v1::*;
+
+    include!("generated_server.rs");
 }
 
 /// Messages, clients and servers of package `knarr.v1`: what the CRI has no words for.

@@ -3,9 +3,9 @@
 use std::pin::Pin;
 
 use cri_api::knarr;
-use cri_api::v1::image_service_server::ImageService;
-use cri_api::v1::runtime_service_server::RuntimeService;
-use cri_api::v1::*;
+use cri_api::server::image_service_server::ImageService;
+use cri_api::server::runtime_service_server::RuntimeService;
+use cri_api::server::*;
 use futures_util::Stream;
 use tonic::{Request, Response, Status};
 

@@ -3,11 +3,23 @@
 //! The lock is held to clone `Arc`s only. No slow stop, pull or dead mount ever holds it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use bytes::Bytes;
 use model::{ContainerId, DiskUsage, SandboxId};
 
 use crate::record::{ContainerRecord, PodPhase, PodRecord};
+
+/// A record as it is sent in lists: encoded by who first asks, for as long as that record is the current
+/// one. A kubelet asks each second, and hardly any record has changed since.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Listed(OnceLock<Bytes>);
+
+impl Listed {
+    fn of<R>(&self, record: &R, encode: impl FnOnce(&R) -> Vec<u8>) -> Bytes {
+        self.0.get_or_init(|| encode(record).into()).clone()
+    }
+}
 
 /// One pod as it is now.
 #[derive(Debug, Clone)]
@@ -20,12 +32,19 @@ pub struct PodView {
     pub cgroup_parent: Arc<str>,
     /// Host pid of pause, where the pod has one.
     pub pause_pid: Option<i32>,
+    /// Of this record.
+    pub(crate) listed: Listed,
 }
 
 impl PodView {
     /// CRI READY.
     pub fn is_ready(&self) -> bool {
         self.record.phase == PodPhase::Ready
+    }
+
+    /// Its record as `encode` has it. Every caller must ask for the same encoding: it is remembered.
+    pub fn listed(&self, encode: impl FnOnce(&PodRecord) -> Vec<u8>) -> Bytes {
+        self.listed.of(&*self.record, encode)
     }
 }
 
@@ -40,6 +59,15 @@ pub struct ContainerView {
     pub writable: Option<Arc<DiskUsage>>,
     /// It is being started: its processes may be there before its record says so.
     pub starting: bool,
+    /// Of this record.
+    listed: Listed,
+}
+
+impl ContainerView {
+    /// Its record as `encode` has it. Every caller must ask for the same encoding: it is remembered.
+    pub fn listed(&self, encode: impl FnOnce(&ContainerRecord) -> Vec<u8>) -> Bytes {
+        self.listed.of(&*self.record, encode)
+    }
 }
 
 /// An id that names nothing, or too much.
@@ -144,7 +172,8 @@ impl Index {
         self.write(|maps| {
             let writable = maps.containers.get(&record.id).and_then(|old| old.writable.clone());
             let id = record.id.clone();
-            let view = ContainerView { record, cgroup_path, writable, starting: false };
+            let listed = Listed::default();
+            let view = ContainerView { record, cgroup_path, writable, starting: false, listed };
             maps.containers.insert(id, Arc::new(view));
         });
     }
@@ -154,6 +183,7 @@ impl Index {
         self.change(id, |view| view.starting = true);
     }
 
+    /// Whatever does not change the record: it is still listed the same.
     fn change(&self, id: &ContainerId, f: impl FnOnce(&mut ContainerView)) {
         self.write(|maps| {
             if let Some(old) = maps.containers.get_mut(id) {
@@ -233,6 +263,7 @@ pub(crate) fn test_pod() -> PodView {
         network_closed: false,
         cgroup_parent: "/p".into(),
         pause_pid: None,
+        listed: Listed::default(),
     }
 }
 
@@ -258,12 +289,118 @@ pub(crate) fn test_view(state: crate::record::ContainerState) -> ContainerView {
         state,
     };
     let (record, cgroup_path) = (Arc::new(record), "/p/c".into());
-    ContainerView { record, cgroup_path, writable: None, starting: false }
+    let listed = Listed::default();
+    ContainerView { record, cgroup_path, writable: None, starting: false, listed }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::record::{ContainerState, ExitReason, ExitRecord};
+
+    fn as_text<R: std::fmt::Debug>(record: &R) -> Vec<u8> {
+        format!("{record:?}").into_bytes()
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Record { container: u8, state: ContainerState, limit: i64 },
+        Starting(u8),
+        Measured(u8, u64),
+        Removed(u8),
+        Pod(PodPhase),
+        Listed,
+    }
+
+    fn states() -> impl Strategy<Value = ContainerState> {
+        let running = (1..5, 1..5_i64).prop_map(|(pid, at)| ContainerState::Running {
+            pid,
+            started_at: model::UnixNanos(at),
+        });
+        let exited = (0..4).prop_map(|code| {
+            ContainerState::Exited(ExitRecord {
+                started_at: None,
+                finished_at: model::UnixNanos(9),
+                code,
+                reason: ExitReason::Error,
+                message: String::new(),
+            })
+        });
+        prop_oneof![Just(ContainerState::Created), running, exited]
+    }
+
+    fn steps() -> impl Strategy<Value = Step> {
+        const PHASES: &[PodPhase] = &[PodPhase::Creating, PodPhase::Ready, PodPhase::Stopped];
+        prop_oneof![
+            4 => (0..3_u8, states(), 0..3_i64)
+                .prop_map(|(container, state, limit)| Step::Record { container, state, limit }),
+            1 => (0..3_u8).prop_map(Step::Starting),
+            1 => (0..3_u8, 0..9_u64).prop_map(|(container, bytes)| Step::Measured(container, bytes)),
+            1 => (0..3_u8).prop_map(Step::Removed),
+            2 => proptest::sample::select(PHASES).prop_map(Step::Pod),
+            4 => Just(Step::Listed),
+        ]
+    }
+
+    fn container(number: u8) -> ContainerId {
+        ContainerId::from_random([number; 32])
+    }
+
+    fn take(index: &Index, step: Step) {
+        match step {
+            Step::Record { container: number, state, limit } => {
+                let mut record = ContainerRecord::clone(&test_view(state).record);
+                record.id = container(number);
+                record.resources.memory_limit_bytes = limit;
+                index.put_container(Arc::new(record), "/p/c".into());
+            }
+            Step::Starting(number) => index.set_starting(&container(number)),
+            Step::Measured(number, used_bytes) => {
+                let (at, mountpoint) = (model::UnixNanos(1), String::new());
+                let usage = DiskUsage { at, mountpoint, used_bytes, inodes_used: 1 };
+                index.set_writable(&container(number), usage);
+            }
+            Step::Removed(number) => index.drop_container(&container(number)),
+            Step::Pod(phase) => {
+                let mut pod = test_pod();
+                pod.record = Arc::new(PodRecord { phase, ..PodRecord::clone(&pod.record) });
+                index.put_pod(pod);
+            }
+            Step::Listed => assert_listed(index),
+        }
+    }
+
+    fn assert_listed(index: &Index) {
+        for view in index.containers() {
+            assert_eq!(view.listed(as_text), as_text(&*view.record));
+        }
+        for view in index.pods() {
+            assert_eq!(view.listed(as_text), as_text(&*view.record));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_remembered_is_listed_as_the_record_is_now(steps in vec(steps(), 0..40)) {
+            let index = Index::default();
+            steps.into_iter().chain([Step::Listed]).for_each(|step| take(&index, step));
+        }
+    }
+
+    #[test]
+    fn a_record_is_encoded_once_whatever_is_learnt_beside_it() {
+        let index = Index::default();
+        let record = test_view(ContainerState::Created).record;
+        let id = record.id.clone();
+        index.put_container(record, "/p/c".into());
+        let first = index.container(id.as_str()).unwrap().listed(as_text);
+        index.set_starting(&id);
+        let again = index.container(id.as_str()).unwrap().listed(|_| unreachable!("it is known"));
+        assert_eq!(first, again);
+    }
 
     #[test]
     fn an_id_is_found_whole_or_by_a_unique_prefix() {

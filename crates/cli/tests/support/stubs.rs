@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use cri_api::v1::{
-    self,
+use cri_api::server::{
+    self as v1,
     image_service_server::{ImageService, ImageServiceServer},
     runtime_service_server::{RuntimeService, RuntimeServiceServer},
 };
+use prost::Message;
 use tokio::sync::oneshot;
 use tokio_stream::{Empty, wrappers::UnixListenerStream};
 use tonic::{Request, Response, Status};
@@ -165,6 +166,7 @@ runtime_service! {
             let state = request.into_inner().filter.and_then(|filter| filter.state);
             let mut items = self.world(None).pods.clone();
             items.retain(|pod| state.is_none_or(|state| pod.state == state.state));
+            let items = items.iter().map(|item| item.encode_to_vec().into()).collect();
             ok(v1::ListPodSandboxResponse { items })
         }
 
@@ -265,6 +267,7 @@ runtime_service! {
                     annotations: status.annotations.clone(),
                     ..Default::default()
                 })
+                .map(|item| item.encode_to_vec().into())
                 .collect();
             ok(v1::ListContainersResponse { containers })
         }

@@ -5,7 +5,9 @@ use model::{
     CdiDevice, ContainerConfig, ContainerName, DeviceRequest, EnvVar, MountPropagation,
     MountRequest, MountSource,
 };
-use sandbox::{ContainerState, ContainerView, Index, LookupError};
+use prost::Message;
+use prost::bytes::Bytes;
+use sandbox::{ContainerRecord, ContainerState, ContainerView, Index, LookupError};
 
 use super::{ConvertError, FilterError, WantedId, image, known, pod, resources, security, signal};
 
@@ -112,23 +114,27 @@ pub(crate) fn metadata(name: &ContainerName) -> v1::ContainerMetadata {
     v1::ContainerMetadata { name: name.name.clone(), attempt: name.attempt }
 }
 
-pub(crate) fn state(container: &ContainerView) -> v1::ContainerState {
-    match &container.record.state {
+pub(crate) fn state(record: &ContainerRecord) -> v1::ContainerState {
+    match &record.state {
         ContainerState::Created => v1::ContainerState::ContainerCreated,
         ContainerState::Running { .. } => v1::ContainerState::ContainerRunning,
         ContainerState::Exited(_) => v1::ContainerState::ContainerExited,
     }
 }
 
-pub(crate) fn item(container: &ContainerView) -> v1::Container {
-    let record = &container.record;
+/// As lists have it, encoded.
+pub(crate) fn listed(container: &ContainerView) -> Bytes {
+    container.listed(|record| item(record).encode_to_vec())
+}
+
+fn item(record: &ContainerRecord) -> v1::Container {
     v1::Container {
         id: record.id.to_string(),
         pod_sandbox_id: record.sandbox.to_string(),
         metadata: Some(metadata(&record.config.name)),
         image: Some(image::spec_to_cri(&record.config.image)),
         image_ref: record.image_ref.clone(),
-        state: state(container).into(),
+        state: state(record).into(),
         created_at: record.created_at.0,
         labels: record.config.labels.clone(),
         annotations: record.config.annotations.clone(),
@@ -142,7 +148,7 @@ pub(crate) fn status(container: &ContainerView) -> v1::ContainerStatus {
     let mut status = v1::ContainerStatus {
         id: record.id.to_string(),
         metadata: Some(metadata(&config.name)),
-        state: state(container).into(),
+        state: state(record).into(),
         created_at: record.created_at.0,
         image: Some(v1::ImageSpec {
             image: record.image_name.clone(),
@@ -222,7 +228,7 @@ impl Filter {
         let record = &container.record;
         self.id.fits(record.id.as_str())
             && self.pod.fits(record.sandbox.as_str())
-            && self.state.is_none_or(|wanted| wanted == state(container))
+            && self.state.is_none_or(|wanted| wanted == state(record))
             && pod::selects(&self.labels, &record.config.labels)
     }
 }

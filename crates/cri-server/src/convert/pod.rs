@@ -2,7 +2,9 @@
 
 use cri_api::v1;
 use model::{DnsConfig, PodConfig, PodName, PortMapping, PortProtocol};
-use sandbox::{Index, LookupError, PodView};
+use prost::Message;
+use prost::bytes::Bytes;
+use sandbox::{Index, LookupError, PodPhase, PodRecord, PodView};
 
 use super::{ConvertError, FilterError, WantedId, known, resources, security};
 
@@ -73,20 +75,23 @@ pub(crate) fn metadata(name: &PodName) -> v1::PodSandboxMetadata {
     }
 }
 
-pub(crate) fn state(pod: &PodView) -> v1::PodSandboxState {
-    if pod.is_ready() {
-        v1::PodSandboxState::SandboxReady
-    } else {
-        v1::PodSandboxState::SandboxNotready
+pub(crate) fn state(record: &PodRecord) -> v1::PodSandboxState {
+    match record.phase {
+        PodPhase::Ready => v1::PodSandboxState::SandboxReady,
+        PodPhase::Creating | PodPhase::Stopped => v1::PodSandboxState::SandboxNotready,
     }
 }
 
-pub(crate) fn item(pod: &PodView) -> v1::PodSandbox {
-    let record = &pod.record;
+/// As lists have it, encoded.
+pub(crate) fn listed(pod: &PodView) -> Bytes {
+    pod.listed(|record| item(record).encode_to_vec())
+}
+
+fn item(record: &PodRecord) -> v1::PodSandbox {
     v1::PodSandbox {
         id: record.id.to_string(),
         metadata: Some(metadata(&record.config.name)),
-        state: state(pod).into(),
+        state: state(record).into(),
         created_at: record.created_at.0,
         labels: record.config.labels.clone(),
         annotations: record.config.annotations.clone(),
@@ -99,7 +104,7 @@ pub(crate) fn status(pod: &PodView) -> v1::PodSandboxStatus {
     v1::PodSandboxStatus {
         id: record.id.to_string(),
         metadata: Some(metadata(&record.config.name)),
-        state: state(pod).into(),
+        state: state(record).into(),
         created_at: record.created_at.0,
         network: Some(network(pod)),
         linux: Some(v1::LinuxPodSandboxStatus {
@@ -150,7 +155,7 @@ impl Filter {
 
     pub(crate) fn fits(&self, pod: &PodView) -> bool {
         self.id.fits(pod.record.id.as_str())
-            && self.state.is_none_or(|wanted| wanted == state(pod))
+            && self.state.is_none_or(|wanted| wanted == state(&pod.record))
             && selects(&self.labels, &pod.record.config.labels)
     }
 }

@@ -1,6 +1,7 @@
 //! CRI `ListContainers` and `StreamContainers`.
 
-use cri_api::v1;
+use cri_api::{server, v1};
+use prost::bytes::Bytes;
 use tonic::Status;
 
 use super::streamed::{Messages, messages};
@@ -11,16 +12,16 @@ use crate::{Server, status};
 pub(crate) fn list_containers(
     server: &Server,
     request: v1::ListContainersRequest,
-) -> Result<v1::ListContainersResponse, Status> {
-    Ok(v1::ListContainersResponse { containers: fitting(server, request.filter)?.collect() })
+) -> Result<server::ListContainersResponse, Status> {
+    Ok(server::ListContainersResponse { containers: fitting(server, request.filter)?.collect() })
 }
 
 /// The same, in several messages.
 pub(crate) fn stream_containers(
     server: &Server,
     request: v1::StreamContainersRequest,
-) -> Result<Messages<v1::StreamContainersResponse>, Status> {
-    Ok(messages(fitting(server, request.filter)?, |containers| v1::StreamContainersResponse {
+) -> Result<Messages<server::StreamContainersResponse>, Status> {
+    Ok(messages(fitting(server, request.filter)?, |containers| server::StreamContainersResponse {
         containers,
     }))
 }
@@ -28,9 +29,44 @@ pub(crate) fn stream_containers(
 fn fitting(
     server: &Server,
     filter: Option<v1::ContainerFilter>,
-) -> Result<impl Iterator<Item = v1::Container> + Send + use<>, Status> {
+) -> Result<impl Iterator<Item = Bytes> + Send + use<>, Status> {
     let index = server.sandboxes.index();
     let filter = container::Filter::new(filter, index).map_err(status::from_filter)?;
     let fitting = index.containers().into_iter().filter(move |view| filter.fits(view));
-    Ok(fitting.map(|view| container::item(&view)))
+    Ok(fitting.map(|view| container::listed(&view)))
+}
+
+#[cfg(test)]
+mod tests {
+    use cri_api::{server, v1};
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+    use prost::Message;
+    use prost::bytes::Bytes;
+
+    fn containers() -> impl Strategy<Value = Vec<v1::Container>> {
+        let one = ("[a-f0-9]{0,8}", btree_map(".{0,9}", ".{0,200}", 0..4), 0..4, any::<i64>());
+        let one = one.prop_map(|(id, labels, state, created_at)| v1::Container {
+            id,
+            labels,
+            state,
+            created_at,
+            ..Default::default()
+        });
+        vec(one, 0..5)
+    }
+
+    proptest! {
+        #[test]
+        fn a_list_of_encoded_items_is_the_list_on_the_wire(containers in containers()) {
+            let encoded: Vec<Bytes> =
+                containers.iter().map(|container| container.encode_to_vec().into()).collect();
+            let list = server::ListContainersResponse { containers: encoded.clone() };
+            let want = v1::ListContainersResponse { containers: containers.clone() };
+            prop_assert_eq!(list.encode_to_vec(), want.encode_to_vec());
+            let list = server::StreamContainersResponse { containers: encoded };
+            let want = v1::StreamContainersResponse { containers };
+            prop_assert_eq!(list.encode_to_vec(), want.encode_to_vec());
+        }
+    }
 }

@@ -43,7 +43,7 @@ use crate::events::EventKind;
 use crate::link::{LinkEvent, ShimLink};
 use crate::record::{ContainerRecord, ContainerState, ExitReason, ExitRecord, PodPhase, PodRecord};
 use crate::targets::ExecTarget;
-use crate::view::PodView;
+use crate::view::{Listed, PodView};
 
 pub use recover::OpenError;
 use shim_process::ShimProcess;
@@ -333,6 +333,7 @@ impl Owner {
             network_closed: self.record.phase != PodPhase::Ready && !self.record.attached,
             cgroup_parent: Arc::clone(&self.cgroup_parent),
             pause_pid: self.shim.as_ref().and_then(|shim| shim.pause_pid),
+            listed: Listed::default(),
         });
     }
 
