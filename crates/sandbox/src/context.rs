@@ -70,6 +70,8 @@ pub(crate) struct Context {
     pub(crate) backlog: crate::backlog::Backlog,
     /// Mount sources that do not answer.
     pub(crate) silent: crate::sources::Silent,
+    /// Places where `knarr doctor` looks that do not answer.
+    pub(crate) unseen: crate::sources::Silent,
     /// Why pods cannot have user namespaces here, if they cannot; found out at start.
     pub(crate) user_namespaces: Result<(), String>,
     pub(crate) exec_targets: crate::targets::ExecTargets,

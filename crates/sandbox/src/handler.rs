@@ -11,7 +11,7 @@ use std::time::Duration;
 use model::StringMap;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::probe::{Probed, Probes};
+pub(crate) use self::probe::{Again, Probed, Probes};
 use crate::session::enter;
 
 /// How long a runtime may take to say what it can do.

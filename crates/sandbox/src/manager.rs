@@ -62,6 +62,7 @@ impl Sandboxes {
             quarantine: crate::quarantine::Quarantine::default(),
             backlog: crate::backlog::Backlog::default(),
             silent: crate::sources::Silent::default(),
+            unseen: crate::sources::Silent::default(),
             user_namespaces,
             exec_targets: crate::targets::ExecTargets::default(),
             refused_parent: crate::scopes::RefusedParent::default(),

@@ -46,17 +46,29 @@ impl Silent {
     /// # Errors
     /// As there, or it cannot be made.
     pub(crate) async fn make_log_dir(&self, path: &Path) -> Result<(), FileError> {
-        let made = Arc::new(Mutex::new(Ok(())));
-        let tells = Arc::clone(&made);
+        let dir = path.to_owned();
         // It comes from a request, and so is text.
-        let paths = vec![path.to_string_lossy().into_owned()];
-        self.ask_with(paths, ANSWERS_WITHIN, move |path| {
-            let result = files::make_log_dir(Path::new(path));
+        self.work_at(&path.to_string_lossy(), move || files::make_log_dir(&dir)).await?
+    }
+
+    /// Does work that needs an answer of this place, given up in time as [`Self::ask`] is.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn work_at<T: Send + 'static>(
+        &self,
+        place: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, FileError> {
+        let done = Arc::new(Mutex::new(None));
+        let (tells, mut work) = (Arc::clone(&done), Some(work));
+        self.ask_with(vec![place.to_owned()], ANSWERS_WITHIN, move |_place| {
+            let result = work.take().map(|work| work());
             *tells.lock().unwrap_or_else(PoisonError::into_inner) = result;
         })
         .await?;
-        let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *made, Ok(()))
+        let result = done.lock().unwrap_or_else(PoisonError::into_inner).take();
+        result.ok_or_else(|| is_silent(place))
     }
 
     async fn ask_with(

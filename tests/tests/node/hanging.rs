@@ -16,6 +16,7 @@ use test_support::pods::ContainerBuilder;
 use test_support::scratch::Scratch;
 use test_support::skip;
 
+use crate::doctor::doctor;
 use crate::stats::{layer_bytes, measured};
 
 /// What a container may take to die, a pod's other steps, and a machine that has a lot to do.
@@ -286,11 +287,15 @@ fn a_new_process_that_hangs_fails_that_start_and_nothing_else() -> Result<()> {
 /// A runtime is asked what it can do by the daemon itself, when it starts and when the file is another. Already looking
 /// at a file of a dead file system takes for ever.
 #[test]
-fn a_runtime_that_hangs_when_it_is_asked_delays_neither_statistics_nor_a_start() -> Result<()> {
+fn a_runtime_that_hangs_when_it_is_asked_delays_no_start_no_statistics_and_no_doctor() -> Result<()>
+{
     let mounted = |scratch: &Scratch| scratch.dir().join("mounted");
     let configure = |settings: &mut Settings, scratch: &Scratch| {
         let path = mounted(scratch).join("runtime");
         settings.extra_config += &format!("\n[handlers.hangs]\npath = \"{}\"\n", path.display());
+        let base = mounted(scratch).join("base.json");
+        let table = format!("\n[handlers.based]\nbase_spec = \"{}\"\n", base.display());
+        settings.extra_config += &table;
     };
     on_a_node_with(configure, async |node| {
         let (_, id) = node.sleeper("other").await?;
@@ -306,7 +311,21 @@ fn a_runtime_that_hangs_when_it_is_asked_delays_neither_statistics_nor_a_start()
         let error = refused.expect_err("its runtime hangs");
         ensure!(error.message().contains("has not answered"), "{error:?}");
         others_live(node, "another").await?;
+        for _ in 0..2 {
+            let (found, _) = tokio::task::block_in_place(|| doctor(node, false))?;
+            let (told, rest): (Vec<_>, Vec<_>) = found.iter().partition(|it| {
+                let [problem, remedy] = ["problem", "remedy"].map(|key| it[key].to_string());
+                problem.contains("does not answer") && remedy.contains("unmount what is dead")
+            });
+            let about = |object: &str| told.iter().any(|it| it["object"] == object);
+            let base = fuse.dir().join("base.json").display().to_string();
+            ensure!(told.len() == 2 && about("hangs") && about(&base), "{found:#?}");
+            ensure!(rest.is_empty(), "{rest:#?}");
+        }
+        // What it was asked meanwhile ends with it.
         drop(fuse);
+        let (found, _) = tokio::task::block_in_place(|| doctor(node, false))?;
+        ensure!(found.iter().all(|it| !it.to_string().contains("answer")), "{found:#?}");
         Ok(())
     })
 }

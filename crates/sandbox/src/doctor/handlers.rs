@@ -1,42 +1,45 @@
 //! Whether the handlers' runtimes work, asked anew.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use super::{Area, Examination};
+use tokio::task::JoinSet;
+
+use super::parts::SILENT;
+use super::{Area, Case, Cases};
+use crate::context::Context;
 use crate::error::chain;
 use crate::external::read_base;
-use crate::handler::{Handler, Probed, Program};
+use crate::handler::{Again, Probed, Program};
 
-/// Every handler but the built-in one. Blocks for as long as the slowest runtime takes to answer.
-pub(super) fn all(out: &mut Examination<'_>) {
-    let cx = out.cx;
-    let known = &cx.parts.handlers.known;
-    let others =
-        known.iter().filter_map(|(name, handler)| Some((name, handler, handler.program.as_ref()?)));
-    let asked: Vec<_> = std::thread::scope(|scope| {
-        let asking: Vec<_> = others
-            .map(|(name, handler, program)| {
-                (name, handler, program, scope.spawn(move || cx.probes.ask(name, program)))
-            })
-            .collect();
-        let answers = asking.into_iter().map(|(name, handler, program, answer)| {
-            let answer = answer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            (name, handler, program, answer)
-        });
-        answers.collect()
-    });
-    for (name, handler, program, answer) in asked {
-        runtime(out, name, program, answer);
-        base_spec(out, name, handler);
+/// Every handler but the built-in one, side by side, for as long as an answer may take.
+pub(super) async fn ask(cx: &Arc<Context>) -> Vec<Case> {
+    let mut asking = JoinSet::new();
+    for (name, handler) in &cx.parts.handlers.known {
+        let Some(program) = handler.program.clone() else { continue };
+        let (cx, name) = (Arc::clone(cx), name.clone());
+        asking.spawn(async move { cases(&cx, name, program).await });
     }
+    asking.join_all().await.into_iter().flatten().collect()
 }
 
-fn runtime(
-    out: &mut Examination<'_>,
-    name: &str,
-    program: &Program,
-    answer: Result<Probed, String>,
-) {
+async fn cases(cx: &Arc<Context>, name: String, program: Program) -> Vec<Case> {
+    let place = program.path.to_string_lossy().into_owned();
+    let mut silent = Cases::default();
+    let problem = format!("its pods cannot run: {place} does not answer, even killed");
+    silent.problem(Area::Handler, &name, problem, SILENT);
+    let Some(answer) = cx.ask_in_time(&name, &program, Again::Always).await else {
+        return silent.0;
+    };
+    let told = move || {
+        let mut out = Cases::default();
+        runtime(&mut out, &name, &program, answer);
+        out.0
+    };
+    cx.unseen.work_at(&place, told).await.unwrap_or(silent.0)
+}
+
+fn runtime(out: &mut Cases, name: &str, program: &Program, answer: Result<Probed, String>) {
     match answer {
         Err(reason) => {
             let remedy = remedy(name, &program.path);
@@ -70,8 +73,9 @@ fn remedy(name: &str, path: &Path) -> String {
     }
 }
 
-fn base_spec(out: &mut Examination<'_>, name: &str, handler: &Handler) {
-    let Some(Err(error)) = handler.base_spec.as_deref().map(read_base) else { return };
+/// Whether a handler's base spec can be read. Blocking.
+pub(super) fn base_spec(out: &mut Cases, name: &str, path: &Path) {
+    let Err(error) = read_base(path) else { return };
     let remedy = format!("mend the file, or take handlers.{name}.base_spec away");
     let problem = format!("its containers cannot be made: {}", chain(&error));
     out.problem(Area::Handler, &name, problem, &remedy);

@@ -1,6 +1,6 @@
 //! Whether the host has what pods need.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bundle::HostFacts;
 use cni::NetworkStatus;
@@ -62,8 +62,7 @@ const SETTINGS: [(&str, u64, &str); 6] = [
 
 /// What the daemon and its pods find, and what of the network and of user namespaces.
 pub(super) fn all(out: &mut Examination<'_>, network: &NetworkStatus) {
-    let dirs = [out.cx.paths().root().to_owned(), out.cx.paths().state().to_owned()];
-    look(&mut out.cases, &out.cx.parts.host, &dirs);
+    look(&mut out.cases, &out.cx.parts.host);
     let groups = crate::cgroups::children(&out.cx.parts.host.cgroup, "");
     let (drivers, refused) = (out.cx.parts.cgroup_drivers, out.cx.refused_parent.last());
     super::drivers::look(
@@ -83,7 +82,7 @@ pub(super) fn all(out: &mut Examination<'_>, network: &NetworkStatus) {
 }
 
 /// What needs no daemon to be seen. Blocking.
-pub(super) fn look(out: &mut Cases, host: &HostFacts, dirs: &[PathBuf]) {
+pub(super) fn look(out: &mut Cases, host: &HostFacts) {
     let filesystems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     kernel(out, host.kernel, &filesystems);
     if !Path::new("/proc/sys/kernel/seccomp/actions_avail").exists() {
@@ -94,14 +93,16 @@ pub(super) fn look(out: &mut Cases, host: &HostFacts, dirs: &[PathBuf]) {
     settings(out, |name| std::fs::read_to_string(Path::new("/proc/sys").join(name)).ok());
     limits(out, getrlimit(Resource::Nofile).current);
     capabilities(out, host.bounding_caps);
-    for dir in dirs {
-        match rustix::fs::statvfs(dir) {
-            Ok(stat) => {
-                space(out, &dir.display(), "bytes", (stat.f_bavail, stat.f_blocks));
-                space(out, &dir.display(), "inodes", (stat.f_favail, stat.f_files));
-            }
-            Err(errno) => out.unseen(Area::Host, &dir.display(), &std::io::Error::from(errno)),
+}
+
+/// Whether there is room on a directory's file system. Blocking.
+pub(super) fn room(out: &mut Cases, dir: &Path) {
+    match rustix::fs::statvfs(dir) {
+        Ok(stat) => {
+            space(out, &dir.display(), "bytes", (stat.f_bavail, stat.f_blocks));
+            space(out, &dir.display(), "inodes", (stat.f_favail, stat.f_files));
         }
+        Err(errno) => out.unseen(Area::Host, &dir.display(), &std::io::Error::from(errno)),
     }
 }
 

@@ -13,6 +13,7 @@ mod kernel;
 mod mend;
 mod network;
 mod offline;
+mod parts;
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -21,7 +22,6 @@ use std::sync::Arc;
 use cni::Live;
 use model::{ContainerId, SandboxId};
 
-use crate::blocking;
 use crate::context::Context;
 use crate::manager::Sandboxes;
 use crate::networks::LivePods;
@@ -242,29 +242,5 @@ impl Sandboxes {
         left.extend(mended);
         left.sort_by_key(|finding| (finding.severity, finding.area));
         left
-    }
-
-    async fn look(&self) -> Vec<Case> {
-        let cx = Arc::clone(&self.cx);
-        let status = self.network_status();
-        blocking::run(move || {
-            let live = LivePods(Arc::clone(&cx));
-            let mut examination = Examination { cx: &cx, live, cases: Cases::default() };
-            files::records(&mut examination);
-            kernel::processes(&mut examination);
-            kernel::cgroups(&mut examination);
-            kernel::namespaces(&mut examination);
-            let Examination { live, cases, .. } = &mut examination;
-            kernel::mounts(cases, cx.paths(), live);
-            network::attachments(cases, &cx.parts.network, live);
-            network::strays(cases, &cx.parts.network, live);
-            files::states(&mut examination);
-            files::layers_of_all(&mut examination);
-            files::ingests(&mut examination);
-            handlers::all(&mut examination);
-            host::all(&mut examination, &status);
-            examination.cases.0
-        })
-        .await
     }
 }

@@ -48,9 +48,10 @@ pub fn examine_without_a_daemon(
     match crate::host::host_facts() {
         Ok(facts) => {
             look.cgroups(&facts.cgroup);
-            let dirs = [paths.root().to_owned(), paths.state().to_owned()];
-            let dirs: Vec<_> = dirs.into_iter().filter(|dir| dir.exists()).collect();
-            host::look(&mut look.out, &facts, &dirs);
+            host::look(&mut look.out, &facts);
+            for dir in [paths.root(), paths.state()].into_iter().filter(|dir| dir.exists()) {
+                host::room(&mut look.out, dir);
+            }
         }
         Err(error) => look.out.unseen(Area::Host, &"the host", &error),
     }

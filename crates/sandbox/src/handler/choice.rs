@@ -1,10 +1,7 @@
 //! Which handler a request means, and whether its runtime can do what is asked.
 
-use std::sync::Arc;
-
-use super::probe::TURN;
-use super::{Features, Handler, HandlerState, Program, RuntimeKind};
-use crate::blocking;
+use super::probe::Again;
+use super::{Features, Handler, HandlerState, RuntimeKind};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::manager::Sandboxes;
@@ -77,7 +74,9 @@ impl Sandboxes {
             return Err(RunError::UnknownHandler { handler, known });
         };
         let Some(program) = &handler.program else { return Ok(handler.clone()) };
-        self.ask_again(name, program).await;
+        // A program may have been removed since, or installed, or mended. One that does not answer is taken for what
+        // it was before, if it was anything.
+        self.cx.ask_in_time(name, program, Again::IfBroken).await;
         let features = self
             .cx
             .features(name, handler)
@@ -86,13 +85,5 @@ impl Sandboxes {
             return Err(RunError::HandlerWithoutUsers { handler: name.to_owned() });
         }
         Ok(handler.clone())
-    }
-
-    /// A program may have been removed since, or installed, or mended.
-    async fn ask_again(&self, name: &str, program: &Program) {
-        let (cx, name, program) = (Arc::clone(&self.cx), name.to_owned(), program.clone());
-        let asked = blocking::run(move || cx.probes.renew(&name, &program, true));
-        // It is taken for what it was before, if it was anything.
-        tokio::time::timeout(TURN, asked).await.unwrap_or_default();
     }
 }

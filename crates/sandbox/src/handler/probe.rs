@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Condvar, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::{ANSWERS_WITHIN, Features, Handlers, PATH, Program, RuntimeKind};
+use super::{ANSWERS_WITHIN, Features, PATH, Program, RuntimeKind};
+use crate::blocking;
+use crate::context::Context;
 
 /// What a runtime that works has said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,8 +94,19 @@ struct Probe {
     probed: Result<Probed, String>,
 }
 
+/// When a runtime that was asked before is asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// If there is another file in its place.
+    IfReplaced,
+    /// Also if it did not work: what it lacked may be there now.
+    IfBroken,
+    /// In any case.
+    Always,
+}
+
 /// How long an answer is waited for: of two questions to a runtime, and for its processes to be ended.
-pub(super) const TURN: Duration = ANSWERS_WITHIN.saturating_mul(3);
+const TURN: Duration = ANSWERS_WITHIN.saturating_mul(3);
 
 /// What is known of the handlers' runtimes.
 #[derive(Debug, Default)]
@@ -138,7 +151,7 @@ impl Probes {
 
     /// Asks a runtime, and tells the log when the answer is another than before. Blocks for as long as
     /// that takes.
-    pub(crate) fn ask(&self, name: &str, program: &Program) -> Result<Probed, String> {
+    fn ask(&self, name: &str, program: &Program) -> Result<Probed, String> {
         // Before: a file that is replaced meanwhile is asked again.
         let of = stamp(&program.path);
         let probed = program.probe();
@@ -159,27 +172,32 @@ impl Probes {
         probed
     }
 
-    /// Asks again if there is another file than the one that was asked, and, for somebody who `needs` it, if
-    /// that did not work: what it lacked may be there now. Who is asked already is not asked twice, but waited for, as
-    /// long as an answer may take. Blocks.
-    pub(crate) fn renew(&self, name: &str, program: &Program, needs: bool) {
-        let Some(_turn) = self.turn(name) else { return };
-        let known = self.known(name).filter(|probe| probe.of == stamp(&program.path));
-        if known.is_none_or(|probe| needs && probe.probed.is_err()) {
-            // What came of it is kept, and told to whoever asks.
-            drop(self.ask(name, program));
-        }
-    }
-
-    /// Asks every runtime, side by side, again only where the file is another. Blocks for as long as
-    /// the slowest takes.
-    pub(crate) fn renew_all(&self, handlers: &Handlers) {
-        std::thread::scope(|scope| {
-            for (name, handler) in &handlers.known {
-                let Some(program) = &handler.program else { continue };
-                scope.spawn(move || self.renew(name, program, false));
-            }
+    /// What a runtime says, now or when it was last asked. Who is being asked is not asked twice, but waited for,
+    /// as long as an answer may take: `None` when there is none by then. Blocks, on a file system that does not
+    /// answer for ever.
+    fn renew(&self, name: &str, program: &Program, again: Again) -> Option<Result<Probed, String>> {
+        let _turn = self.turn(name)?;
+        let known = self.known(name).filter(|probe| match again {
+            Again::IfReplaced => probe.of == stamp(&program.path),
+            Again::IfBroken => probe.probed.is_ok() && probe.of == stamp(&program.path),
+            Again::Always => false,
         });
+        Some(known.map_or_else(|| self.ask(name, program), |probe| probe.probed))
+    }
+}
+
+impl Context {
+    /// What a runtime says, now or when it was last asked. `None`: it does not answer, be it only to be looked at, as
+    /// a file of a dead file system. Nobody waits for that, and nobody else is sent after it.
+    pub(crate) async fn ask_in_time(
+        self: &Arc<Self>,
+        name: &str,
+        program: &Program,
+        again: Again,
+    ) -> Option<Result<Probed, String>> {
+        let (cx, name, program) = (Arc::clone(self), name.to_owned(), program.clone());
+        let asked = blocking::run(move || cx.probes.renew(&name, &program, again));
+        tokio::time::timeout(TURN, asked).await.ok().flatten()
     }
 }
 
@@ -198,6 +216,10 @@ mod tests {
             options: Vec::new(),
             sandbox_container: false,
         }
+    }
+
+    fn version(answer: Option<Result<Probed, String>>) -> Result<String, String> {
+        answer.unwrap().map(|probed| probed.version)
     }
 
     /// A program that answers `--version` and, with a status of its own, `features`.
@@ -257,19 +279,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("runtime");
         let (probes, program) = (Probes::default(), program(&path));
-        let renewed = |needs| {
-            probes.renew("one", &program, needs);
-            probes.get("one").unwrap().map(|probed| probed.version)
-        };
-        assert!(renewed(false).unwrap_err().contains("No such file"));
+        let renewed = || version(probes.renew("one", &program, Again::IfReplaced));
+        assert!(renewed().unwrap_err().contains("No such file"));
         runtime(&path, "one", "exit 1");
-        assert_eq!(renewed(false).as_deref(), Ok("one"));
+        assert_eq!(renewed().as_deref(), Ok("one"));
         runtime(&path, "two", "exit 1");
-        assert_eq!(renewed(false).as_deref(), Ok("two"));
+        assert_eq!(renewed().as_deref(), Ok("two"));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(renewed(false).unwrap_err().contains("Permission denied"));
+        assert!(renewed().unwrap_err().contains("Permission denied"));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(renewed(false).as_deref(), Ok("two"));
+        assert_eq!(renewed().as_deref(), Ok("two"));
+        assert_eq!(probes.get("one"), probes.renew("one", &program, Again::IfReplaced));
     }
 
     #[test]
@@ -280,10 +300,12 @@ mod tests {
         let (probes, program) = (Probes::default(), program(&path));
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| probes.renew("one", &program, true));
+                scope.spawn(|| probes.renew("one", &program, Again::IfBroken));
             }
         });
         assert_eq!(fs::read_to_string(&count).unwrap(), "asked\n");
+        probes.renew("one", &program, Again::Always).unwrap().unwrap();
+        assert_eq!(fs::read_to_string(&count).unwrap(), "asked\nasked\n");
         assert!(probes.turn("one").is_some(), "nobody asks any more");
     }
 
@@ -295,13 +317,10 @@ mod tests {
         let text = format!("#!/bin/sh\ncat {}\n", part.display());
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        let renewed = |needs| {
-            probes.renew("one", &program, needs);
-            probes.get("one").unwrap().map(|probed| probed.version)
-        };
-        assert!(renewed(true).is_err());
+        let renewed = |again| version(probes.renew("one", &program, again));
+        assert!(renewed(Again::IfBroken).is_err());
         fs::write(&part, "whole\n").unwrap();
-        assert!(renewed(false).is_err(), "nobody needs it");
-        assert_eq!(renewed(true).as_deref(), Ok("whole"));
+        assert!(renewed(Again::IfReplaced).is_err(), "nobody needs it");
+        assert_eq!(renewed(Again::IfBroken).as_deref(), Ok("whole"));
     }
 }

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Program;
-use super::probe::TURN;
-use crate::blocking;
+use super::probe::Again;
 use crate::context::Context;
 
 /// How often a file is looked at; what `docs/operate/handlers.md` promises.
@@ -18,17 +18,20 @@ const EVERY: Duration = Duration::from_secs(10);
 /// Asks every runtime before the daemon serves. One that has not answered by the time all must have cannot run pods
 /// until it is asked again: no file system that hangs keeps the daemon from its other pods.
 pub(crate) async fn ask_all(cx: &Arc<Context>) {
-    let asking = Arc::clone(cx);
-    let asked = blocking::run(move || asking.probes.renew_all(&asking.parts.handlers));
-    if tokio::time::timeout(TURN, asked).await.is_err() {
-        let known = cx.parts.handlers.known.iter().filter(|(_, handler)| handler.program.is_some());
-        for (name, _) in known.filter(|(name, _)| cx.probes.get(name).is_none()) {
-            tracing::error!(
-                handler = %name,
-                "its runtime has not answered what it can do, and does not end even when it is killed"
-            );
-        }
+    let mut asking = JoinSet::new();
+    for (name, handler) in &cx.parts.handlers.known {
+        let Some(program) = handler.program.clone() else { continue };
+        let (cx, name) = (Arc::clone(cx), name.clone());
+        asking.spawn(async move {
+            if cx.ask_in_time(&name, &program, Again::IfReplaced).await.is_none() {
+                tracing::error!(
+                    handler = %name,
+                    "its runtime has not answered what it can do, and does not end even when it is killed"
+                );
+            }
+        });
     }
+    asking.join_all().await;
 }
 
 /// Looks again and again until the daemon drains.
@@ -39,10 +42,9 @@ pub(crate) async fn run(
     draining: CancellationToken,
 ) {
     loop {
-        let (asking, name, program) = (Arc::clone(&cx), name.clone(), program.clone());
-        let round = async move {
+        let round = async {
             tokio::time::sleep(EVERY).await;
-            blocking::run(move || asking.probes.renew(&name, &program, false)).await;
+            cx.ask_in_time(&name, &program, Again::IfReplaced).await;
         };
         // What has begun to be asked then is told to nobody.
         tokio::select! {
