@@ -12,6 +12,7 @@ use crate::child::{Inside, Job, Place, Program, Start};
 use crate::error::{At, LaunchError, Step, Warning};
 use crate::hooks::Status;
 use crate::launcher::{Io, Launcher};
+use crate::launching::Progress;
 use crate::plan::ExecPlan;
 use crate::prepared::{Attempt, Heard, Running, Words, no_hooks};
 use crate::report::{self, Reporter};
@@ -22,15 +23,6 @@ pub struct Entering {
     console: Option<OwnedFd>,
     warnings: Vec<Warning>,
     attempt: Attempt,
-}
-
-/// How far a process has come.
-#[derive(Debug)]
-pub enum Progress {
-    /// It is still on its way.
-    Entering(Entering),
-    /// It runs its program.
-    Runs(Running),
 }
 
 impl Entering {
@@ -49,11 +41,11 @@ impl Entering {
     ///
     /// # Errors
     /// [`LaunchError`]; nothing is left then.
-    pub fn advance(mut self) -> Result<Progress, LaunchError> {
+    pub fn advance(mut self) -> Result<Progress<Self>, LaunchError> {
         loop {
             let waiting = report::has_something(&self.attempt.channel).at(Step::Channel, "")?;
             if !waiting {
-                return Ok(Progress::Entering(self));
+                return Ok(Progress::OnItsWay(self));
             }
             let mut hooks = Some(no_hooks);
             match self.attempt.hear(&mut self.console, &mut self.warnings, &mut hooks)? {

@@ -7,7 +7,7 @@
 //! (the shim, `knarr oci`): the child half runs between `clone3` and `execve`.
 //!
 //! Main types: [`plan::LaunchPlan`] and [`plan::ExecPlan`] say what, [`Launcher`] does it,
-//! [`Prepared`] is a child that waits and [`Running`] one that runs, [`LaunchError`] names the step
+//! [`Launching`] is a child on its way, [`Prepared`] one that waits and [`Running`] one that runs, [`LaunchError`] names the step
 //! that failed. After an error nothing is left: the child is reaped and new cgroups are removed. Where SIGKILL
 //! does not reach the child, that is done by [`Launcher::see_off`] once it has ended.
 //!
@@ -29,6 +29,7 @@ mod hooks;
 mod host;
 mod ids;
 mod launcher;
+mod launching;
 mod net_devices;
 mod nodes;
 mod outliving;
@@ -42,9 +43,10 @@ mod sysctl;
 mod tool;
 mod user;
 
-pub use entering::{Entering, Progress};
+pub use entering::Entering;
 pub use error::{FailureKind, LaunchError, Step, Warning};
 pub use launcher::{Groups, Io, Launcher, Options, make_template};
+pub use launching::{Launching, Progress};
 pub use pause::pause_program;
 pub use prepared::{Prepared, Running, start_waiting};
 pub use probe::probe_user_namespaces;

@@ -257,7 +257,8 @@ impl Launcher {
         let (mut attempt, mut warnings) =
             self.begin(plan, io, Program::InPath, start, hooks_until)?;
         let mut console = None;
-        let hooks = |child: &Child| self.create_runtime_hooks(plan, child, hooks_until);
+        let hooks =
+            |child: &Child| self.create_runtime_hooks(plan.hooks.as_ref(), child, hooks_until);
         match attempt.listen(until, &mut console, &mut warnings, hooks)? {
             Heard::Ready => {}
             Heard::Runs => return Err(attempt.died()),
@@ -268,46 +269,19 @@ impl Launcher {
         Ok(Prepared { pid, console, warnings, attempt })
     }
 
-    /// [`Self::prepare`] and [`Prepared::start`] in one go, without the wait between them.
-    ///
-    /// # Errors
-    /// [`LaunchError`]; nothing is left then.
-    pub fn launch(&self, plan: &LaunchPlan, io: Io<'_>) -> Result<Running, LaunchError> {
-        self.launch_program(plan, io, Program::InPath)
-    }
-
-    pub(crate) fn launch_program(
-        &self,
-        plan: &LaunchPlan,
-        io: Io<'_>,
-        program: Program<'_>,
-    ) -> Result<Running, LaunchError> {
-        let (until, hooks_until) = self.deadlines();
-        let (attempt, mut warnings) = self.begin(plan, io, program, Start::AtOnce, hooks_until)?;
-        let mut console = None;
-        let hooks = |child: &Child| self.create_runtime_hooks(plan, child, hooks_until);
-        match attempt.listen(until, &mut console, &mut warnings, hooks)? {
-            Heard::Ready | Heard::Runs => {}
-        }
-        if let (Some(hooks), Some(child)) = (&plan.hooks, &attempt.child) {
-            self.run_poststart(hooks, child.pid, hooks_until)?;
-        }
-        attempt.succeed(console, warnings)
-    }
-
     /// Of a launch that begins now, and of its hooks.
-    fn deadlines(&self) -> (Option<Instant>, Deadline) {
+    pub(crate) fn deadlines(&self) -> (Option<Instant>, Deadline) {
         let until = self.options.runs_within.map(|within| Instant::now() + within);
         (until, Deadline::of_launch())
     }
 
-    fn create_runtime_hooks(
+    pub(crate) fn create_runtime_hooks(
         &self,
-        plan: &LaunchPlan,
+        hooks: Option<&HooksPlan>,
         child: &Child,
         until: Deadline,
     ) -> Result<(), LaunchError> {
-        let Some(hooks) = &plan.hooks else { return Ok(()) };
+        let Some(hooks) = hooks else { return Ok(()) };
         let (pid, status) = (child.pid.as_raw_nonzero().get(), hooks::Status::Creating);
         let older = usize::try_from(hooks.prestart).unwrap_or(usize::MAX);
         let (older, newer) = hooks.create_runtime.split_at(older.min(hooks.create_runtime.len()));
@@ -327,7 +301,7 @@ impl Launcher {
         self.run_poststart(hooks, pid, Deadline::of_launch())
     }
 
-    fn run_poststart(
+    pub(crate) fn run_poststart(
         &self,
         hooks: &HooksPlan,
         pid: Pid,
@@ -347,7 +321,7 @@ impl Launcher {
         hook_warnings(self.on_host(run))
     }
 
-    fn begin(
+    pub(crate) fn begin(
         &self,
         plan: &LaunchPlan,
         io: Io<'_>,

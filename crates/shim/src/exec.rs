@@ -160,7 +160,7 @@ impl Supervisor {
         let Waiting { entering, peer, request, terminal, .. } = waiting;
         self.tools.poller.remove(entering.channel());
         let done = match runtime::advance(entering) {
-            Ok(Way::Entering(entering)) => {
+            Ok(Way::OnItsWay(entering)) => {
                 let watched = self.tools.poller.add(entering.channel(), Token::Entering(token));
                 if let Err(error) = watched {
                     let why = std::io::Error::from(error);

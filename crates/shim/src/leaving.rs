@@ -33,6 +33,7 @@ impl Supervisor {
         }
         self.tools.journal.say(format_args!("SIGTERM from process {sender}: the pod is stopped"));
         self.leaves = Some(Instant::now() + GRACE);
+        self.kill_launches();
         for (id, signal) in self.to_be_asked(sender == FIRST_PROCESS) {
             let asked = reach(Point::ShimLeaveSignal)
                 .and_then(|()| self.kill(id.as_str(), signal, signal == SIGKILL));

@@ -28,6 +28,8 @@ pub(crate) enum Token {
     Oom(u64),
     /// A process on its way into a container has something to say.
     Entering(u64),
+    /// A container's first process has something to say before its program runs.
+    Launching(u64),
 }
 
 impl Token {
@@ -43,6 +45,7 @@ impl Token {
             Self::Feed(number) => number << 4 | 6,
             Self::Oom(number) => number << 4 | 7,
             Self::Entering(number) => number << 4 | 8,
+            Self::Launching(number) => number << 4 | 10,
         })
     }
 
@@ -58,6 +61,7 @@ impl Token {
             6 => Self::Feed(number),
             7 => Self::Oom(number),
             9 => Self::Terminations,
+            10 => Self::Launching(number),
             _ => Self::Entering(number),
         }
     }
@@ -169,6 +173,7 @@ mod tests {
             Token::Feed(3),
             Token::Oom(2),
             Token::Entering(5),
+            Token::Launching(6),
         ] {
             assert_eq!(Token::from_data(token.to_data()), token);
         }

@@ -31,6 +31,7 @@ impl Supervisor {
         // An error is ECHILD: no children at all.
         while let Ok(Some(pid)) = sys::supervise::next_ended() {
             self.hear_last_words(pid);
+            self.hear_last_words_of_launch(pid);
             self.end_family_of_hung_up(pid);
             match rustix::process::waitpid(Some(pid), WaitOptions::NOHANG) {
                 Ok(Some((_, status))) => self.ended(pid, status),

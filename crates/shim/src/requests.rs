@@ -1,29 +1,20 @@
-//! What each request does. Everything answers at once except `Shutdown`, `Exec` and what needs another
-//! runtime's `create` and `start`.
+//! What each request does. Everything answers at once except `Shutdown`, `Exec`, `Start` and what needs
+//! another runtime's `create` and `start`.
 
 use failpoint::Point;
 use launch::plan::{CgroupPlan, LaunchPlan, PidNamespace};
 use model::ContainerId;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{Pid, getpid};
-use shim_protocol::{
-    Body, Failure, FailureKind, Hello, PodSetup, Response, StartContainer, Started, StateReport,
-};
+use shim_protocol::{Body, Failure, FailureKind, Hello, PodSetup, Response};
 
-use crate::clock;
-use crate::container::{Container, Lifecycle, Running};
 use crate::exec::Exec;
 use crate::external::Keeper;
-use crate::failure::{
-    also, bad_request, chain, io_failure, not_found, reach, room, unknown, wrong_state,
-};
-use crate::log::{ContainerLog, Stream};
+use crate::failure::{also, bad_request, io_failure, not_found, reach, room, unknown, wrong_state};
+use crate::log::ContainerLog;
 use crate::oom::Oom;
 use crate::peers::PeerNumber;
 use crate::process_tree::{kill_family, signal_family};
-use crate::runtime::{Launched, directories_only};
-use crate::stdin::Stdin;
-use crate::stdio::{self, Sink, Stdio};
 use crate::supervisor::Supervisor;
 
 const SIGHUP: i32 = 1;
@@ -38,11 +29,19 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
+    fn failed(failure: Failure) -> Self {
+        Self::Now(Response::Failed(failure), None)
+    }
+
+    /// To a request that has begun, or could not.
+    fn later(begun: Result<(), Failure>) -> Self {
+        begun.map_or_else(Self::failed, |()| Self::Later)
+    }
+
     /// To a request that only a later version of the protocol has.
     pub(crate) fn unknown() -> Self {
         let ours = shim_protocol::VERSION;
-        let failure = bad_request(format!("this shim, of protocol {ours}, does not know how"));
-        Self::Now(Response::Failed(failure), None)
+        Self::failed(bad_request(format!("this shim, of protocol {ours}, does not know how")))
     }
 }
 
@@ -62,16 +61,14 @@ impl Supervisor {
             match body {
                 Body::Hello(hello) => self.hello(peer, &hello),
                 Body::SetupPod(setup) => self.set_up_pod(&setup),
-                Body::Start(start) => self.start(&start),
-                Body::StartExternal(start) => match self.start_external((peer, id), &start) {
-                    Ok(()) => return Answer::Later,
-                    Err(failure) => Err(failure),
-                },
+                Body::Start(start) => {
+                    return Answer::later(self.start((peer, id), &start));
+                }
+                Body::StartExternal(start) => {
+                    return Answer::later(self.start_external((peer, id), &start));
+                }
                 Body::Kill { container, signal, all } => self.kill(&container, signal, all),
-                Body::Exec(exec) => match self.exec((peer, id), &exec, files) {
-                    Ok(()) => return Answer::Later,
-                    Err(failure) => Err(failure),
-                },
+                Body::Exec(exec) => return Answer::later(self.exec((peer, id), &exec, files)),
                 Body::KillExec { exec } | Body::HangUpExec { exec }
                     if self.end_entering((peer, id), exec) =>
                 {
@@ -97,7 +94,7 @@ impl Supervisor {
         };
         match done {
             Ok((response, file)) => Answer::Now(response, file),
-            Err(failure) => Answer::Now(Response::Failed(failure), None),
+            Err(failure) => Answer::failed(failure),
         }
     }
 
@@ -120,65 +117,6 @@ impl Supervisor {
         let (ready, netns) = self.pod.set_up(setup, &mut self.parts.runtime)?;
         failpoint::pass(Point::ShimSetupAnswer);
         Ok((Response::PodReady(ready), netns))
-    }
-
-    fn start(&mut self, request: &StartContainer) -> Done {
-        let _span = sys::trace::span("shim: start the container");
-        self.refuse_if_ending()?;
-        if !self.pod.is_ready() {
-            return Err(wrong_state("the pod has not been set up"));
-        }
-        let id = parse(&request.container)?;
-        if self.containers.get(id.as_str()).is_some() {
-            return Err(wrong_state(format!("container {} has been started already", id.short())));
-        }
-        let plan = LaunchPlan::decode(&request.plan)
-            .map_err(|error| bad_request(format!("container {}: {}", id.short(), chain(&error))))?;
-        if let Some(target) = &request.pid_target {
-            self.check_pid_target(target, &plan)?;
-        }
-        self.reserve_exit(&id)?;
-        self.start_known(id.clone(), request, plan)
-            .map_err(|failure| self.without_reserve(&id, failure))
-    }
-
-    fn start_known(&mut self, id: ContainerId, request: &StartContainer, plan: LaunchPlan) -> Done {
-        let log = self.open_log(request.log_path.as_deref())?;
-        reach(Point::ShimLaunch)?;
-        let cgroup = directories_only(plan.cgroup.clone());
-        let own_pidns = plan.namespaces.pid == PidNamespace::New;
-        let hooks = plan.hooks.clone().filter(|hooks| !hooks.poststop.is_empty());
-        let oom_kills = self.parts.runtime.oom_kills(&cgroup);
-        let mut sink = Sink::new(log);
-        let launched = match self.launch(plan, request.stdin, &mut sink) {
-            Ok(launched) => launched,
-            Err(failure) => {
-                // Nobody can be attached to it yet.
-                drop(sink.close(&mut self.tools));
-                return Err(failure);
-            }
-        };
-        failpoint::pass(Point::ShimKeep);
-        let (Launched { pid, pidfd, warnings, .. }, stdin) = launched;
-        let once = request.stdin_once;
-        let stdin = stdin.map(|file| Stdin::new(self.tools.poller.number(), file, once));
-        let oom = self.watch_oom(&cgroup, oom_kills);
-        let started_at = clock::now();
-        let started = Started { pid: pid.as_raw_nonzero().get(), started_at, warnings };
-        self.containers.insert(Container {
-            id,
-            started_at,
-            cgroup,
-            own_pidns,
-            kill_rest: request.kill_rest,
-            stop_signal: request.stop_signal,
-            hooks,
-            keeper: Keeper::Shim,
-            sandbox_cgroup: None,
-            lifecycle: Lifecycle::Running(Running { pid, pidfd, stdin, sink, oom, wait: None }),
-        });
-        failpoint::pass(Point::ShimStartAnswer);
-        Ok((Response::Started(started), None))
     }
 
     /// Nothing is started whose end could not be recorded.
@@ -241,45 +179,10 @@ impl Supervisor {
         })
     }
 
-    /// Launches with pipes or a terminal that `sink` reads; returns the end to write stdin to.
-    fn launch(
-        &mut self,
-        plan: LaunchPlan,
-        keep_stdin: bool,
-        sink: &mut Sink,
-    ) -> Result<(Launched, Option<OwnedFd>), Failure> {
-        let failed = |error| {
-            io_failure(FailureKind::Internal, "cannot make the container's standard files", &error)
-        };
-        if !plan.process.terminal {
-            let (ours, theirs) =
-                stdio::pipes(&self.parts.null, keep_stdin, plan.process.host_uid())
-                    .map_err(failed)?;
-            sink.attach(Stream::Stdout, ours.stdout, &mut self.tools).map_err(failed)?;
-            sink.attach(Stream::Stderr, ours.stderr, &mut self.tools).map_err(failed)?;
-            return Ok((self.parts.runtime.start(plan, &theirs)?, ours.stdin));
-        }
-        let cgroup = directories_only(plan.cgroup.clone());
-        let mut launched = self.parts.runtime.start(plan, &Stdio::Terminal)?;
-        let attached = launched.take_console().and_then(|console| {
-            stdio::set_nonblocking(&console)?;
-            let stdin = keep_stdin.then(|| console.try_clone()).transpose()?;
-            sink.attach_terminal(console, &mut self.tools)?;
-            Ok(stdin)
-        });
-        match attached {
-            Ok(stdin) => Ok((launched, stdin)),
-            Err(error) => {
-                let mut failure = failed(error);
-                if let Err(undo) = self.parts.runtime.abandon(&launched, &cgroup) {
-                    also(&mut failure, &undo);
-                }
-                Err(failure)
-            }
-        }
-    }
-
     pub(crate) fn kill(&mut self, container: &str, signal: i32, all: bool) -> Done {
+        if signal == SIGKILL && self.kill_launch(container) {
+            return Ok((Response::Done, None));
+        }
         let found = self.containers.get_mut(container).ok_or_else(|| unknown(container))?;
         if !(1..=64).contains(&signal) {
             return Err(bad_request(format!("{signal} is not a signal")));
@@ -379,19 +282,13 @@ impl Supervisor {
         Ok((Response::Done, None))
     }
 
-    pub(crate) fn state(&self) -> StateReport {
-        StateReport {
-            ready: self.pod.is_ready(),
-            pause_pid: self.pod.pause_pid().map(|pid| pid.as_raw_nonzero().get()),
-            containers: self.containers.iter().map(Container::snapshot).collect(),
-            execs: Some(self.execs.numbers().into_iter().chain(self.jobs.entries()).collect()),
-        }
-    }
-
     fn forget(&mut self, container: &str) -> Done {
         let id = parse(container)?;
         // A zombie keeps its place in a v1 cgroup until it is reaped.
         self.reap();
+        if self.launches.has(container) {
+            return Err(wrong_state(format!("container {} is being started", id.short())));
+        }
         if let Some(found) = self.containers.get(container) {
             if !found.has_ended() {
                 return Err(wrong_state(format!("container {} has not ended", id.short())));

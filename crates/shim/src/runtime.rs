@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use launch::plan::{CgroupDir, CgroupPlan, ExecPlan, Hierarchy, HooksPlan, LaunchPlan};
 use launch::{
-    Entering, ImagePath, LaunchError, Launcher, Options, Progress, Running, Tool, ToolIo, View,
-    Wanted,
+    Entering, ImagePath, LaunchError, Launcher, Launching, Options, Progress, Running, Tool,
+    ToolIo, View, Wanted,
 };
 use model::IdMaps;
 use rustix::process::Pid;
@@ -51,23 +51,29 @@ impl Launched {
     }
 }
 
-/// How far a process has come on its way into a container.
+/// How far a process has come.
 #[derive(Debug)]
-pub(crate) enum Way {
-    Entering(Entering),
+pub(crate) enum Way<W> {
+    OnItsWay(W),
     Runs(Launched),
 }
 
-/// Takes in what a process on its way has said so far.
+impl<W> Way<W> {
+    fn of(progress: Result<Progress<W>, LaunchError>) -> Result<Self, Failure> {
+        match progress {
+            Ok(Progress::OnItsWay(on_its_way)) => Ok(Self::OnItsWay(on_its_way)),
+            Ok(Progress::Runs(running)) => Ok(Self::Runs(Launched::new(running))),
+            Err(error) => Err(launch_failed(&error)),
+        }
+    }
+}
+
+/// Takes in what a process on its way into a container has said so far.
 ///
 /// # Errors
 /// Step, path and cause; nothing is left.
-pub(crate) fn advance(entering: Entering) -> Result<Way, Failure> {
-    match entering.advance() {
-        Ok(Progress::Entering(entering)) => Ok(Way::Entering(entering)),
-        Ok(Progress::Runs(running)) => Ok(Way::Runs(Launched::new(running))),
-        Err(error) => Err(launch_failed(&error)),
-    }
+pub(crate) fn advance(entering: Entering) -> Result<Way<Entering>, Failure> {
+    Way::of(entering.advance())
 }
 
 /// More than its hooks may take, and less than the daemon waits for an answer, which would not know of a
@@ -111,16 +117,25 @@ impl Runtime {
         self.launcher.with_host(work)?
     }
 
-    /// Starts a container's first process.
+    /// Begins a container's first process.
     ///
     /// # Errors
     /// Step, path and cause; nothing is left.
-    pub(crate) fn start(&self, mut plan: LaunchPlan, stdio: &Stdio) -> Result<Launched, Failure> {
+    pub(crate) fn begin_launch(
+        &self,
+        mut plan: LaunchPlan,
+        stdio: &Stdio,
+    ) -> Result<Launching, Failure> {
         plan.process.oom_score_adj = plan.process.oom_score_adj.or(self.oom_score_adj);
-        self.launcher
-            .launch(&plan, stdio.as_io())
-            .map(Launched::new)
-            .map_err(|error| launch_failed(&error))
+        self.launcher.begin_launch(&plan, stdio.as_io()).map_err(|error| launch_failed(&error))
+    }
+
+    /// Takes in what a container's first process has said so far; runs its hooks when it waits for them.
+    ///
+    /// # Errors
+    /// Step, path and cause; nothing is left.
+    pub(crate) fn advance_launch(&self, launching: Launching) -> Result<Way<Launching>, Failure> {
+        Way::of(launching.advance(&self.launcher))
     }
 
     /// Begins a process inside a container, whose first process `target` is.
@@ -319,6 +334,11 @@ impl Runtime {
     pub(crate) fn members(&self, cgroup: &CgroupPlan) -> Result<Vec<Pid>, Failure> {
         self.launcher.pids(cgroup).map_err(|error| launch_failed(&error))
     }
+}
+
+/// Ends a container's first process that has had its time.
+pub(crate) fn give_up(launching: Launching) -> Failure {
+    launch_failed(&launching.give_up())
 }
 
 fn launch_failed(error: &LaunchError) -> Failure {

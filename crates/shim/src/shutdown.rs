@@ -107,6 +107,9 @@ impl Supervisor {
         if self.pod.pause_pid().is_some() {
             alive.push("the pause process does not end".to_owned());
         }
+        if !self.launches.is_empty() {
+            alive.push("containers are on their way".to_owned());
+        }
         alive.extend(self.jobs.alive());
         let outliving = self.parts.runtime.outliving();
         if outliving > 0 {
@@ -120,6 +123,7 @@ impl Supervisor {
     fn kill_everything(&mut self) {
         failpoint::pass(Point::ShimShutdownKill);
         self.jobs.kill_all();
+        self.kill_launches();
         let mut in_sandboxes = Vec::new();
         let runtime = &self.parts.runtime;
         for container in self.containers.iter_mut().filter(|container| !container.has_ended()) {

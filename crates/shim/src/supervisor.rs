@@ -11,6 +11,7 @@ use crate::exec::Execs;
 use crate::exit::ExitRecords;
 use crate::external::Jobs;
 use crate::failure::chain;
+use crate::launches::Launches;
 use crate::peers::{PeerNumber, Peers};
 use crate::pod::Pod;
 use crate::poll::{Ready, Token};
@@ -43,6 +44,10 @@ pub(crate) struct Supervisor {
     pub(crate) pod: Pod,
     pub(crate) containers: Containers,
     pub(crate) execs: Execs,
+    /// Containers whose program does not run yet.
+    pub(crate) launches: Launches,
+    /// Who asked what the shim holds while that was not known.
+    pub(crate) state_waiters: Vec<(PeerNumber, u64)>,
     /// Commands of other runtimes under way.
     pub(crate) jobs: Jobs,
     /// Clients that have not taken all output of a container that has ended.
@@ -64,6 +69,8 @@ impl Supervisor {
             pod: Pod::Bare,
             containers: Containers::default(),
             execs: Execs::default(),
+            launches: Launches::default(),
+            state_waiters: Vec::new(),
             jobs: Jobs::default(),
             leaving: Audience::default(),
             shutdown: None,
@@ -104,6 +111,7 @@ impl Supervisor {
             Token::Feed(number) => self.flush_feed(number),
             Token::Oom(number) => self.oom_killer_comes(number),
             Token::Entering(number) => self.advance_exec(number),
+            Token::Launching(number) => self.advance_launch(number),
             Token::Connection(number) => {
                 if event.writable {
                     self.peers.flush(number, &self.tools.poller);
@@ -174,8 +182,8 @@ impl Supervisor {
         let drains = self.containers.iter().filter_map(|container| container.drains_until());
         let shutdown = self.shutdown.iter().map(Shutdown::next_try);
         let looks = self.containers.iter().filter_map(|container| container.looks_at());
-        let jobs = self.jobs.next_deadline();
-        let own = jobs.into_iter().chain(self.leaves).chain(self.peers.accepts_at());
+        let begun = self.jobs.next_deadline().into_iter().chain(self.launches.next_deadline());
+        let own = begun.chain(self.leaves).chain(self.peers.accepts_at());
         let next = drains.chain(shutdown).chain(looks).chain(own).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
@@ -185,6 +193,7 @@ impl Supervisor {
         let now = Instant::now();
         self.look_at_oom(now);
         self.jobs.expire(now);
+        self.expire_launches(now);
         self.peers.accept_again(self.parts.listener.as_fd(), now, &self.tools.poller);
         let due = |until: Instant| until <= now;
         let late: Vec<_> = self

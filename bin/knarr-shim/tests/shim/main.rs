@@ -14,6 +14,7 @@ mod attach;
 mod client;
 mod exec;
 mod fixture;
+mod launching;
 mod lifecycle;
 mod logs;
 mod plans;

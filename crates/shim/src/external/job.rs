@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, WaitStatus};
-use shim_protocol::{Failure, FailureKind, Response};
+use shim_protocol::{Failure, FailureKind};
 use sys::pidfd::Ended;
 use sys::process::Child;
 
@@ -72,8 +72,6 @@ impl Step {
 pub(crate) struct Jobs {
     jobs: Vec<Job>,
     strangers: Strangers,
-    /// Who asked for everything the shim holds, which is not known until these have come to an end.
-    pub(super) state_waiters: Vec<(PeerNumber, u64)>,
     /// Processes that may be theirs.
     pub(super) unnamed: Vec<Unnamed>,
     /// What came of commands that somebody waits for.
@@ -111,6 +109,11 @@ impl Jobs {
     /// Whether a container of this id is on its way.
     pub(crate) fn has_birth(&self, id: &str) -> bool {
         self.births().any(|birth| birth.external.id.as_str() == id)
+    }
+
+    /// Whether a container is on its way.
+    pub(crate) fn has_births(&self) -> bool {
+        self.births().next().is_some()
     }
 
     pub(super) fn births(&self) -> impl Iterator<Item = &Birth> {
@@ -275,25 +278,11 @@ impl Supervisor {
     }
 
     /// With the oldest one gone those who ended before the others are no strangers any more; with the last
-    /// that makes a container, what the shim holds is known.
+    /// that makes a container, what the shim holds may be known.
     pub(super) fn settle_jobs(&mut self) {
         let oldest = self.jobs.jobs.iter().map(|job| job.since).min();
         self.jobs.strangers.forget_before(oldest);
         self.end_unnamed_of_all();
-        if self.jobs.births().next().is_none() {
-            for (peer, id) in std::mem::take(&mut self.jobs.state_waiters) {
-                let state = Response::State(self.state());
-                self.peers.reply(peer, id, (state, None), &self.tools.poller);
-            }
-        }
-    }
-
-    /// Whether the state has to wait; then it is told later.
-    pub(crate) fn put_off_state(&mut self, peer: PeerNumber, id: u64) -> bool {
-        let wait = self.jobs.births().next().is_some();
-        if wait {
-            self.jobs.state_waiters.push((peer, id));
-        }
-        wait
+        self.answer_state_waiters();
     }
 }
