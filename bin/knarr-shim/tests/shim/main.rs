@@ -20,3 +20,4 @@ mod logs;
 mod plans;
 mod pods;
 mod protocol;
+mod stubborn;

@@ -221,7 +221,13 @@ impl Supervisor {
         if signal == SIGKILL {
             // The process that stands for it goes by itself; it must not outlive the answer.
             let left = until.saturating_duration_since(Instant::now());
-            stand_in.and_then(|stand_in| sys::pidfd::wait_ended(stand_in.as_fd(), left)).ok();
+            let ended = stand_in.and_then(|it| sys::pidfd::wait_ended(it.as_fd(), left));
+            // An error is that there is none any more.
+            if !ended.unwrap_or(true) {
+                let path = &external.program.path;
+                let message = format!("exec {number} does not end, killed by {path} kill");
+                return Err(Failure { kind: FailureKind::Internal, message, errno: None });
+            }
         }
         Ok(true)
     }
