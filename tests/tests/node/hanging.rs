@@ -12,7 +12,7 @@ use test_support::daemon::Settings;
 use test_support::fuse::Fuse;
 use test_support::handlers::Runtime;
 use test_support::node::{Node, on_a_node, on_a_node_with};
-use test_support::pods::ContainerBuilder;
+use test_support::pods::{ContainerBuilder, PodBuilder};
 use test_support::scratch::Scratch;
 use test_support::skip;
 
@@ -211,6 +211,8 @@ struct Doomed {
     working_dir: &'static str,
     /// In the error.
     says: &'static str,
+    /// Whether its pod's supervisor is there for others meanwhile: while a hook runs it is not.
+    supervised: bool,
 }
 
 fn a_start_that_hangs(doomed: &Doomed) -> Result<()> {
@@ -235,6 +237,11 @@ fn a_start_that_hangs(doomed: &Doomed) -> Result<()> {
         tokio::task::block_in_place(|| begun(node))?;
         fuse.hang();
         fs::write(node.scratch.dir().join("go"), "")?;
+        if doomed.supervised {
+            tokio::task::block_in_place(|| fuse.await_victim(false, LONG))?;
+            siblings_live(node, &pod_id, &pod, &beside).await?;
+            ensure!(!starting.is_finished(), "they have waited for it");
+        }
         others_live(node, "other").await?;
         let started = tokio::time::timeout(LONG, starting).await.context("no answer")??;
         let error = started.expect_err("it cannot start");
@@ -252,6 +259,21 @@ fn a_start_that_hangs(doomed: &Doomed) -> Result<()> {
         node.cri.remove_pod(&pod_id).await?;
         Ok(())
     })
+}
+
+/// What is asked of other containers of a pod: of one that runs, and of one that comes and goes.
+async fn siblings_live(node: &Node, pod_id: &str, pod: &PodBuilder, beside: &str) -> Result<()> {
+    ensure!(node.cri.shell(beside, "echo alive").await? == "alive");
+    let request = v1::ReopenContainerLogRequest { container_id: beside.to_owned() };
+    node.cri.runtime.clone().reopen_container_log(request).await?;
+    let image = node.pulled("busybox").await?;
+    let third = pod.container("third", &image).sleeper();
+    let third = node.cri.create(pod_id, pod, &third).await?;
+    node.cri.start(&third).await?;
+    ensure!(node.cri.shell(&third, "echo alive").await? == "alive");
+    node.cri.stop(&third, 10).await?;
+    ensure!(node.cri.container(&third).await?.exit_code == 0);
+    Ok(node.cri.remove(&third).await?)
 }
 
 /// Returns once the hook runs.
@@ -275,13 +297,53 @@ fn a_hook_that_hangs_fails_that_start_and_nothing_else() -> Result<()> {
         let looks = scratch.dir().join("mounted/x");
         format!("{}; [ -e {} ]", waits(scratch), looks.display())
     };
-    a_start_that_hangs(&Doomed { script, working_dir: "/", says: "it was killed after" })
+    let says = "it was killed after";
+    a_start_that_hangs(&Doomed { script, working_dir: "/", says, supervised: false })
 }
 
 #[test]
 fn a_new_process_that_hangs_fails_that_start_and_nothing_else() -> Result<()> {
     let says = "does not answer";
-    a_start_that_hangs(&Doomed { script: waits, working_dir: "/volume/x", says })
+    a_start_that_hangs(&Doomed { script: waits, working_dir: "/volume/x", says, supervised: true })
+}
+
+#[test]
+fn a_pod_is_stopped_while_a_start_in_it_hangs() -> Result<()> {
+    let configure = |settings: &mut Settings, scratch: &Scratch| {
+        let args = ["sh".to_owned(), "-c".to_owned(), waits(scratch)];
+        let hook = serde_json::json!({"path": "/bin/sh", "args": args, "timeout": 20});
+        with_hook(settings, scratch, &hook);
+    };
+    on_a_node_with(configure, async |node| {
+        let image = node.pulled("busybox").await?;
+        let fuse = Fuse::mount(&node.scratch.dir().join("mounted"))?;
+        let mut pod = node.pod("stuck");
+        pod.handler = "hooked".into();
+        let pod_id = node.cri.run_pod(&pod).await?;
+        let stuck = pod.container("stuck", &image).sleeper().mount(fuse.dir(), "/volume", false);
+        let stuck = stuck.with(|config| config.working_dir = "/volume/x".to_owned());
+        let id = node.cri.create(&pod_id, &pod, &stuck).await?;
+        fs::write(node.scratch.dir().join("armed"), "")?;
+        let (cri, target) = (node.cri.clone(), id.clone());
+        let starting = tokio::spawn(async move { cri.start(&target).await });
+        tokio::task::block_in_place(|| begun(node))?;
+        fuse.hang();
+        fs::write(node.scratch.dir().join("go"), "")?;
+        tokio::task::block_in_place(|| fuse.await_victim(false, LONG))?;
+        // SIGKILL does not reach its process. That is told, and nobody waits for the start to have had its time.
+        let stopping = tokio::time::timeout(LONG, node.cri.stop_pod(&pod_id));
+        let error = stopping.await.context("no answer")?.expect_err("its process cannot end");
+        ensure!(error.message().contains("that were not to start do not end"), "{error:?}");
+        let started = tokio::time::timeout(LONG, starting).await.context("no answer")??;
+        let error = started.expect_err("it cannot start");
+        ensure!(error.message().contains("was killed before it ran"), "{error:?}");
+        let status = node.cri.container(&id).await?;
+        ensure!(status.state() == v1::ContainerState::ContainerExited, "{status:?}");
+        drop(fuse);
+        node.cri.stop_pod(&pod_id).await?;
+        node.cri.remove_pod(&pod_id).await?;
+        Ok(())
+    })
 }
 
 /// A runtime is asked what it can do by the daemon itself, when it starts and when the file is another. Already looking

@@ -22,26 +22,6 @@ use crate::plan::{self, PlanFailure};
 use crate::record::{ContainerRecord, PodRecord};
 
 impl Owner {
-    /// How the shim is asked to start a container: itself, or by the pod's runtime.
-    pub(super) fn start_body(
-        &self,
-        record: &ContainerRecord,
-        start: StartContainer,
-    ) -> Result<Body, PlanFailure> {
-        let Some(program) = &self.record.runtime.program else {
-            return Ok(Body::Start(Box::new(start)));
-        };
-        let paths = self.cx.paths();
-        let images = image_volumes::trees(paths, &self.cx.parts.layers, record)?;
-        let bundle = paths.container(&record.sandbox, &record.id);
-        Ok(Body::StartExternal(Box::new(StartExternal {
-            start,
-            runtime: external::program(program),
-            bundle: bundle.to_string_lossy().into_owned(),
-            places: external::places(paths, &record.sandbox, record.id.as_str(), images),
-        })))
-    }
-
     /// Starts the container that stands for the pod, where its runtime wants one. The network is
     /// there by now: such a runtime takes it over.
     pub(super) async fn start_sandbox_container(&self) -> Result<(), RunError> {
@@ -91,6 +71,27 @@ impl Owner {
         })
         .await;
     }
+}
+
+/// How the shim is asked to start a container: itself, or by the pod's runtime.
+pub(super) fn start_body(
+    cx: &Context,
+    pod: &PodRecord,
+    record: &ContainerRecord,
+    start: StartContainer,
+) -> Result<Body, PlanFailure> {
+    let Some(program) = &pod.runtime.program else {
+        return Ok(Body::Start(Box::new(start)));
+    };
+    let paths = cx.paths();
+    let images = image_volumes::trees(paths, &cx.parts.layers, record)?;
+    let bundle = paths.container(&record.sandbox, &record.id);
+    Ok(Body::StartExternal(Box::new(StartExternal {
+        start,
+        runtime: external::program(program),
+        bundle: bundle.to_string_lossy().into_owned(),
+        places: external::places(paths, &record.sandbox, record.id.as_str(), images),
+    })))
 }
 
 /// Writes the bundle of the container that stands for a pod. Blocking.

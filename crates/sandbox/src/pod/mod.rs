@@ -6,6 +6,8 @@
 //!       └────── roll-back ────┘
 //! ```
 //!
+//! Nothing waits for a start, which may take long, but what is asked about that container itself and the pod's end.
+//!
 //! A request's work goes on when its caller goes away: nothing here is cancelled half-way. The
 //! record of intent is written before the first side effect, so that a daemon that dies anywhere
 //! leaves something its successor can finish (`recover`).
@@ -19,12 +21,13 @@ mod recover;
 mod run;
 mod shim_process;
 mod start;
+mod starting;
 mod stop;
 mod teardown;
 mod update;
 mod update_pod;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +50,7 @@ use crate::view::{Listed, PodView};
 
 pub use recover::OpenError;
 use shim_process::ShimProcess;
+use starting::{Starting, Starts};
 
 pub(crate) use shim_process::{end_adopted, end_shim_process};
 
@@ -85,6 +89,28 @@ pub(crate) enum Request {
     EndLeftovers(ContainerId, Reply<(), StepError>),
 }
 
+impl Request {
+    /// The container that it is about, if it is about one alone.
+    fn container(&self) -> Option<&ContainerId> {
+        match self {
+            Self::Start(id, _)
+            | Self::StopContainer(id, ..)
+            | Self::RemoveContainer(id, _)
+            | Self::ReopenLog(id, _)
+            | Self::Update(id, ..)
+            | Self::Exec(id, _)
+            | Self::Attach(id, _)
+            | Self::EndLeftovers(id, _) => Some(id),
+            Self::Run(_)
+            | Self::Rejoin(..)
+            | Self::Stop(_)
+            | Self::Remove(_)
+            | Self::Create(..)
+            | Self::UpdatePod(..) => None,
+        }
+    }
+}
+
 /// A stop that waits for its container to end.
 struct StopInFlight {
     /// When to escalate.
@@ -101,12 +127,14 @@ struct Container {
     removals: Vec<Reply<(), ContainerError>>,
     /// Whether its creator has learnt the id.
     claim: Claim,
+    /// Its start, while that is under way.
+    starting: Option<Starting>,
 }
 
 impl Container {
     fn new(record: ContainerRecord, claim: Claim) -> Self {
         let record = Arc::new(record);
-        Self { record, stop: None, removals: Vec::new(), claim }
+        Self { record, stop: None, removals: Vec::new(), claim, starting: None }
     }
 
     fn is_running(&self) -> bool {
@@ -134,6 +162,9 @@ pub(crate) struct Owner {
     cgroup_parent: Arc<str>,
     shim: Option<Shim>,
     containers: BTreeMap<ContainerId, Container>,
+    starts: Starts,
+    /// What had to wait for a start, and comes before what is asked from now on.
+    due: VecDeque<Request>,
     /// Whether its creator has learnt the id.
     claim: Claim,
     /// It is listed. A pod in the making is not: its id is known to nobody.
@@ -151,6 +182,8 @@ impl Owner {
             cgroup_parent,
             shim: None,
             containers: BTreeMap::new(),
+            starts: Starts::default(),
+            due: VecDeque::new(),
             claim: Claim::default(),
             announced: false,
             write_again_at: None,
@@ -181,9 +214,16 @@ impl Owner {
                     self.write_again().await;
                     Flow::Continue
                 }
-                request = queue.recv() => match request {
+                Some(launched) = self.starts.next() => {
+                    self.on_launched(launched).await;
+                    Flow::Continue
+                }
+                request = next_request(&mut self.due, &mut queue) => match request {
                     Some(request) => self.on_request(request).await,
-                    None => return self.write_what_is_behind().await,
+                    None => {
+                        self.finish_starts().await;
+                        return self.write_what_is_behind().await;
+                    }
                 },
             };
             match flow {
@@ -197,6 +237,7 @@ impl Owner {
     }
 
     async fn on_request(&mut self, request: Request) -> Flow {
+        let Some(request) = self.put_off(request) else { return Flow::Continue };
         match request {
             Request::Run(reply) => return self.on_run(reply).await,
             Request::Rejoin(config, handler, reply) => self.on_rejoin(&config, &handler, reply),
@@ -211,10 +252,7 @@ impl Owner {
                 return flow;
             }
             Request::Create(config, reply) => self.on_create(*config, reply).await,
-            Request::Start(id, reply) => {
-                let result = self.start_container(&id).await;
-                drop(reply.send(result));
-            }
+            Request::Start(id, reply) => self.on_start(&id, reply),
             Request::StopContainer(id, timeout, reply) => {
                 self.on_stop_container(&id, timeout, reply).await;
             }
@@ -279,7 +317,11 @@ impl Owner {
 
     /// Records a container's end and wakes those who wait for it.
     async fn on_exit(&mut self, id: &ContainerId, exit: &Exit) {
-        let Some(container) = self.containers.get(id) else { return };
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if let Some(starting) = &mut container.starting {
+            starting.ended = Some(exit.clone());
+            return;
+        }
         let ContainerState::Running { started_at, .. } = container.record.state else { return };
         let reason = reason(&container.record.config, exit);
         let record = ExitRecord {
@@ -380,6 +422,17 @@ async fn next_event(shim: Option<&mut Shim>) -> LinkEvent {
     match shim {
         Some(shim) => shim.events.recv().await.unwrap_or(LinkEvent::Closed),
         None => std::future::pending().await,
+    }
+}
+
+/// What was put off comes first.
+async fn next_request(
+    due: &mut VecDeque<Request>,
+    queue: &mut mpsc::Receiver<Request>,
+) -> Option<Request> {
+    match due.pop_front() {
+        Some(request) => Some(request),
+        None => queue.recv().await,
     }
 }
 

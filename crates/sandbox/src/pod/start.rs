@@ -4,23 +4,20 @@ use std::sync::Arc;
 
 use failpoint::Point;
 use launch::plan::ExecPlan;
-use model::{ContainerId, NamespaceMode, Signal, UnixNanos};
+use model::{ContainerId, NamespaceMode, Signal};
 use oci_spec::runtime::Process;
-use shim_protocol::{Body, Response, StartContainer};
-use sys::trace::span;
+use shim_protocol::Body;
 
-use super::Owner;
-use super::create::mount_sources;
-use super::run::warn;
+use super::starting::{Start, Starting};
 use super::stop::unknown;
-use crate::admission;
+use super::{Owner, Reply};
+use crate::admission::{self, Refusal};
 use crate::blocking;
 use crate::context::{cgroup_of, now};
 use crate::error::{ContainerError, StartError, chain};
 use crate::events::EventKind;
-use crate::files::FileError;
 use crate::link::{LinkError, ShimLink};
-use crate::plan::{self, PlanFailure};
+use crate::plan;
 use crate::record::{ContainerRecord, ContainerState, ExitReason, ExitRecord};
 use crate::targets::ExecTarget;
 use crate::view::LookupError;
@@ -29,17 +26,34 @@ use crate::view::LookupError;
 const START_FAILED: i32 = 128;
 
 impl Owner {
-    pub(super) async fn start_container(&mut self, id: &ContainerId) -> Result<(), StartError> {
-        let container = self.containers.get(id).ok_or_else(|| {
-            StartError::Lookup(LookupError::NotFound { kind: "container", id: id.to_string() })
-        })?;
+    /// Begins a start, which is answered by [`Self::on_launched`].
+    pub(super) fn on_start(&mut self, id: &ContainerId, reply: Reply<(), StartError>) {
+        let Some(container) = self.containers.get_mut(id) else {
+            let lookup = LookupError::NotFound { kind: "container", id: id.to_string() };
+            drop(reply.send(Err(StartError::Lookup(lookup))));
+            return;
+        };
         let removing = !container.removals.is_empty();
-        admission::start(self.record.phase, &container.record.state, removing)
-            .map_err(|source| StartError::Refused { container: id.clone(), source })?;
-        let _span = span("daemon: start the container");
+        if let Err(source) = admission::start(self.record.phase, &container.record.state, removing)
+        {
+            drop(reply.send(Err(StartError::Refused { container: id.clone(), source })));
+            return;
+        }
+        container.starting = Some(Starting::new(reply));
+        let record = Arc::clone(&container.record);
         self.cx.index.set_starting(id);
-        let launched = self.launch(id).await;
-        match launched {
+        let pid_target = self.running_target(&record);
+        let (cx, pod, link) = (Arc::clone(&self.cx), Arc::clone(&self.record), self.link());
+        self.starts.begin(Start { cx, pod, record, pid_target, link });
+    }
+
+    /// What came of a start is on record from here on.
+    pub(super) async fn record_start(
+        &mut self,
+        id: &ContainerId,
+        result: Result<ContainerState, StartError>,
+    ) -> Result<(), StartError> {
+        match result {
             Ok(state) => {
                 tracing::info!(sandbox = %self.id(), container = %id, "container started");
                 self.set_container_state(id, state).await;
@@ -50,6 +64,9 @@ impl Owner {
                 Ok(())
             }
             Err(error) => {
+                if matches!(&error, StartError::Launch { source, .. } if !source.is_final()) {
+                    self.end_unrecorded(id);
+                }
                 // CRI: EXITED, so that Stop, Remove and a new Create of the same name work.
                 let failed = ExitRecord {
                     started_at: None,
@@ -65,64 +82,6 @@ impl Owner {
         }
     }
 
-    async fn launch(&mut self, id: &ContainerId) -> Result<ContainerState, StartError> {
-        let planned = |source| StartError::Plan { container: id.clone(), source };
-        let Some(container) = self.containers.get(id) else {
-            return Err(StartError::Lookup(LookupError::NotFound {
-                kind: "container",
-                id: id.to_string(),
-            }));
-        };
-        let record = Arc::clone(&container.record);
-        let pid_target = self.running_target(&record)?;
-        let (answers, plan) = tokio::join!(self.paths_answer(&record), self.launch_plan(&record));
-        answers.map_err(|source| StartError::Silent { container: id.clone(), source })?;
-        let plan = plan.map_err(planned)?;
-        let config = &record.config;
-        let start = StartContainer {
-            container: id.to_string(),
-            plan: plan.encode(),
-            log_path: record.log_path.clone(),
-            stdin: config.stdin,
-            stdin_once: config.stdin_once,
-            kill_rest: config.security.namespaces.pid != NamespaceMode::Container,
-            pid_target,
-            stop_signal: Some(record.stop_signal.number()),
-        };
-        let body = self.start_body(&record, start).map_err(planned)?;
-        let fail = |source| StartError::Launch { container: id.clone(), source };
-        let sandbox = self.id().clone();
-        let link = self.link().ok_or_else(|| fail(LinkError::Gone { sandbox: sandbox.clone() }))?;
-        failpoint::reach(Point::StartLaunch)
-            .map_err(|source| fail(LinkError::Connect { sandbox: sandbox.clone(), source }))?;
-        let asked = {
-            let _span = span("daemon: ask for the launch");
-            link.call(body, Vec::new()).await
-        };
-        let source = match asked {
-            Ok(Response::Started(started)) => {
-                warn(&sandbox, &started.warnings);
-                return Ok(ContainerState::Running {
-                    pid: started.pid,
-                    started_at: UnixNanos(started.started_at),
-                });
-            }
-            Ok(_other) => LinkError::Confused { sandbox },
-            Err(source) => source,
-        };
-        if !source.is_final() {
-            self.end_unrecorded(id);
-        }
-        Err(fail(source))
-    }
-
-    /// The shim, which has one thread and a pod to keep, does not come back from what is dead.
-    async fn paths_answer(&self, record: &ContainerRecord) -> Result<(), FileError> {
-        let log = record.log_dir().map(|dir| dir.to_string_lossy().into_owned());
-        let paths = log.into_iter().chain(mount_sources(&record.config)).collect();
-        self.cx.silent.ask(paths).await
-    }
-
     /// Ends a container that is on record as ended and may run all the same: a start that was given
     /// up and may yet come about.
     pub(super) fn end_unrecorded(&self, id: &ContainerId) {
@@ -134,26 +93,12 @@ impl Owner {
 
     /// CRI: the container whose PID namespace is to be joined must run at the start too. Its number
     /// in the spec might by now be another process's.
-    fn running_target(&self, record: &ContainerRecord) -> Result<Option<String>, StartError> {
+    fn running_target(&self, record: &ContainerRecord) -> Result<Option<String>, Refusal> {
         if record.config.security.namespaces.pid != NamespaceMode::Target {
             return Ok(None);
         }
-        match self.pid_target(&record.config) {
-            Some((id, _)) => Ok(Some(id.to_string())),
-            None => {
-                let source = admission::Refusal::TargetEnded;
-                Err(StartError::Refused { container: record.id.clone(), source })
-            }
-        }
-    }
-
-    async fn launch_plan(
-        &self,
-        record: &Arc<ContainerRecord>,
-    ) -> Result<launch::plan::LaunchPlan, PlanFailure> {
-        let (cx, record) = (Arc::clone(&self.cx), Arc::clone(record));
-        let _span = span("daemon: plan the launch");
-        blocking::run(move || plan::container(&cx, &record)).await
+        let target = self.pid_target(&record.config).ok_or(Refusal::TargetEnded)?;
+        Ok(Some(target.0.to_string()))
     }
 
     /// Whom to ask for the standard files of this container.

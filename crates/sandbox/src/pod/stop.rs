@@ -129,7 +129,7 @@ impl Owner {
     }
 
     /// Those that do not even so are given up for now: the next call tries again.
-    async fn end_without_a_shim(&mut self) {
+    pub(super) async fn end_without_a_shim(&mut self) {
         for error in self.bury_running().await {
             tracing::error!(sandbox = %self.id(), error = crate::error::chain(&error), "not ended");
         }

@@ -75,6 +75,7 @@ impl Owner {
     }
 
     async fn kill_containers(&mut self, failed: &mut Vec<StepError>) {
+        self.end_starts().await;
         let Some(link) = self.link() else {
             failed.extend(self.bury_running().await);
             return;
