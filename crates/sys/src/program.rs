@@ -3,12 +3,14 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
+
+mod in_time;
 
 /// More output than any answer needs; a program that prints more is broken.
 const OUTPUT_CAP: usize = 4 << 20;
@@ -38,13 +40,20 @@ pub enum ExecError {
         /// The time it had.
         limit: Duration,
     },
+    /// It, or the start of it, waits in the kernel, where no signal reaches; or it did so when it was run
+    /// before, and still does.
+    #[error(
+        "it does not end, even killed: a file system that it needs does not answer; unmount what is dead"
+    )]
+    Stuck,
     /// It printed more than any result needs and was killed.
     #[error("it was killed for printing more than {OUTPUT_CAP} bytes")]
     TooMuchOutput,
 }
 
 /// Runs `path` with only these environment variables, feeds it `input`, and waits until it has
-/// ended. Blocks up to `limit`. The program runs in the calling thread's namespaces.
+/// ended. Blocks up to `limit`, and some seconds more for one that does not end when it is killed. The
+/// program runs in the calling thread's namespaces.
 ///
 /// # Errors
 /// [`ExecError`]; an exit status other than 0 is none.
@@ -77,7 +86,12 @@ pub fn run_inheriting(
     finish(command, input, limit)
 }
 
-fn finish(mut command: Command, input: &[u8], limit: Duration) -> Result<Finished, ExecError> {
+fn finish(command: Command, input: &[u8], limit: Duration) -> Result<Finished, ExecError> {
+    let (program, input) = (PathBuf::from(command.get_program()), input.to_vec());
+    in_time::run(&program, limit, move || work(command, &input, limit))
+}
+
+fn work(mut command: Command, input: &[u8], limit: Duration) -> Result<Finished, ExecError> {
     let mut child = command
         .current_dir("/")
         .stdin(Stdio::piped())
@@ -288,6 +302,45 @@ mod tests {
         assert!(matches!(error.unwrap_err(), ExecError::TooMuchOutput));
         let done = script("head -c 100000 /dev/zero >&2", b"", LONG).unwrap();
         assert_eq!(done.stderr.len(), STDERR_CAP);
+    }
+
+    /// Mounts a file system whose server never answers, until it is unmounted by force; `None` where that is
+    /// not to be had.
+    fn hung(dir: &Path) -> Option<OwnedFd> {
+        use rustix::fs::{Mode, OFlags};
+        use std::os::fd::AsRawFd;
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let server = rustix::fs::open("/dev/fuse", flags, Mode::empty()).ok()?;
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
+        let options = std::ffi::CString::new(options).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("hung", dir, "fuse", flags, options.as_c_str()).ok()?;
+        Some(server)
+    }
+
+    #[test]
+    fn a_program_that_cannot_even_be_started_is_given_up_and_left_alone_until_it_can() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(server) = hung(dir.path()) else {
+            println!("skipped: needs root and /dev/fuse");
+            return;
+        };
+        let path = dir.path().join("program");
+        let tried = || run(&path, &[], &[], b"", Duration::from_millis(10)).unwrap_err();
+        assert!(matches!(tried(), ExecError::Stuck));
+        // Nobody is sent after the first.
+        assert_eq!(in_time::left_by(&path), 1);
+        assert!(matches!(tried(), ExecError::Stuck));
+        assert_eq!(in_time::left_by(&path), 1);
+        // Closing the file alone does not cut it off: the process that is to become the program has a copy.
+        let flags = rustix::mount::UnmountFlags::FORCE | rustix::mount::UnmountFlags::DETACH;
+        rustix::mount::unmount(dir.path(), flags).unwrap();
+        while in_time::left_by(&path) > 0 {
+            std::thread::yield_now();
+        }
+        let error = tried();
+        assert!(matches!(error, ExecError::Run(_)), "{error:?}");
+        drop(server);
     }
 
     #[test]
