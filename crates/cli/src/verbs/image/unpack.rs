@@ -7,9 +7,9 @@ use crate::Error;
 
 /// Make a bundle for OCI runtimes, config.json and rootfs, of an image; no daemon is asked
 ///
-/// IMAGE is a name in a registry, the path of an archive or OCI layout, or one of these with the name
-/// of an image in it behind a colon: oci:DIR:NAME, oci-archive:FILE:NAME, docker-archive:FILE:NAME. An
-/// ordinary user's bundle belongs to that user, who is root in it.
+/// IMAGE is a name in a registry, the path of an archive or OCI layout, which begins with / or ., or one
+/// of these with the name of an image in it behind a colon: oci:DIR:NAME, oci-archive:FILE:NAME,
+/// docker-archive:FILE:NAME. An ordinary user's bundle belongs to that user, who is root in it.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Unpack {
     /// The image
