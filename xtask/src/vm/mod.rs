@@ -24,7 +24,7 @@ use test_support::packages;
 pub(crate) use self::brief::briefly;
 
 use self::boot::{Board, Disk, Event, Machine};
-use self::parts::{BOOTS, BY_NAME, Boot, COMMAND, Kind};
+use self::parts::{BOOTS, Boot, COMMAND, Kind};
 use self::summary::Summary;
 use crate::dist;
 use crate::steps::step;
@@ -53,7 +53,7 @@ const PACKAGES: &[&str] = &[
 /// What a machine is to run.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Request {
-    /// Only these parts; all of them but `systemd-node` if none is named. Each `systemd…` has systemd as first process.
+    /// Only these parts; all of them if none is named. Each `systemd…` has systemd as first process.
     #[arg(value_parser = parts::names())]
     parts: Vec<String>,
     /// Run just the tests of `tests/tests/node`, or of the failpoints, whose names contain this, in the
@@ -100,7 +100,7 @@ impl Request {
             )];
         }
         let asked = |part: &str| match (&self.parts[..], &self.tests[..]) {
-            ([], []) => !BY_NAME.contains(&part),
+            ([], []) => true,
             ([], _tests) => part == "node",
             (parts, _) => parts.iter().any(|one| one == part),
         };
@@ -218,7 +218,7 @@ mod tests {
         check(&["scopes", "--tests", "oom::"], &[&["scopes"]]);
         check(&["--run", "true", "--systemd"], &[&["command"]]);
         let all = Line::parse_from(["vm"]).request.boots();
-        assert_eq!(all.len(), BOOTS.len() - BY_NAME.len());
+        assert_eq!(all.len(), BOOTS.len());
         check(&["systemd-node"], &[&["systemd-node"]]);
     }
 }

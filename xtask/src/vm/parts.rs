@@ -84,9 +84,6 @@ pub(super) const BOOTS: &[Boot] = &[
     Boot { name: "power cuts", kind: Kind::PowerCuts, parts: &[POWERCUT], minutes: 30 },
 ];
 
-/// What is not about these kernels, and takes an hour: run where it is named.
-pub(super) const BY_NAME: &[&str] = &[SYSTEMD_NODE];
-
 /// The short run of `cargo xtask test`: systemd, cgroup v2, AppArmor and all capabilities at once.
 pub(super) const BRIEF: Boot = Boot {
     name: "a virtual machine, briefly",
