@@ -49,7 +49,8 @@ pub fn mount_root(scratch: &Scratch) -> Result<()> {
     let left = run(Command::new("losetup").arg("--detach").arg(device));
     std::fs::remove_file(&image).with_context(|| image.display().to_string())?;
     mounted.and(left)?;
-    run(&mut Command::new("sync")).map(drop)
+    // Of this one alone: others of the machine may be kept from it for ever.
+    run(Command::new("sync").arg("--file-system").arg(scratch.root())).map(drop)
 }
 
 /// Whether this mount, of a place's, is one of those.
