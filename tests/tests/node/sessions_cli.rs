@@ -71,10 +71,11 @@ fn a_terminal_has_our_size_and_is_put_back() -> Result<()> {
                 node.scratch.socket().display()
             );
             // A command that ends, and one that cannot start. The size travels apart from the command
-            // and may come after it has begun: until then there is none.
+            // and may come after it has begun: until then there is none, and busybox says so with status 0.
             let script = format!(
                 "stty rows 40 cols 100; before=$(stty -g)\n\
-                 {exec} sh -c 'for i in $(seq 9999); do stty size 2>/dev/null && break; done; \
+                 {exec} sh -c 'for i in $(seq 9999); do size=$(stty size 2>/dev/null); \
+                 test -n \"$size\" && echo $size && break; done; \
                  test -t 0 && test -t 1 && echo a terminal; exit 5'\n\
                  echo code $?; test \"$before\" = \"$(stty -g)\" && echo put back\n\
                  {exec} /no/such/program\n\
