@@ -17,11 +17,10 @@ use shim_protocol::{Failure, FailureKind, Response, StartContainer, Started};
 use crate::clock;
 use crate::container::{Container, Lifecycle, Running};
 use crate::external::Keeper;
-use crate::failure::{also, bad_request, chain, io_failure, reach, wrong_state};
+use crate::failure::{also, io_failure, reach, wrong_state};
 use crate::log::Stream;
 use crate::peers::PeerNumber;
 use crate::poll::Token;
-use crate::requests::parse;
 use crate::runtime::{self, Launched, Way, directories_only};
 use crate::stdin::Stdin;
 use crate::stdio::{self, Ends, Sink, Stdio};
@@ -103,19 +102,7 @@ impl Supervisor {
         request: &StartContainer,
     ) -> Result<(), Failure> {
         let _span = sys::trace::span("shim: begin the container");
-        self.refuse_if_ending()?;
-        if !self.pod.is_ready() {
-            return Err(wrong_state("the pod has not been set up"));
-        }
-        let id = parse(&request.container)?;
-        if self.containers.get(id.as_str()).is_some() || self.launches.has(id.as_str()) {
-            return Err(wrong_state(format!("container {} has been started already", id.short())));
-        }
-        let plan = LaunchPlan::decode(&request.plan)
-            .map_err(|error| bad_request(format!("container {}: {}", id.short(), chain(&error))))?;
-        if let Some(target) = &request.pid_target {
-            self.check_pid_target(target, &plan)?;
-        }
+        let (id, plan) = self.admit_start(request)?;
         self.reserve_exit(&id)?;
         self.begin_launch(asked, id.clone(), request, plan)
             .map_err(|failure| self.without_reserve(&id, failure))

@@ -6,11 +6,13 @@ use launch::plan::{CgroupPlan, LaunchPlan, PidNamespace};
 use model::ContainerId;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{Pid, getpid};
-use shim_protocol::{Body, Failure, FailureKind, Hello, PodSetup, Response};
+use shim_protocol::{Body, Failure, FailureKind, Hello, PodSetup, Response, StartContainer};
 
 use crate::exec::Exec;
 use crate::external::Keeper;
-use crate::failure::{also, bad_request, io_failure, not_found, reach, room, unknown, wrong_state};
+use crate::failure::{
+    also, bad_request, chain, io_failure, not_found, reach, room, unknown, wrong_state,
+};
 use crate::log::ContainerLog;
 use crate::oom::Oom;
 use crate::peers::PeerNumber;
@@ -117,6 +119,28 @@ impl Supervisor {
         let (ready, netns) = self.pod.set_up(setup, &mut self.parts.runtime)?;
         failpoint::pass(Point::ShimSetupAnswer);
         Ok((Response::PodReady(ready), netns))
+    }
+
+    /// What is to be started, if that may be, whoever makes it: the shim or another runtime.
+    pub(crate) fn admit_start(
+        &self,
+        request: &StartContainer,
+    ) -> Result<(ContainerId, LaunchPlan), Failure> {
+        self.refuse_if_ending()?;
+        if !self.pod.is_ready() {
+            return Err(wrong_state("the pod has not been set up"));
+        }
+        let id = parse(&request.container)?;
+        let is_on_its_way = self.launches.has(id.as_str()) || self.jobs.has_birth(id.as_str());
+        if is_on_its_way || self.containers.get(id.as_str()).is_some() {
+            return Err(wrong_state(format!("container {} has been started already", id.short())));
+        }
+        let plan = LaunchPlan::decode(&request.plan)
+            .map_err(|error| bad_request(format!("container {}: {}", id.short(), chain(&error))))?;
+        if let Some(target) = &request.pid_target {
+            self.check_pid_target(target, &plan)?;
+        }
+        Ok((id, plan))
     }
 
     /// Nothing is started whose end could not be recorded.

@@ -14,10 +14,9 @@ use super::{External, Keeper, Outputs};
 use crate::clock;
 use crate::container::{Container, Lifecycle, Running};
 use crate::exit::exit_of;
-use crate::failure::{also, bad_request, chain, io_failure, wrong_state};
+use crate::failure::{also, io_failure, wrong_state};
 use crate::log::Stream;
 use crate::peers::PeerNumber;
-use crate::requests::parse;
 use crate::runtime::directories_only;
 use crate::stdin::Stdin;
 use crate::stdio::{self, Ends, Sink, Stdio};
@@ -161,19 +160,7 @@ impl Supervisor {
         asked: (PeerNumber, u64),
         request: &StartExternal,
     ) -> Result<(), Failure> {
-        self.refuse_if_ending()?;
-        if !self.pod.is_ready() {
-            return Err(wrong_state("the pod has not been set up"));
-        }
-        let id = parse(&request.start.container)?;
-        if self.containers.get(id.as_str()).is_some() || self.jobs.has_birth(id.as_str()) {
-            return Err(wrong_state(format!("container {} has been started already", id.short())));
-        }
-        let plan = LaunchPlan::decode(&request.start.plan)
-            .map_err(|error| bad_request(format!("container {}: {}", id.short(), chain(&error))))?;
-        if let Some(target) = &request.start.pid_target {
-            self.check_pid_target(target, &plan)?;
-        }
+        let (id, plan) = self.admit_start(&request.start)?;
         let external = External {
             id,
             program: request.runtime.clone(),
