@@ -14,7 +14,7 @@ use crate::hooks::Status;
 use crate::launcher::{Io, Launcher};
 use crate::launching::Progress;
 use crate::plan::ExecPlan;
-use crate::prepared::{Attempt, Heard, Running, Words, no_hooks};
+use crate::prepared::{Attempt, Heard, Running, Said, Words, no_hooks};
 use crate::report::{self, Reporter};
 
 /// A process on its way into a running container. Dropping it kills and reaps it.
@@ -47,10 +47,10 @@ impl Entering {
             if !waiting {
                 return Ok(Progress::OnItsWay(self));
             }
-            let mut hooks = Some(no_hooks);
-            match self.attempt.hear(&mut self.console, &mut self.warnings, &mut hooks)? {
+            match self.attempt.hear(&mut self.console, &mut self.warnings)? {
                 None => {}
-                Some(Heard::Ready | Heard::Runs) => {
+                Some(Said::Hooks) => return Err(LaunchError::no_hooks_due()),
+                Some(Said::Heard(Heard::Ready | Heard::Runs)) => {
                     let Self { console, warnings, attempt } = self;
                     return attempt.succeed(console, warnings).map(Progress::Runs);
                 }

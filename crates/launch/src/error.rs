@@ -194,6 +194,16 @@ impl LaunchError {
         Self { step: Step::Plan, subject: what.into(), cause: None }
     }
 
+    /// A child has had its time.
+    pub(crate) fn stuck() -> Self {
+        Self { step: Step::Stuck, subject: String::new(), cause: None }
+    }
+
+    /// A child waits for hooks that there are not, or that have been run.
+    pub(crate) fn no_hooks_due() -> Self {
+        Self::bad_plan("no hooks are due")
+    }
+
     /// A child ended without having said why; reaps it.
     pub(crate) fn child_died(child: Option<OwnedFd>) -> Self {
         let how = match child.map(|child| sys::pidfd::wait(child.as_fd())) {

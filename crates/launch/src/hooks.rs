@@ -1,13 +1,14 @@
-//! Running the programs of the host that a plan names. The launcher waits for each: what they set up
-//! has to be there before the next step.
+//! Running the programs of the host that a plan names. What they set up has to be there before the next
+//! step, so a launch waits for each. The launcher need not: a [`Round`] goes on whenever one has ended.
 
+use std::collections::VecDeque;
 use std::ffi::CString;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::MemfdFlags;
+use rustix::process::Pid;
 use sys::pidfd::Ended;
 use sys::process::{Child, NewNamespaces};
 
@@ -86,7 +87,8 @@ pub(crate) fn run(
     until: Deadline,
 ) -> Result<(), LaunchError> {
     let state = state(hooks, status, pid);
-    numbered(list).try_for_each(|(number, hook)| one((kind, number), hook, &state, &[], until))
+    let run = |(number, hook)| Hook::start((kind, number), hook, &state, &[], until)?.finish();
+    numbered(list).try_for_each(run)
 }
 
 /// As [`run`], in a container that is about to execute its program: who is given no environment has
@@ -100,20 +102,8 @@ pub(crate) fn run_within(
 ) -> Result<(), LaunchError> {
     let state = state(hooks, Status::Created, pid);
     let kind = "startContainer";
-    numbered(list).try_for_each(|(number, hook)| one((kind, number), hook, &state, env, until))
-}
-
-/// As [`run`], but each is run and the failures are returned.
-pub(crate) fn run_all(
-    hooks: &HooksPlan,
-    (kind, list): (&str, &[HookPlan]),
-    status: Status,
-    pid: i32,
-    until: Deadline,
-) -> Vec<LaunchError> {
-    let state = state(hooks, status, pid);
-    let run = |(number, hook)| one((kind, number), hook, &state, &[], until).err();
-    numbered(list).filter_map(run).collect()
+    let run = |(number, hook)| Hook::start((kind, number), hook, &state, env, until)?.finish();
+    numbered(list).try_for_each(run)
 }
 
 /// From 0 on, as runc numbers them.
@@ -121,46 +111,190 @@ fn numbered(list: &[HookPlan]) -> impl Iterator<Item = (usize, &HookPlan)> {
     list.iter().enumerate()
 }
 
-fn one(
-    (kind, number): (&str, usize),
-    hook: &HookPlan,
-    state: &str,
-    default_env: &[CString],
+/// Programs that are to be run one after another, and the one that runs. Dropping it kills that one.
+#[derive(Debug)]
+pub(crate) struct Round {
+    state: String,
+    queue: VecDeque<(&'static str, usize, HookPlan)>,
+    now: Option<Hook>,
     until: Deadline,
-) -> Result<(), LaunchError> {
-    let failed = |what: &str| LaunchError {
-        step: Step::Hook,
-        subject: format!("{kind} hook #{number}: {}: {what}", hook.path),
-        cause: None,
-    };
-    let subject = format!("{kind} hook #{number}: {}", hook.path);
-    let cannot = |error: io::Error| LaunchError::new(Step::Hook, &subject, error);
-    let mut words = Words::of(hook).map_err(cannot)?;
-    if words.env.is_empty() {
-        words.env = default_env.to_vec();
+}
+
+/// How far a round has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// One of them runs.
+    Waits,
+    /// All have ended.
+    Done,
+}
+
+impl Round {
+    /// What is run in the launcher's namespaces before a container's program; none is started yet.
+    pub(crate) fn before(hooks: &HooksPlan, pid: Pid, until: Deadline) -> Self {
+        let older = usize::try_from(hooks.prestart).unwrap_or(usize::MAX);
+        let (older, newer) = hooks.create_runtime.split_at(older.min(hooks.create_runtime.len()));
+        let kinds = [("prestart", older), ("createRuntime", newer)];
+        Self::of(hooks, &kinds, Status::Creating, Some(pid), until)
     }
-    let stdin = memory("hook-state").map_err(cannot)?;
-    // A file, not a pipe: nobody has to read while it runs.
-    let mut output = memory("hook-output").map_err(cannot)?;
-    (&stdin).write_all(state.as_bytes()).map_err(cannot)?;
-    (&stdin).rewind().map_err(cannot)?;
-    let child = spawn(&words, stdin.as_fd(), output.as_fd()).map_err(cannot)?;
-    let limit = until.left(hook.timeout_s);
-    match wait(&child, limit).map_err(cannot)? {
-        Some(Ended::Exited(0)) => Ok(()),
-        Some(ended) => {
-            let said = tail(&mut output).map_err(cannot)?;
-            let how = match ended {
-                Ended::Exited(status) => format!("exit status {status}"),
-                // A filter's kill. The number alone tells nobody.
-                Ended::Signaled(libc::SIGSYS) => {
-                    format!("signal {}: bad system call", libc::SIGSYS)
+
+    /// What is run once its program runs.
+    pub(crate) fn after(hooks: &HooksPlan, pid: Pid, until: Deadline) -> Self {
+        let kinds = [("poststart", hooks.poststart.as_slice())];
+        Self::of(hooks, &kinds, Status::Running, Some(pid), until)
+    }
+
+    /// What is run once it is gone.
+    pub(crate) fn at_the_end(hooks: &HooksPlan) -> Self {
+        let kinds = [("poststop", hooks.poststop.as_slice())];
+        Self::of(hooks, &kinds, Status::Stopped, None, Deadline::afterwards())
+    }
+
+    fn of(
+        hooks: &HooksPlan,
+        kinds: &[(&'static str, &[HookPlan])],
+        status: Status,
+        pid: Option<Pid>,
+        until: Deadline,
+    ) -> Self {
+        let of_kind = |(kind, list): &(&'static str, &[HookPlan])| {
+            let kind = *kind;
+            let named = move |(number, hook): (usize, &HookPlan)| (kind, number, hook.clone());
+            numbered(list).map(named).collect::<Vec<_>>()
+        };
+        let queue = kinds.iter().flat_map(of_kind).collect();
+        let pid = pid.map_or(0, |pid| pid.as_raw_nonzero().get());
+        Self { state: state(hooks, status, pid), queue, now: None, until }
+    }
+
+    /// Goes on without waiting for one to end: to be called in the namespaces where they are to run, again when
+    /// [`Self::awaited`] can be read, and at [`Self::due`].
+    ///
+    /// # Errors
+    /// One has failed, or has had its time. Called again, it goes on with the next.
+    pub(crate) fn advance(&mut self) -> Result<Turn, LaunchError> {
+        loop {
+            if let Some(hook) = self.now.take() {
+                if has_ended(&hook.child, Duration::ZERO) {
+                    hook.outcome()?;
+                } else if hook.due > Instant::now() {
+                    self.now = Some(hook);
+                    return Ok(Turn::Waits);
+                } else {
+                    return Err(hook.give_up());
                 }
-                Ended::Signaled(signal) => format!("signal {signal}"),
-            };
-            Err(failed(&if said.is_empty() { how } else { format!("{how}: {said}") }))
+            }
+            let Some((kind, number, hook)) = self.queue.pop_front() else { return Ok(Turn::Done) };
+            self.now = Some(Hook::start((kind, number), &hook, &self.state, &[], self.until)?);
         }
-        None => Err(failed(&format!("it was killed after {} s", limit.as_secs()))),
+    }
+
+    /// Waits until [`Self::advance`] is to be called.
+    pub(crate) fn wait(&self) {
+        if let Some(hook) = &self.now {
+            has_ended(&hook.child, hook.due.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    /// Whether nothing runs and nothing is to run.
+    pub(crate) fn is_over(&self) -> bool {
+        self.now.is_none() && self.queue.is_empty()
+    }
+
+    /// Becomes readable when there is something for [`Self::advance`].
+    pub(crate) fn awaited(&self) -> Option<BorrowedFd<'_>> {
+        self.now.as_ref().map(|hook| hook.child.pidfd.as_fd())
+    }
+
+    /// The process of the one that runs.
+    pub(crate) fn pid(&self) -> Option<Pid> {
+        self.now.as_ref().map(|hook| hook.child.pid)
+    }
+
+    /// When the one that runs has had its time.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.now.as_ref().map(|hook| hook.due)
+    }
+}
+
+impl Drop for Round {
+    fn drop(&mut self) {
+        if let Some(hook) = self.now.take() {
+            // Whoever drops it knows why.
+            drop(hook.give_up());
+        }
+    }
+}
+
+/// A program that runs.
+#[derive(Debug)]
+struct Hook {
+    subject: String,
+    child: Child,
+    /// A file, not a pipe: nobody has to read while it runs.
+    output: std::fs::File,
+    limit: Duration,
+    due: Instant,
+}
+
+impl Hook {
+    fn start(
+        (kind, number): (&str, usize),
+        hook: &HookPlan,
+        state: &str,
+        default_env: &[CString],
+        until: Deadline,
+    ) -> Result<Self, LaunchError> {
+        let subject = format!("{kind} hook #{number}: {}", hook.path);
+        let start = || {
+            let mut words = Words::of(hook)?;
+            if words.env.is_empty() {
+                words.env = default_env.to_vec();
+            }
+            let (stdin, output) = (memory("hook-state")?, memory("hook-output")?);
+            (&stdin).write_all(state.as_bytes())?;
+            (&stdin).rewind()?;
+            Ok((spawn(&words, stdin.as_fd(), output.as_fd())?, output))
+        };
+        let (child, output) =
+            start().map_err(|error| LaunchError::new(Step::Hook, &subject, error))?;
+        let limit = until.left(hook.timeout_s);
+        Ok(Self { subject, child, output, limit, due: Instant::now() + limit })
+    }
+
+    /// Waits until it has ended, or has had its time.
+    fn finish(self) -> Result<(), LaunchError> {
+        if has_ended(&self.child, self.limit) { self.outcome() } else { Err(self.give_up()) }
+    }
+
+    /// How it has ended.
+    fn outcome(mut self) -> Result<(), LaunchError> {
+        let cannot = |error: io::Error| LaunchError::new(Step::Hook, &self.subject, error);
+        let how = match sys::pidfd::wait(self.child.pidfd.as_fd()).map_err(cannot)? {
+            Ended::Exited(0) => return Ok(()),
+            Ended::Exited(status) => format!("exit status {status}"),
+            // A filter's kill. The number alone tells nobody.
+            Ended::Signaled(libc::SIGSYS) => format!("signal {}: bad system call", libc::SIGSYS),
+            Ended::Signaled(signal) => format!("signal {signal}"),
+        };
+        let said = tail(&mut self.output).map_err(cannot)?;
+        Err(self.failed(&if said.is_empty() { how } else { format!("{how}: {said}") }))
+    }
+
+    /// Kills it. One that even then does not end, because a file system does not answer it, is left to
+    /// whoever reaps the launcher's children.
+    fn give_up(self) -> LaunchError {
+        // The group is there unless the child has not come that far. It is not reaped: its number is its own.
+        rustix::process::kill_process_group(self.child.pid, rustix::process::Signal::KILL).ok();
+        sys::pidfd::kill(self.child.pidfd.as_fd()).ok();
+        if has_ended(&self.child, DIES_WITHIN) {
+            sys::pidfd::wait(self.child.pidfd.as_fd()).ok();
+        }
+        self.failed(&format!("it was killed after {} s", self.limit.as_secs()))
+    }
+
+    fn failed(&self, what: &str) -> LaunchError {
+        LaunchError { step: Step::Hook, subject: format!("{}: {what}", self.subject), cause: None }
     }
 }
 
@@ -230,27 +364,6 @@ fn execute(words: &Words, stdin: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::
         Ok(()) => sys::process::execve(&words.path, &words.args, &words.env),
         Err(error) => error,
     }
-}
-
-/// `None` when the time was up and it had to be killed. One that even then does not end, because a file system
-/// does not answer it, is left to whoever reaps the launcher's children.
-fn wait(child: &Child, limit: Duration) -> io::Result<Option<Ended>> {
-    let limit = Timespec {
-        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: limit.subsec_nanos().into(),
-    };
-    let mut ended = [PollFd::new(&child.pidfd, PollFlags::IN)];
-    let count = rustix::io::retry_on_intr(|| rustix::event::poll(&mut ended, Some(&limit)))?;
-    if count == 0 {
-        // The group is there unless the child has not come that far.
-        rustix::process::kill_process_group(child.pid, rustix::process::Signal::KILL).ok();
-        sys::pidfd::kill(child.pidfd.as_fd())?;
-        if !has_ended(child, DIES_WITHIN) {
-            return Ok(None);
-        }
-    }
-    let how = sys::pidfd::wait(child.pidfd.as_fd())?;
-    Ok((count != 0).then_some(how))
 }
 
 /// The end of what was written.

@@ -13,11 +13,11 @@ use crate::birth::Joins;
 use crate::cgroup::{Groups, Made};
 use crate::child::{Job, New, Place, Program, Start};
 use crate::error::{At, LaunchError, Step, Warning};
-use crate::hooks::{self, Deadline};
+use crate::hooks::{self, Deadline, Round};
 use crate::host::Tree;
 use crate::launcher::{Io, Launcher};
 use crate::outliving::{DIES_WITHIN, Outliving, has_ended};
-use crate::plan::{HooksPlan, LaunchPlan, ListenerPlan, ProcessPlan};
+use crate::plan::{LaunchPlan, ListenerPlan, ProcessPlan};
 use crate::report::{self, Message, Reporter};
 
 /// A process whose program runs.
@@ -135,9 +135,19 @@ pub(crate) struct Attempt {
     pub(crate) outliving: Outliving,
 }
 
+/// How far a child has come.
+#[derive(Debug)]
 pub(crate) enum Heard {
     Ready,
     Runs,
+}
+
+/// What a child says that somebody has to do something about.
+#[derive(Debug)]
+pub(crate) enum Said {
+    /// It waits until hooks have been run.
+    Hooks,
+    Heard(Heard),
 }
 
 impl Attempt {
@@ -153,10 +163,18 @@ impl Attempt {
         let mut run_hooks = Some(run_hooks);
         loop {
             if !report::has_something_by(&self.channel, until).at(Step::Channel, "")? {
-                return Err(LaunchError { step: Step::Stuck, subject: String::new(), cause: None });
+                return Err(LaunchError::stuck());
             }
-            if let Some(heard) = self.hear(console, warnings, &mut run_hooks)? {
-                return Ok(heard);
+            match self.hear(console, warnings)? {
+                None => {}
+                Some(Said::Hooks) => {
+                    let (Some(run), Some(child)) = (run_hooks.take(), &self.child) else {
+                        return Err(LaunchError::no_hooks_due());
+                    };
+                    run(child)?;
+                    report::go(&self.channel).at(Step::Channel, "")?;
+                }
+                Some(Said::Heard(heard)) => return Ok(heard),
             }
         }
     }
@@ -166,8 +184,7 @@ impl Attempt {
         &self,
         console: &mut Option<OwnedFd>,
         warnings: &mut Vec<Warning>,
-        run_hooks: &mut Option<impl FnOnce(&Child) -> Result<(), LaunchError>>,
-    ) -> Result<Option<Heard>, LaunchError> {
+    ) -> Result<Option<Said>, LaunchError> {
         match report::receive(&self.channel).at(Step::Channel, "")? {
             Message::Warning(warning) => warnings.push(warning),
             Message::Console(master) => *console = Some(master),
@@ -179,15 +196,9 @@ impl Attempt {
                 None => return Err(LaunchError::bad_plan("a listener of nobody")),
             },
             Message::Failed(error) => return Err(error),
-            Message::Hooks => {
-                let (Some(run), Some(child)) = (run_hooks.take(), &self.child) else {
-                    return Err(LaunchError::bad_plan("hooks are run twice"));
-                };
-                run(child)?;
-                report::go(&self.channel).at(Step::Channel, "")?;
-            }
-            Message::Ready => return Ok(Some(Heard::Ready)),
-            Message::End => return Ok(Some(Heard::Runs)),
+            Message::Hooks => return Ok(Some(Said::Hooks)),
+            Message::Ready => return Ok(Some(Said::Heard(Heard::Ready))),
+            Message::End => return Ok(Some(Said::Heard(Heard::Runs))),
             Message::Born(_) => return Err(LaunchError::bad_plan("a child of a child")),
         }
         Ok(None)
@@ -257,8 +268,10 @@ impl Launcher {
         let (mut attempt, mut warnings) =
             self.begin(plan, io, Program::InPath, start, hooks_until)?;
         let mut console = None;
-        let hooks =
-            |child: &Child| self.create_runtime_hooks(plan.hooks.as_ref(), child, hooks_until);
+        let hooks = |child: &Child| match &plan.hooks {
+            Some(hooks) => self.run_round(Round::before(hooks, child.pid, hooks_until)),
+            None => Ok(()),
+        };
         match attempt.listen(until, &mut console, &mut warnings, hooks)? {
             Heard::Ready => {}
             Heard::Runs => return Err(attempt.died()),
@@ -273,52 +286,6 @@ impl Launcher {
     pub(crate) fn deadlines(&self) -> (Option<Instant>, Deadline) {
         let until = self.options.runs_within.map(|within| Instant::now() + within);
         (until, Deadline::of_launch())
-    }
-
-    pub(crate) fn create_runtime_hooks(
-        &self,
-        hooks: Option<&HooksPlan>,
-        child: &Child,
-        until: Deadline,
-    ) -> Result<(), LaunchError> {
-        let Some(hooks) = hooks else { return Ok(()) };
-        let (pid, status) = (child.pid.as_raw_nonzero().get(), hooks::Status::Creating);
-        let older = usize::try_from(hooks.prestart).unwrap_or(usize::MAX);
-        let (older, newer) = hooks.create_runtime.split_at(older.min(hooks.create_runtime.len()));
-        self.on_host(|| {
-            hooks::run(hooks, ("prestart", older), status, pid, until)?;
-            hooks::run(hooks, ("createRuntime", newer), status, pid, until)
-        })
-    }
-
-    /// Runs what a plan wants to be run once its program runs, unless it was started by
-    /// [`Self::launch`], which does. OCI: where one fails the container is stopped, which is left to
-    /// the caller.
-    ///
-    /// # Errors
-    /// [`Step::Hook`]; the later ones were not run.
-    pub fn poststart_hooks(&self, hooks: &HooksPlan, pid: Pid) -> Result<(), LaunchError> {
-        self.run_poststart(hooks, pid, Deadline::of_launch())
-    }
-
-    pub(crate) fn run_poststart(
-        &self,
-        hooks: &HooksPlan,
-        pid: Pid,
-        until: Deadline,
-    ) -> Result<(), LaunchError> {
-        if hooks.poststart.is_empty() {
-            return Ok(());
-        }
-        let (pid, status) = (pid.as_raw_nonzero().get(), hooks::Status::Running);
-        self.on_host(|| hooks::run(hooks, ("poststart", &hooks.poststart), status, pid, until))
-    }
-
-    /// Runs what a plan wants to be run once its container is gone; says what failed.
-    pub fn poststop_hooks(&self, hooks: &HooksPlan) -> Vec<Warning> {
-        let (until, status) = (Deadline::afterwards(), hooks::Status::Stopped);
-        let run = || Ok(hooks::run_all(hooks, ("poststop", &hooks.poststop), status, 0, until));
-        hook_warnings(self.on_host(run))
     }
 
     pub(crate) fn begin(
@@ -383,14 +350,7 @@ impl Launcher {
 
 /// For children that have none to be run.
 pub(crate) fn no_hooks(_child: &Child) -> Result<(), LaunchError> {
-    Err(LaunchError::bad_plan("hooks where there are none"))
-}
-
-fn hook_warnings(failed: Result<Vec<LaunchError>, LaunchError>) -> Vec<Warning> {
-    let failed = failed.unwrap_or_else(|error| vec![error]);
-    let warning =
-        |error: &LaunchError| Warning { what: error.subject.clone(), why: error.sentence() };
-    failed.iter().map(warning).collect()
+    Err(LaunchError::no_hooks_due())
 }
 
 /// Arguments and environment as exec takes them, made before the clone so that a NUL in them is the

@@ -1,8 +1,8 @@
 //! Containers on their way: from the request to start one to the moment its program runs.
 //!
 //! What the first process does until then may take as long as a file system takes to answer (a mount, the working
-//! directory, the search for the program). The shim does not wait for it: the request is answered when the
-//! process has said how it went, or has had its time.
+//! directory, the search for the program), and as long as hooks take. The shim does not wait for it: the request is
+//! answered when the process has said how it went, or has had its time.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use launch::plan::{CgroupPlan, HooksPlan, LaunchPlan, PidNamespace};
 use model::ContainerId;
 use rustix::fd::OwnedFd;
 use rustix::process::Pid;
-use shim_protocol::{Failure, FailureKind, Response, StartContainer, Started};
+use shim_protocol::{Exit, Failure, FailureKind, Response, StartContainer, Started};
 
 use crate::clock;
 use crate::container::{Container, Lifecycle, Running};
@@ -21,7 +21,7 @@ use crate::failure::{also, io_failure, reach, wrong_state};
 use crate::log::Stream;
 use crate::peers::PeerNumber;
 use crate::poll::Token;
-use crate::runtime::{self, Launched, Way, directories_only};
+use crate::runtime::{Launched, Way, directories_only};
 use crate::stdin::Stdin;
 use crate::stdio::{self, Ends, Sink, Stdio};
 use crate::supervisor::Supervisor;
@@ -34,6 +34,8 @@ struct Launch {
     /// What it is to the poller.
     token: u64,
     asked: (PeerNumber, u64),
+    /// How its process has ended, while hooks were still running.
+    ended: Option<Exit>,
     /// What it is to become.
     fate: Fate,
 }
@@ -71,17 +73,31 @@ impl Launches {
 
     /// When the next one has had its time.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.0.iter().filter_map(|launch| launch.launching.until()).min()
+        self.0.iter().filter_map(|launch| launch.launching.due()).min()
     }
 
     fn due(&self, now: Instant) -> Option<u64> {
-        let due = |launch: &&Launch| launch.launching.until().is_some_and(|until| until <= now);
+        let due = |launch: &&Launch| launch.launching.due().is_some_and(|due| due <= now);
         self.0.iter().find(due).map(|launch| launch.token)
     }
 
-    fn by_pid(&self, pid: Pid) -> Option<u64> {
-        let is_it = |launch: &&Launch| launch.launching.pid() == Some(pid);
-        self.0.iter().find(is_it).map(|launch| launch.token)
+    /// The one that this child is the first process or a hook of.
+    fn by_child(&self, pid: Pid) -> Option<u64> {
+        let is_its = |launch: &&Launch| {
+            [launch.launching.pid(), launch.launching.hook()].contains(&Some(pid))
+        };
+        self.0.iter().find(is_its).map(|launch| launch.token)
+    }
+
+    /// Keeps how a first process has ended whose hooks still run; false if it is none.
+    pub(crate) fn keep_end(&mut self, pid: Pid, exit: &Exit) -> bool {
+        let is_it = |launch: &&mut Launch| launch.launching.pid() == Some(pid);
+        let found = self.0.iter_mut().find(is_it);
+        if let Some(launch) = found {
+            launch.ended = Some(exit.clone());
+            return true;
+        }
+        false
     }
 
     fn by_id(&self, id: &str) -> Option<u64> {
@@ -142,7 +158,7 @@ impl Supervisor {
         let token = self.tools.poller.number();
         // Dropped without being watched it is killed and reaped.
         self.watch_launch(&id, &launching, token)?;
-        self.launches.0.push(Launch { id, launching, token, asked, fate });
+        self.launches.0.push(Launch { id, launching, token, asked, ended: None, fate });
         Ok(())
     }
 
@@ -152,23 +168,24 @@ impl Supervisor {
         launching: &Launching,
         token: u64,
     ) -> Result<(), Failure> {
-        self.tools.poller.add(launching.channel(), Token::Launching(token)).map_err(|error| {
+        self.tools.poller.add(launching.awaited(), Token::Launching(token)).map_err(|error| {
             let what = format!("cannot watch the start of container {}", id.short());
             io_failure(FailureKind::Internal, what, &error.into())
         })
     }
 
-    /// A process on its way has something to say; once it runs or has failed, who asked is told.
+    /// A process on its way has something to say, or a hook of it has ended, or it is time; once its program runs
+    /// or it has failed, who asked is told.
     pub(crate) fn advance_launch(&mut self, token: u64) {
-        let Some(Launch { id, launching, token, asked, fate }) = self.launches.take(token) else {
-            return;
-        };
-        self.tools.poller.remove(launching.channel());
+        let Some(launch) = self.launches.take(token) else { return };
+        let Launch { id, launching, token, asked, ended, fate } = launch;
+        self.tools.poller.remove(launching.awaited());
         let done = match self.parts.runtime.advance_launch(launching) {
             Ok(Way::OnItsWay(launching)) => {
                 match self.watch_launch(&id, &launching, token) {
                     Ok(()) => {
-                        self.launches.0.push(Launch { id, launching, token, asked, fate });
+                        let launch = Launch { id, launching, token, asked, ended, fate };
+                        self.launches.0.push(launch);
                         return;
                     }
                     // It is killed and reaped.
@@ -182,6 +199,9 @@ impl Supervisor {
             Err(failure) => Err(failure),
         };
         self.answer_launch(&id, asked, done);
+        if let Some(exit) = ended {
+            self.container_ended(&id, exit);
+        }
     }
 
     fn answer_launch(
@@ -261,20 +281,15 @@ impl Supervisor {
     /// Before a child that has ended is reaped: if it is one that was on its way, what it said comes first, and it
     /// may be reaped with that.
     pub(crate) fn hear_last_words_of_launch(&mut self, pid: Pid) {
-        if let Some(token) = self.launches.by_pid(pid) {
+        if let Some(token) = self.launches.by_child(pid) {
             self.advance_launch(token);
         }
     }
 
-    /// Gives up those that have had their time.
+    /// Goes on with those that have had their time, or a hook of theirs has.
     pub(crate) fn expire_launches(&mut self, now: Instant) {
         while let Some(token) = self.launches.due(now) {
-            let Some(Launch { id, launching, asked, .. }) = self.launches.take(token) else {
-                return;
-            };
-            self.tools.poller.remove(launching.channel());
-            let failure = runtime::give_up(launching);
-            self.answer_launch(&id, asked, Err(failure));
+            self.advance_launch(token);
         }
     }
 
@@ -284,7 +299,7 @@ impl Supervisor {
         let Some(Launch { id, launching, asked, .. }) = self.launches.take(token) else {
             return false;
         };
-        self.tools.poller.remove(launching.channel());
+        self.tools.poller.remove(launching.awaited());
         drop(launching);
         let failure = wrong_state(format!("container {} was killed before it ran", id.short()));
         self.answer_launch(&id, asked, Err(failure));

@@ -25,6 +25,7 @@ mod launches;
 mod leaving;
 mod log;
 mod oom;
+mod partings;
 mod peers;
 mod pod;
 mod poll;

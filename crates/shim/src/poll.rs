@@ -30,6 +30,8 @@ pub(crate) enum Token {
     Entering(u64),
     /// A container's first process has something to say before its program runs.
     Launching(u64),
+    /// A hook of a container that is gone has ended.
+    Parting(u64),
 }
 
 impl Token {
@@ -46,6 +48,7 @@ impl Token {
             Self::Oom(number) => number << 4 | 7,
             Self::Entering(number) => number << 4 | 8,
             Self::Launching(number) => number << 4 | 10,
+            Self::Parting(number) => number << 4 | 11,
         })
     }
 
@@ -62,6 +65,7 @@ impl Token {
             7 => Self::Oom(number),
             9 => Self::Terminations,
             10 => Self::Launching(number),
+            11 => Self::Parting(number),
             _ => Self::Entering(number),
         }
     }

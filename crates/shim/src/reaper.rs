@@ -32,6 +32,7 @@ impl Supervisor {
         while let Ok(Some(pid)) = sys::supervise::next_ended() {
             self.hear_last_words(pid);
             self.hear_last_words_of_launch(pid);
+            self.hear_last_words_of_parting(pid);
             self.end_family_of_hung_up(pid);
             match rustix::process::waitpid(Some(pid), WaitOptions::NOHANG) {
                 Ok(Some((_, status))) => self.ended(pid, status),
@@ -47,7 +48,9 @@ impl Supervisor {
             return;
         }
         let exit = exit_of(status, clock::now());
-        if let Some(container) = self.containers.by_pid(pid) {
+        if self.launches.keep_end(pid, &exit) {
+            // It is taken on first.
+        } else if let Some(container) = self.containers.by_pid(pid) {
             let id = container.id.clone();
             self.container_ended(&id, exit);
         } else if let Some(exec) = self.execs.take_by_pid(pid) {

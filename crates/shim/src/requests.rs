@@ -1,5 +1,5 @@
-//! What each request does. Everything answers at once except `Shutdown`, `Exec`, `Start` and what needs
-//! another runtime's `create` and `start`.
+//! What each request does. Everything answers at once except `Shutdown`, `Exec`, `Start`, `Forget` where hooks
+//! are to be run, and what needs another runtime's `create` and `start`.
 
 use failpoint::Point;
 use launch::plan::{CgroupPlan, LaunchPlan, PidNamespace};
@@ -80,7 +80,11 @@ impl Supervisor {
                 Body::ReopenLog { container } => self.reopen_log(&container),
                 Body::State if self.put_off_state(peer, id) => return Answer::Later,
                 Body::State => Ok((Response::State(self.state()), None)),
-                Body::Forget { container } => self.forget(&container),
+                Body::Forget { container } => match self.forget((peer, id), &container) {
+                    Ok(true) => Ok((Response::Done, None)),
+                    Ok(false) => return Answer::Later,
+                    Err(failure) => Err(failure),
+                },
                 Body::Attach(attach) => self.attach(peer, &attach, files),
                 Body::Detach { attach } => Ok((self.detach(attach), None)),
                 Body::CloseStdin { attach } => Ok((self.close_stdin(attach), None)),
@@ -306,12 +310,16 @@ impl Supervisor {
         Ok((Response::Done, None))
     }
 
-    fn forget(&mut self, container: &str) -> Done {
+    /// True when it is done; otherwise [`Self::advance_parting`] answers.
+    fn forget(&mut self, asked: (PeerNumber, u64), container: &str) -> Result<bool, Failure> {
         let id = parse(container)?;
         // A zombie keeps its place in a v1 cgroup until it is reaped.
         self.reap();
         if self.launches.has(container) {
             return Err(wrong_state(format!("container {} is being started", id.short())));
+        }
+        if self.partings.join(container, asked) {
+            return Ok(false);
         }
         if let Some(found) = self.containers.get(container) {
             if !found.has_ended() {
@@ -324,25 +332,23 @@ impl Supervisor {
                 self.delete_external(&external)?;
             }
             self.parts.runtime.remove_cgroups(&cgroup)?;
-            self.run_poststop_hooks(container);
+            if self.part(container, Some(asked)) {
+                return Ok(false);
+            }
         }
+        self.forgotten(&id).map(|()| true)
+    }
+
+    /// Of a container nothing is left but what is known of it.
+    pub(crate) fn forgotten(&mut self, id: &ContainerId) -> Result<(), Failure> {
         let removed = failpoint::reach(Point::ShimForgetRecord)
-            .and_then(|()| self.parts.exits.remove(container));
+            .and_then(|()| self.parts.exits.remove(id.as_str()));
         removed.map_err(|error| {
             let what = format!("cannot remove the exit record of container {}", id.short());
             io_failure(FailureKind::Internal, what, &error)
         })?;
-        self.containers.remove(container);
-        Ok((Response::Done, None))
-    }
-
-    /// OCI: after the container is gone; what fails is told, and nothing else comes of it.
-    pub(crate) fn run_poststop_hooks(&mut self, container: &str) {
-        let Some(found) = self.containers.get_mut(container) else { return };
-        let (short, hooks) = (found.id.short().to_owned(), found.hooks.take());
-        for warning in hooks.iter().flat_map(|hooks| self.parts.runtime.poststop_hooks(hooks)) {
-            self.tools.journal.say(format_args!("container {short}: {}", warning.why));
-        }
+        self.containers.remove(id.as_str());
+        Ok(())
     }
 
     pub(crate) fn refuse_if_ending(&self) -> Result<(), Failure> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use launch::plan::{CgroupDir, CgroupPlan, ExecPlan, Hierarchy, HooksPlan, LaunchPlan};
 use launch::{
-    Entering, ImagePath, LaunchError, Launcher, Launching, Options, Progress, Running, Tool,
-    ToolIo, View, Wanted,
+    Entering, ImagePath, LaunchError, Launcher, Launching, Options, Parted, Parting, Progress,
+    Running, Tool, ToolIo, View, Wanted,
 };
 use model::IdMaps;
 use rustix::process::Pid;
@@ -130,7 +130,7 @@ impl Runtime {
         self.launcher.begin_launch(&plan, stdio.as_io()).map_err(|error| launch_failed(&error))
     }
 
-    /// Takes in what a container's first process has said so far; runs its hooks when it waits for them.
+    /// Goes on with a container's first process and its hooks as far as that needs no waiting.
     ///
     /// # Errors
     /// Step, path and cause; nothing is left.
@@ -312,9 +312,14 @@ impl Runtime {
         self.launcher.spawn_tool(&tool, io, view)
     }
 
-    /// Runs what is to be run once a container is gone; says what failed.
-    pub(crate) fn poststop_hooks(&self, hooks: &HooksPlan) -> Vec<launch::Warning> {
-        self.launcher.poststop_hooks(hooks)
+    /// What is to be run once a container is gone; nothing is run yet.
+    pub(crate) fn begin_poststop(&self, hooks: &HooksPlan) -> Parting {
+        self.launcher.begin_poststop(hooks)
+    }
+
+    /// Goes on with that as far as it needs no waiting.
+    pub(crate) fn advance_poststop(&self, parting: Parting) -> Parted {
+        parting.advance(&self.launcher)
     }
 
     /// How many processes the OOM killer has ended there; 0 when nobody counts.
@@ -334,11 +339,6 @@ impl Runtime {
     pub(crate) fn members(&self, cgroup: &CgroupPlan) -> Result<Vec<Pid>, Failure> {
         self.launcher.pids(cgroup).map_err(|error| launch_failed(&error))
     }
-}
-
-/// Ends a container's first process that has had its time.
-pub(crate) fn give_up(launching: Launching) -> Failure {
-    launch_failed(&launching.give_up())
 }
 
 fn launch_failed(error: &LaunchError) -> Failure {

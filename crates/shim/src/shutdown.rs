@@ -70,13 +70,20 @@ impl Supervisor {
         let (now, until, next_try) = (Instant::now(), shutdown.until, shutdown.next_try);
         let (keeps_network, awaited) = (shutdown.keeps_network, !shutdown.waiters.is_empty());
         let alive = self.alive();
-        let (failures, again) = if alive.is_empty() {
-            (self.release(keeps_network), RELEASE_AGAIN)
-        } else if now < next_try {
-            return false;
-        } else {
+        let (failures, again) = if !alive.is_empty() {
+            if now < next_try {
+                return false;
+            }
             self.kill_everything();
             (alive, KILL_AGAIN)
+        } else if self.waits_for_partings() {
+            return false;
+        } else {
+            let failures = self.release(keeps_network);
+            if self.waits_for_partings() {
+                return false;
+            }
+            (failures, RELEASE_AGAIN)
         };
         if failures.is_empty() {
             failpoint::pass(Point::ShimShutdownEnd);
@@ -96,6 +103,15 @@ impl Supervisor {
             shutdown.next_try = (now + again).min(until);
         }
         false
+    }
+
+    /// Hooks have their own time, and tell when they have ended.
+    fn waits_for_partings(&mut self) -> bool {
+        let Some(due) = self.partings.next_deadline() else { return false };
+        if let Some(shutdown) = &mut self.shutdown {
+            shutdown.next_try = due;
+        }
+        true
     }
 
     /// What still runs, in words.
@@ -146,7 +162,7 @@ impl Supervisor {
         self.pod.kill_pause().ok();
     }
 
-    /// Removes what outlives a process; says what could not be.
+    /// Removes what outlives a process, the pod's after the last hook; says what could not be.
     fn release(&mut self, keeps_network: bool) -> Vec<String> {
         let mut failures = Vec::from_iter(reach(Point::ShimShutdownRelease).err());
         let ids: Vec<String> =
@@ -162,12 +178,13 @@ impl Supervisor {
                 }
             };
             let removed = self.parts.runtime.remove_cgroups(&cgroup);
-            match deleted.and(removed) {
-                Ok(()) => self.run_poststop_hooks(&id),
-                Err(failure) => failures.push(failure),
+            if let Err(failure) = deleted.and(removed) {
+                failures.push(failure);
+            } else {
+                self.part(&id, None);
             }
         }
-        if !keeps_network {
+        if !keeps_network && self.partings.next_deadline().is_none() {
             failures.extend(self.pod.release(&mut self.parts.runtime).err().into_iter().flatten());
         }
         failures.into_iter().map(|failure| failure.message).collect()

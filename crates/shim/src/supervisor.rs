@@ -12,6 +12,7 @@ use crate::exit::ExitRecords;
 use crate::external::Jobs;
 use crate::failure::chain;
 use crate::launches::Launches;
+use crate::partings::Partings;
 use crate::peers::{PeerNumber, Peers};
 use crate::pod::Pod;
 use crate::poll::{Ready, Token};
@@ -46,6 +47,8 @@ pub(crate) struct Supervisor {
     pub(crate) execs: Execs,
     /// Containers whose program does not run yet.
     pub(crate) launches: Launches,
+    /// Hooks of containers that are gone.
+    pub(crate) partings: Partings,
     /// Who asked what the shim holds while that was not known.
     pub(crate) state_waiters: Vec<(PeerNumber, u64)>,
     /// Commands of other runtimes under way.
@@ -70,6 +73,7 @@ impl Supervisor {
             containers: Containers::default(),
             execs: Execs::default(),
             launches: Launches::default(),
+            partings: Partings::default(),
             state_waiters: Vec::new(),
             jobs: Jobs::default(),
             leaving: Audience::default(),
@@ -112,6 +116,7 @@ impl Supervisor {
             Token::Oom(number) => self.oom_killer_comes(number),
             Token::Entering(number) => self.advance_exec(number),
             Token::Launching(number) => self.advance_launch(number),
+            Token::Parting(number) => self.advance_parting(number),
             Token::Connection(number) => {
                 if event.writable {
                     self.peers.flush(number, &self.tools.poller);
@@ -183,6 +188,7 @@ impl Supervisor {
         let shutdown = self.shutdown.iter().map(Shutdown::next_try);
         let looks = self.containers.iter().filter_map(|container| container.looks_at());
         let begun = self.jobs.next_deadline().into_iter().chain(self.launches.next_deadline());
+        let begun = begun.chain(self.partings.next_deadline());
         let own = begun.chain(self.leaves).chain(self.peers.accepts_at());
         let next = drains.chain(shutdown).chain(looks).chain(own).min()?;
         Some(next.saturating_duration_since(Instant::now()))
@@ -194,6 +200,7 @@ impl Supervisor {
         self.look_at_oom(now);
         self.jobs.expire(now);
         self.expire_launches(now);
+        self.expire_partings(now);
         self.peers.accept_again(self.parts.listener.as_fd(), now, &self.tools.poller);
         let due = |until: Instant| until <= now;
         let late: Vec<_> = self

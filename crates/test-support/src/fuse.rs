@@ -3,6 +3,7 @@
 //!
 //! Every name that is asked for is there: a file where it ends in `.log`, and a directory otherwise.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -108,6 +109,12 @@ impl Fuse {
         Ok(())
     }
 
+    /// The threads that wait for an answer, each by its number on the host.
+    pub fn victims(&self) -> BTreeSet<u32> {
+        // What wants no answer comes from nobody.
+        self.moods.now().waiting.iter().filter_map(|request| number(request, ASKER)).collect()
+    }
+
     /// It answers everything, also what it was asked meanwhile.
     ///
     /// # Errors
@@ -177,6 +184,8 @@ struct File {
 }
 
 const FIRST: usize = 2;
+/// Where the number of the thread that asks lies in a request.
+const ASKER: usize = 32;
 /// Where what a request has to say begins.
 const HEADER: usize = 40;
 /// Where the bytes of a write begin.

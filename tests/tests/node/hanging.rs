@@ -17,6 +17,7 @@ use test_support::scratch::Scratch;
 use test_support::skip;
 
 use crate::doctor::doctor;
+use crate::hooks::with_hooks;
 use crate::stats::{layer_bytes, measured};
 
 /// What a container may take to die, a pod's other steps, and a machine that has a lot to do.
@@ -192,17 +193,6 @@ fn a_runtime_that_hangs_when_it_deletes_holds_up_that_and_nothing_else() -> Resu
     })
 }
 
-/// A handler whose containers are made with this hook.
-fn with_hook(settings: &mut Settings, scratch: &Scratch, hook: &serde_json::Value) {
-    let process = serde_json::json!({"cwd": "/", "user": {"uid": 0, "gid": 0}});
-    let base = serde_json::json!({
-        "ociVersion": "1.0.2", "process": process, "hooks": {"createRuntime": [hook]},
-    });
-    let path = scratch.dir().join("base.json");
-    fs::write(&path, base.to_string()).ok();
-    settings.extra_config += &format!("\n[handlers.hooked]\nbase_spec = \"{}\"\n", path.display());
-}
-
 /// A hook, or the new process itself. SIGKILL reaches neither, and the pod's supervisor has one thread.
 struct Doomed {
     /// Run by the hook.
@@ -211,15 +201,13 @@ struct Doomed {
     working_dir: &'static str,
     /// In the error.
     says: &'static str,
-    /// Whether its pod's supervisor is there for others meanwhile: while a hook runs it is not.
-    supervised: bool,
 }
 
 fn a_start_that_hangs(doomed: &Doomed) -> Result<()> {
     let configure = |settings: &mut Settings, scratch: &Scratch| {
         let args = ["sh".to_owned(), "-c".to_owned(), (doomed.script)(scratch)];
         let hook = serde_json::json!({"path": "/bin/sh", "args": args, "timeout": 20});
-        with_hook(settings, scratch, &hook);
+        with_hooks(settings, scratch, &serde_json::json!({"createRuntime": [hook]}));
     };
     on_a_node_with(configure, async |node| {
         let image = node.pulled("busybox").await?;
@@ -237,11 +225,9 @@ fn a_start_that_hangs(doomed: &Doomed) -> Result<()> {
         tokio::task::block_in_place(|| begun(node))?;
         fuse.hang();
         fs::write(node.scratch.dir().join("go"), "")?;
-        if doomed.supervised {
-            tokio::task::block_in_place(|| fuse.await_victim(false, LONG))?;
-            siblings_live(node, &pod_id, &pod, &beside).await?;
-            ensure!(!starting.is_finished(), "they have waited for it");
-        }
+        tokio::task::block_in_place(|| fuse.await_victim(false, LONG))?;
+        siblings_live(node, &pod_id, &pod, &beside).await?;
+        ensure!(!starting.is_finished(), "they have waited for it");
         others_live(node, "other").await?;
         let started = tokio::time::timeout(LONG, starting).await.context("no answer")??;
         let error = started.expect_err("it cannot start");
@@ -262,7 +248,12 @@ fn a_start_that_hangs(doomed: &Doomed) -> Result<()> {
 }
 
 /// What is asked of other containers of a pod: of one that runs, and of one that comes and goes.
-async fn siblings_live(node: &Node, pod_id: &str, pod: &PodBuilder, beside: &str) -> Result<()> {
+pub(crate) async fn siblings_live(
+    node: &Node,
+    pod_id: &str,
+    pod: &PodBuilder,
+    beside: &str,
+) -> Result<()> {
     ensure!(node.cri.shell(beside, "echo alive").await? == "alive");
     let request = v1::ReopenContainerLogRequest { container_id: beside.to_owned() };
     node.cri.runtime.clone().reopen_container_log(request).await?;
@@ -298,13 +289,13 @@ fn a_hook_that_hangs_fails_that_start_and_nothing_else() -> Result<()> {
         format!("{}; [ -e {} ]", waits(scratch), looks.display())
     };
     let says = "it was killed after";
-    a_start_that_hangs(&Doomed { script, working_dir: "/", says, supervised: false })
+    a_start_that_hangs(&Doomed { script, working_dir: "/", says })
 }
 
 #[test]
 fn a_new_process_that_hangs_fails_that_start_and_nothing_else() -> Result<()> {
     let says = "does not answer";
-    a_start_that_hangs(&Doomed { script: waits, working_dir: "/volume/x", says, supervised: true })
+    a_start_that_hangs(&Doomed { script: waits, working_dir: "/volume/x", says })
 }
 
 #[test]
@@ -312,7 +303,7 @@ fn a_pod_is_stopped_while_a_start_in_it_hangs() -> Result<()> {
     let configure = |settings: &mut Settings, scratch: &Scratch| {
         let args = ["sh".to_owned(), "-c".to_owned(), waits(scratch)];
         let hook = serde_json::json!({"path": "/bin/sh", "args": args, "timeout": 20});
-        with_hook(settings, scratch, &hook);
+        with_hooks(settings, scratch, &serde_json::json!({"createRuntime": [hook]}));
     };
     on_a_node_with(configure, async |node| {
         let image = node.pulled("busybox").await?;

@@ -86,14 +86,26 @@ async fn answer<T: std::fmt::Debug>(
     Ok(answer.expect_err("nobody answers"))
 }
 
-/// Threads of the daemon that wait where no signal reaches.
-fn blocked(node: &Node) -> Result<usize> {
-    let daemon = node.daemon.pid().context("no daemon")?;
-    let waits = |task: &fs::DirEntry| {
-        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('D'))
+/// Begins a pod as soon as the daemon has heard that its place answers again: the thread that waited there
+/// has to tell it.
+async fn begun_again(node: &Node, pod: &PodBuilder) -> Result<String> {
+    let begun = async {
+        loop {
+            match node.cri.run_pod(pod).await {
+                Err(error) if error.message().contains("does not answer") => {}
+                result => return result,
+            }
+        }
     };
-    Ok(fs::read_dir(format!("/proc/{daemon}/task"))?.flatten().filter(waits).count())
+    Ok(tokio::time::timeout(PATIENCE, begun).await.context("it is refused still")??)
+}
+
+/// Threads of the daemon that wait for this file system, and for no disk.
+fn blocked(node: &Node, fuse: &Fuse) -> Result<usize> {
+    let daemon = node.daemon.pid().context("no daemon")?;
+    let is_the_daemons =
+        |thread: &u32| Path::new(&format!("/proc/{daemon}/task/{thread}")).exists();
+    Ok(fuse.victims().iter().filter(|thread| is_the_daemons(thread)).count())
 }
 
 #[test]
@@ -130,11 +142,12 @@ fn a_log_directory_that_stops_answering_holds_up_its_own_pod_and_nothing_else() 
 
         told(begun, Path::new(&place)).await?;
         told(reopen, &stuck.fuse.dir().join("stuck/main")).await?;
-        let threads = blocked(node)?;
+        let threads = blocked(node, &stuck.fuse)?;
+        ensure!(threads > 0, "nobody waits");
         for _ in 0..10 {
             told(begin(), Path::new(&place)).await?;
         }
-        ensure!(blocked(node)? == threads, "each attempt costs a thread");
+        ensure!(blocked(node, &stuck.fuse)? == threads, "each attempt costs a thread");
         let start = tokio::spawn({
             let (cri, id) = (node.cri.clone(), stuck.later.clone());
             async move { cri.start(&id).await }
@@ -155,7 +168,7 @@ fn a_log_directory_that_stops_answering_holds_up_its_own_pod_and_nothing_else() 
         node.wait_log(&stuck.main, "word 1").await?;
         let ended = node.wait_exited(&stuck.main).await?;
         ensure!(ended.exit_code == 137, "{ended:?}");
-        let another = node.cri.run_pod(&another).await?;
+        let another = begun_again(node, &another).await?;
         for pod in [&another, &stuck.pod_id] {
             node.cri.stop_pod(pod).await?;
             node.cri.remove_pod(pod).await?;
@@ -220,7 +233,7 @@ fn a_daemon_that_starts_while_a_log_directory_does_not_answer_serves_all_other_p
         }
         node.cri.stop_pod(&stuck.pod_id).await?;
         node.cri.remove_pod(&stuck.pod_id).await?;
-        let another = node.cri.run_pod(&another).await?;
+        let another = begun_again(node, &another).await?;
         node.cri.stop_pod(&another).await?;
         node.cri.remove_pod(&another).await?;
         Ok(())

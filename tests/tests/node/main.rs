@@ -25,6 +25,7 @@ mod exec;
 mod handlers;
 mod hanging;
 mod hanging_logs;
+mod hooks;
 mod image_volumes;
 mod images;
 mod inspect;

@@ -166,6 +166,7 @@ const REST: &[&str] = &[
     "handlers::",
     "hanging::",
     "hanging_logs::",
+    "hooks::",
     "images::",
     "leaks::",
     "lifecycle::",
