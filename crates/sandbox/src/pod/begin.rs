@@ -15,7 +15,7 @@ use super::{Owner, Shim, ShimProcess};
 use crate::blocking;
 use crate::confinement;
 use crate::context::Context;
-use crate::error::RunError;
+use crate::error::{RunError, chain};
 use crate::files;
 use crate::link::{Connected, LinkError, ShimLink};
 use crate::record::{PodRecord, ProcessRecord};
@@ -30,8 +30,16 @@ impl Owner {
         let files = make_files(Arc::clone(&self.cx), Arc::clone(&self.record), label);
         // Both to their ends: a shim that has come is the pod's, whatever is wrong with its files.
         let (ready, files) = tokio::join!(self.start_shim(), files);
-        let ready = ready?;
-        files.map(|()| ready)
+        match (ready, files) {
+            (Ok(ready), Ok(())) => Ok(ready),
+            (Err(error), Ok(())) | (Ok(_), Err(error)) => Err(error),
+            (Err(error), Err(other)) => {
+                // The answer has room for one.
+                let other = chain(&other);
+                tracing::error!(sandbox = %self.id(), error = other, "nor are its files written");
+                Err(error)
+            }
+        }
     }
 
     /// The SELinux label of the pod's files.
