@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dev, FileType, Gid, Mode, Uid};
+use rustix::fs::{AtFlags, Dev, FileType, Gid, Mode, StatxAttributes, StatxFlags, Uid};
 use rustix::io::Errno;
 
 use crate::error::{At, LaunchError, Step};
@@ -84,6 +84,12 @@ pub(super) fn extra(
     make().at(Step::Device, &node.path)
 }
 
+/// Whether a mount of the plan lies there, which has been put in the node's place.
+fn is_mounted_on(dir: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
+    let stat = rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())?;
+    Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
 struct Node {
     kind: FileType,
     device: Dev,
@@ -102,7 +108,10 @@ impl Node {
         let mode = Mode::from_raw_mode(self.mode);
         match rustix::fs::mknodat(dir, name, self.kind, mode, self.device) {
             Ok(()) => {}
-            Err(Errno::EXIST) if self.is_at(dir, name)? => {}
+            // Somebody else's, maybe the host's own: as it is.
+            Err(Errno::EXIST) if self.is_at(dir, name)? || is_mounted_on(dir, name)? => {
+                return Ok(());
+            }
             // A device cgroup or the lack of CAP_MKNOD: show the host's node.
             Err(Errno::PERM) => return self.bind(launcher, dir, name, host_path),
             Err(errno) => return Err(errno.into()),
@@ -143,7 +152,9 @@ impl Node {
         let mode = Mode::from_raw_mode(0o644);
         match rustix::fs::mknodat(dir, name, FileType::RegularFile, mode, 0) {
             Ok(()) => {}
-            Err(Errno::EXIST) if self.is_at(dir, name)? => return Ok(()),
+            Err(Errno::EXIST) if self.is_at(dir, name)? || is_mounted_on(dir, name)? => {
+                return Ok(());
+            }
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
         }

@@ -15,7 +15,7 @@ use crate::error::{At, LaunchError, Step};
 use crate::hooks;
 use crate::host::{self, Detached, HierarchyView};
 use crate::launcher::Io;
-use crate::plan::{self, FsOption, MountPlan, MountSource, RootSource};
+use crate::plan::{self, DeviceNode, FsOption, MountPlan, MountSource, RootSource};
 
 /// Puts a root together.
 #[derive(Debug)]
@@ -205,7 +205,7 @@ impl<'a> Builder<'a> {
         attach().at(Step::MountNew, &mount.target)
     }
 
-    /// A plan that binds a `/dev` of its own takes it as it is; an empty root has none.
+    /// A plan that binds a `/dev` of its own takes it as it is, for it is the host's as a rule; an empty root has none.
     fn make_devices(&self) -> Result<(), LaunchError> {
         let plan = self.new.plan;
         let nodes = self.new.tree.nodes.as_ref();
@@ -220,7 +220,8 @@ impl<'a> Builder<'a> {
             let dev = sys::fs::mkdir_all_in_root(self.root, "/dev").at(Step::Device, "/dev")?;
             device::standard(self.job.launcher, nodes, dev.as_fd())?;
         }
-        for (index, node) in plan.devices.iter().enumerate() {
+        let ours = |node: &DeviceNode| !(bound && node.path.starts_with("/dev/"));
+        for (index, node) in plan.devices.iter().enumerate().filter(|(_, node)| ours(node)) {
             let host = nodes.and_then(|nodes| nodes.extra.get(index)?.as_ref());
             device::extra(self.job.launcher, host, self.root, node)?;
         }

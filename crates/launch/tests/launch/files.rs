@@ -6,15 +6,18 @@ use std::os::fd::AsFd;
 
 use launch::Io;
 use launch::plan::{DeviceKind, DeviceNode};
+use rustix::fs::{CWD, FileType, Mode};
 use sys::pidfd::Ended;
 
 use crate::Case;
-use crate::world::{World, bind};
+use crate::process::fresh;
+use crate::world::{RO, World, bind};
 
 pub(crate) const CASES: &[Case] = &[
     ("files::standard_devices_work", standard_devices_work),
     ("files::standard_links_are_there", standard_links_are_there),
     ("files::extra_devices_are_made", extra_devices_are_made),
+    ("files::devices_that_are_mounted_stay_as_they_are", mounted_devices),
     ("files::a_bound_dev_is_left_alone", a_bound_dev_is_left_alone),
     ("files::a_terminal_is_one", a_terminal_is_one),
     ("files::a_terminal_belongs_to_the_user", a_terminal_belongs_to_the_user),
@@ -32,6 +35,35 @@ fn standard_links_are_there(world: &mut World) {
     let command = "cd /dev; for l in fd stdin stdout stderr ptmx; do readlink $l; done";
     let expected = "/proc/self/fd\n/proc/self/fd/0\n/proc/self/fd/1\n/proc/self/fd/2\npts/ptmx\n";
     assert_eq!(world.run(&world.plan(command)).text(), expected);
+}
+
+fn loop_device(path: &str) -> DeviceNode {
+    let (kind, major, minor) = (DeviceKind::Block, 7, 9);
+    DeviceNode { path: path.to_owned(), kind, major, minor, mode: 0o660, uid: 7, gid: 8 }
+}
+
+/// A volume of the host's `/dev`, or of a file of it, is not the container's to change, and may be read-only.
+fn mounted_devices(world: &mut World) {
+    world.host(|| {
+        let (dir, mode) = (world.scratch.join("block"), Mode::from_raw_mode(0o600));
+        std::fs::create_dir(&dir).unwrap();
+        let device = rustix::fs::makedev(7, 9);
+        rustix::fs::mknodat(CWD, dir.join("node"), FileType::BlockDevice, mode, device).unwrap();
+        std::fs::write(dir.join("file"), "of somebody else").unwrap();
+    });
+    for (attributes, how) in [(RO, "read-only"), (0, "writable")] {
+        let mut plan = world.plan("stat -c '%F %a %u:%g' /dev/one /dev/dir/node; cat /dev/other");
+        let at = |name: &str, target: &str| {
+            bind(&world.path(&format!("block/{name}")), target, attributes)
+        };
+        plan.mounts.push(at("node", "/dev/one"));
+        plan.mounts.push(at("file", "/dev/other"));
+        plan.mounts.push(at("", "/dev/dir"));
+        plan.devices = ["/dev/one", "/dev/other", "/dev/dir/node"].map(loop_device).to_vec();
+        let expected = "block special file 600 0:0\nblock special file 600 0:0\nof somebody else";
+        assert_eq!(world.run(&plan).text(), expected, "{how}");
+        fresh(world);
+    }
 }
 
 fn extra_devices_are_made(world: &mut World) {
@@ -63,6 +95,7 @@ fn a_bound_dev_is_left_alone(world: &mut World) {
     let mut plan = world.plan("ls -A /dev");
     plan.mounts.retain(|mount| !mount.target.starts_with("/dev"));
     plan.mounts.push(bind(&world.path("dev"), "/dev", 0));
+    plan.devices = vec![loop_device("/dev/loop9")];
     assert_eq!(world.run(&plan).text(), "null\n");
 }
 
