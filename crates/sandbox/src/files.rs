@@ -1,12 +1,16 @@
 //! The files a pod's containers find in `/etc`, generated into the pod's state directory.
 //! CRI: `hostname`, `hosts`, `resolv.conf`, mode 0644. Blocking.
 
+use std::ffi::CString;
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use failpoint::Point;
 use model::{DnsConfig, PodConfig, SandboxId};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::paths::Paths;
@@ -64,12 +68,25 @@ pub(crate) fn let_pass(paths: &Paths, sandbox: &SandboxId, group: u32) -> Result
     mode(&own, 0o710)
 }
 
-/// Removes a directory tree; one that is absent already is fine.
+/// Removes a directory tree; one that is absent already is fine. Containers write below some of them, and can
+/// nest directories as deep as they like: depth costs nothing here, as std's own way would have it.
 pub(crate) fn remove_tree(path: &Path) -> Result<(), FileError> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result.map_err(FileError::at("remove", path)),
-    }
+    let no_name = || FileError::at("remove", path)(io::ErrorKind::InvalidInput.into());
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(no_name());
+    };
+    let name = CString::new(name.as_bytes()).map_err(|_nul| no_name())?;
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let parent = match rustix::fs::open(parent, flags, Mode::empty()) {
+        Ok(parent) => parent,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(FileError::at("open", parent)(errno.into())),
+    };
+    snapshot::remove_tree(parent.as_fd(), &name).map(drop).map_err(|error| {
+        let is_top = error.name.as_bytes() == name.as_bytes();
+        let path = if is_top { path.to_owned() } else { path.join(&error.name) };
+        FileError { step: error.action, path, source: error.source.into() }
+    })
 }
 
 /// Removes a directory in which, most likely, are these files and nothing else, in this order.
@@ -157,6 +174,27 @@ fn resolv_conf(dns: &DnsConfig) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As a container may leave it in a volume of its image.
+    #[test]
+    fn a_tree_is_removed_however_deep_it_is() {
+        let scratch = tempfile::tempdir().unwrap();
+        let top = scratch.path().join("volumes");
+        std::fs::create_dir(&top).unwrap();
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut dir = rustix::fs::open(&top, flags, Mode::empty()).unwrap();
+        for _ in 0..50_000 {
+            rustix::fs::mkdirat(&dir, "a", Mode::RWXU).unwrap();
+            dir = rustix::fs::openat(&dir, "a", flags, Mode::empty()).unwrap();
+        }
+        drop(dir);
+        let small = std::thread::Builder::new().stack_size(256 << 10);
+        let removed = small.spawn(move || remove_tree(&top)).unwrap().join().unwrap();
+        removed.unwrap();
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+        remove_tree(&scratch.path().join("absent")).unwrap();
+        remove_tree(&scratch.path().join("absent/below")).unwrap();
+    }
 
     #[test]
     fn the_resolver_file_lists_searches_servers_and_options_on_lines_of_their_own() {

@@ -42,6 +42,7 @@ mod view;
 pub use container::{ContainerRoot, Half, RootError};
 pub use fixup::FixupError;
 pub use ingest::{Ingest, IngestError};
+pub use layer::{RemoveTreeError, remove_tree};
 pub use layers::{CommitError, Layers, MissingLayer, OpenError, RemoveError};
 pub use look::{Found, look};
 pub use packed::{LayerTar, LayerTarError};
