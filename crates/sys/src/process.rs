@@ -390,9 +390,24 @@ pub fn is_dying(pid: Pid) -> bool {
 fn is_exiting(stat: &str) -> bool {
     const PF_EXITING: u32 = 4;
     let Some((_, after_name)) = stat.rsplit_once(')') else { return false };
-    let fields: Vec<&str> = after_name.split_ascii_whitespace().take(7).collect();
-    let flags = fields.get(6).and_then(|flags| flags.parse::<u32>().ok()).unwrap_or_default();
-    flags & PF_EXITING != 0 || matches!(fields.first(), Some(&("Z" | "X")))
+    let flags = after_name.split_ascii_whitespace().nth(6);
+    let flags = flags.and_then(|flags| flags.parse::<u32>().ok()).unwrap_or_default();
+    // Those of its first thread alone, where others go on.
+    (flags & PF_EXITING != 0 && threads(after_name).is_none_or(|count| count <= 1))
+        || has_ended(stat)
+}
+
+/// What the text of `/proc/<pid>/stat` says: all of its threads are dead, and it waits to be reaped. A first thread
+/// that has ended is a zombie for as long as others run.
+pub fn has_ended(stat: &str) -> bool {
+    let Some((_, after_name)) = stat.rsplit_once(')') else { return false };
+    let dead = matches!(after_name.split_ascii_whitespace().next(), Some("Z" | "X"));
+    dead && threads(after_name).is_none_or(|count| count <= 1)
+}
+
+/// Field 20; the fields that come are from the third on.
+fn threads(after_name: &str) -> Option<u32> {
+    after_name.split_ascii_whitespace().nth(17)?.parse().ok()
 }
 
 /// SIGKILL waits for it, to itself or to all of its threads.

@@ -33,6 +33,22 @@ pub(crate) fn run(cx: &Context<'_>, args: &KillArgs) -> Result<(), OciError> {
     sys::pidfd::signal(init.as_fd(), number).step("send the signal")?;
     if signal == Some(Signal::KILL) {
         others(&container, &record)?;
+        thaw(&container, &record)?;
+    }
+    Ok(())
+}
+
+/// With cgroup v1 nobody dies in a frozen group before it is thawed.
+fn thaw(container: &Container, record: &Record) -> Result<(), OciError> {
+    let cgroup = Host::look()?.cgroup(&container.spec()?, record)?;
+    let launcher = launching::launcher(container, Options::default())?;
+    // Without a freezer, or a group, nobody is frozen; with the last process the group may go.
+    let is_frozen = || launcher.is_frozen(&cgroup).unwrap_or_default();
+    if is_frozen()
+        && let Err(error) = launcher.set_frozen(&cgroup, false)
+        && is_frozen()
+    {
+        return Err(error.into());
     }
     Ok(())
 }

@@ -92,10 +92,7 @@ fn living(path: &str) -> Result<Vec<(Pid, OwnedFd)>, CgroupError> {
 /// Zombies keep their place in a v1 group until reaped.
 fn is_dead(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-    stat.map_or(true, |stat| {
-        let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
-        matches!(state, Some('Z' | 'X'))
-    })
+    stat.map_or(true, |stat| crate::process::has_ended(&stat))
 }
 
 /// Stops the group so that it cannot fork away. Best effort: without it several rounds are needed.

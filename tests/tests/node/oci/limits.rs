@@ -66,6 +66,18 @@ fn a_paused_container_stands_still_and_takes_no_commands() -> Result<()> {
 }
 
 #[test]
+fn a_paused_container_that_is_killed_ends() -> Result<()> {
+    with_runtime(|runtime| {
+        let id = sleeper(runtime, |_| {})?;
+        let pid = runtime.state(&id)?["pid"].clone();
+        runtime.call(&["pause", &id])?.ok()?;
+        runtime.call(&["kill", &id, "KILL"])?.ok()?;
+        wait_ended(&pid)?;
+        runtime.call(&["delete", &id])?.ok().map(drop)
+    })
+}
+
+#[test]
 fn limits_are_changed_one_by_one_and_stay() -> Result<()> {
     with_runtime(|runtime| {
         let id = sleeper(runtime, |spec| {
