@@ -40,19 +40,28 @@ pub(crate) struct Places {
     pub(crate) listen: PathBuf,
 }
 
+/// How long threads may take to end after everything else has. One that waits for a file system that does not
+/// answer has no end, and is left to the kernel.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
+
 /// Runs the daemon until SIGTERM or SIGINT.
 pub(crate) fn run(config: &Config, places: &Places) -> Result<()> {
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         // Mounts, syncs and plugins run on blocking threads; what is left needs few workers.
         .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).min(4))
         .thread_keep_alive(Duration::from_secs(5))
         .enable_all()
         .build()
-        .context("cannot start the async runtime")?
-        .block_on(serve(config, places))
+        .context("cannot start the async runtime")?;
+    // Held until the end: two daemons on one root would fight over every pod.
+    let mut held = None;
+    let served = runtime.block_on(serve(config, places, &mut held));
+    runtime.shutdown_timeout(ENDS_WITHIN);
+    drop(held);
+    served
 }
 
-async fn serve(config: &Config, places: &Places) -> Result<()> {
+async fn serve(config: &Config, places: &Places, held: &mut Option<File>) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
     if !sandbox::is_root() {
@@ -63,10 +72,14 @@ async fn serve(config: &Config, places: &Places) -> Result<()> {
     }
     make_dir(&places.root, 0o700)?;
     make_dir(&places.state, 0o711)?;
-    // Held until the end: two daemons on one root would fight over every pod.
-    let _lock = lock(&places.root)?;
+    *held = Some(lock(&places.root)?);
     let streaming = streaming::Server::bind(config.streaming()).await?;
-    let server = build(config, places, streaming.urls()).await?;
+    // To be cut off here is as good as to be killed: the next daemon goes on.
+    let server = tokio::select! {
+        server = build(config, places, streaming.urls()) => server?,
+        _signal = terminate.recv() => return ended_at_the_start(),
+        _signal = interrupt.recv() => return ended_at_the_start(),
+    };
     failpoint::pass(Point::RecoverServe);
     let listener = listen(&places.listen)?;
     tracing::info!(
@@ -121,6 +134,11 @@ async fn serve(config: &Config, places: &Places) -> Result<()> {
         Err(_elapsed) => tracing::warn!("requests still in progress were cut off"),
     }
     remove_socket(&places.listen)
+}
+
+fn ended_at_the_start() -> Result<()> {
+    tracing::info!("asked to end before anything was served");
+    Ok(())
 }
 
 async fn build(config: &Config, places: &Places, urls: Urls) -> Result<Server> {
