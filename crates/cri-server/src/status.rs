@@ -100,6 +100,7 @@ pub(crate) fn from_stop_pod(error: StopPodError) -> Status {
     let code = match &error {
         StopPodError::Lookup(lookup) => lookup_code(lookup),
         StopPodError::Teardown(_) => Code::Unknown,
+        StopPodError::ShuttingDown => Code::Unavailable,
     };
     status(code, &error)
 }
@@ -150,6 +151,7 @@ fn container_code(error: &ContainerError) -> Code {
     match error {
         ContainerError::Lookup(lookup) => lookup_code(lookup),
         ContainerError::Refused { .. } => Code::FailedPrecondition,
+        ContainerError::ShuttingDown => Code::Unavailable,
         ContainerError::Shim { .. }
         | ContainerError::Log { .. }
         | ContainerError::Plan { .. }

@@ -278,9 +278,16 @@ impl Sandboxes {
                 return Err(StopPodError::Lookup(error));
             }
         };
-        let Some(queue) = self.cx.handles.get(&id) else { return Ok(()) };
-        // No answer: the pod was removed by somebody else meanwhile.
-        ask(&queue, request).await.unwrap_or(Ok(())).map_err(StopPodError::Teardown)
+        let answer = match self.cx.handles.get(&id) {
+            Some(queue) => ask(&queue, request).await,
+            None => None,
+        };
+        match answer {
+            Some(result) => result.map_err(StopPodError::Teardown),
+            None if self.cx.index.pod(id.as_str()).is_ok() => Err(StopPodError::ShuttingDown),
+            // The pod was removed by somebody else meanwhile.
+            None => Ok(()),
+        }
     }
 
     /// CRI `CreateContainer`.
@@ -320,7 +327,9 @@ impl Sandboxes {
     pub async fn stop_container(&self, id: &str, timeout: Duration) -> Result<(), ContainerError> {
         match self.container(id) {
             Ok((id, queue)) => {
-                settled(ask(&queue, |reply| Request::StopContainer(id, timeout, reply)).await)
+                let name = id.clone();
+                let stop = |reply| Request::StopContainer(id, timeout, reply);
+                self.settled(&name, ask(&queue, stop).await)
             }
             Err(LookupError::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
@@ -336,7 +345,9 @@ impl Sandboxes {
         let images: Vec<Digest> = view.iter().flat_map(|view| view.record.all_images()).collect();
         match self.container(id) {
             Ok((id, queue)) => {
-                settled(ask(&queue, |reply| Request::RemoveContainer(id, reply)).await)?;
+                let name = id.clone();
+                let answer = ask(&queue, |reply| Request::RemoveContainer(id, reply)).await;
+                self.settled(&name, answer)?;
             }
             Err(LookupError::NotFound { .. }) => return Ok(()),
             Err(error) => return Err(error.into()),
@@ -410,6 +421,23 @@ impl Sandboxes {
         Ok((id, queue))
     }
 
+    /// No answer means that somebody else removed it meanwhile, and what was asked is so; or that the daemon ends.
+    fn settled(
+        &self,
+        id: &ContainerId,
+        answer: Option<Result<(), ContainerError>>,
+    ) -> Result<(), ContainerError> {
+        match answer {
+            None if self.cx.index.container(id.as_str()).is_ok() => {
+                Err(ContainerError::ShuttingDown)
+            }
+            None | Some(Ok(()) | Err(ContainerError::Lookup(LookupError::NotFound { .. }))) => {
+                Ok(())
+            }
+            Some(Err(error)) => Err(error),
+        }
+    }
+
     fn images_of_pod(&self, id: &str) -> Vec<Digest> {
         let Ok(pod) = self.cx.index.pod(id) else { return Vec::new() };
         let containers = self.cx.index.containers_of(&pod.record.id);
@@ -439,14 +467,6 @@ fn prepare_pins(dir: &std::path::Path) {
 
 pub(crate) fn not_found(id: &ContainerId) -> LookupError {
     LookupError::NotFound { kind: "container", id: id.to_string() }
-}
-
-/// No answer means that somebody else removed it meanwhile: what was asked is so.
-fn settled(answer: Option<Result<(), ContainerError>>) -> Result<(), ContainerError> {
-    match answer {
-        None | Some(Ok(()) | Err(ContainerError::Lookup(LookupError::NotFound { .. }))) => Ok(()),
-        Some(Err(error)) => Err(error),
-    }
 }
 
 /// Queues a request and waits; `None` when the owner ended without answering.

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::blocking;
 use crate::files::{self, FileError};
 
@@ -15,10 +17,32 @@ use crate::files::{self, FileError};
 /// another place, take seconds.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 
-/// Paths that somebody still asks about, after everybody has given up. Nobody begins anew until he has
-/// ended: kubelet tries for days, and each attempt would cost a thread.
+/// How soon one that keeps silent is asked once more: something else may be mounted there by now, while who has asked
+/// before still waits for what was.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(300);
+
+/// How many may wait at one path: each costs a thread, and kubelet tries for days.
+const ASKERS: u64 = 8;
+
+/// Paths that somebody still asks about, after everybody has given up. Others are refused there meanwhile, but for one
+/// now and then.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Silent(Arc<Mutex<HashMap<String, u64>>>);
+pub(crate) struct Silent(Arc<Mutex<HashMap<String, Waiting>>>);
+
+/// Those who wait at a path.
+#[derive(Debug)]
+struct Waiting {
+    count: u64,
+    /// When the last one was given up.
+    since: Instant,
+}
+
+impl Waiting {
+    /// Whether nobody else should begin to.
+    fn is_enough(&self) -> bool {
+        self.count >= ASKERS || self.since.elapsed() < ASKED_AGAIN_AFTER
+    }
+}
 
 /// How far one that asks has come.
 #[derive(Debug, Default)]
@@ -102,7 +126,8 @@ impl Silent {
         let mut asking = asking.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(path) = asking.path.clone() else { return Ok(()) };
         asking.given_up = true;
-        *all.entry(path.clone()).or_default() += 1;
+        let count = all.get(&path).map_or(0, |waiting| waiting.count);
+        all.insert(path.clone(), Waiting { count: count + 1, since: Instant::now() });
         Err(is_silent(&path))
     }
 
@@ -111,10 +136,10 @@ impl Silent {
         let mut all = self.lock();
         let mut asking = asking.lock().unwrap_or_else(PoisonError::into_inner);
         if asking.given_up
-            && let Some(count) = all.get_mut(path)
+            && let Some(waiting) = all.get_mut(path)
         {
-            *count -= 1;
-            if *count == 0 {
+            waiting.count -= 1;
+            if waiting.count == 0 {
                 all.remove(path);
             }
         }
@@ -124,10 +149,10 @@ impl Silent {
 
     fn known_among<'p>(&self, paths: &'p [String]) -> Option<&'p str> {
         let all = self.lock();
-        paths.iter().map(String::as_str).find(|path| all.contains_key(*path))
+        paths.iter().map(String::as_str).find(|path| all.get(*path).is_some_and(Waiting::is_enough))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Waiting>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -142,24 +167,28 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::sync::mpsc;
 
+    use tokio::sync::Notify;
+
     use super::*;
 
-    const SOON: Duration = Duration::from_millis(10);
+    const LIMIT: Duration = Duration::from_secs(1);
 
     fn paths(paths: &[&str]) -> Vec<String> {
         paths.iter().map(|path| (*path).to_owned()).collect()
     }
 
-    #[tokio::test]
+    /// Time goes on when the test says so: not before the dead one is reached.
+    #[tokio::test(start_paused = true)]
     async fn who_does_not_answer_is_asked_once_and_again_when_he_has() {
         let silent = Silent::default();
-        let asked = Arc::new(AtomicU32::new(0));
+        let (asked, reached) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
         let (answer, answers) = mpsc::channel::<()>();
         let hang = {
-            let asked = Arc::clone(&asked);
+            let (asked, reached) = (Arc::clone(&asked), Arc::clone(&reached));
             move |path: &str| {
                 asked.fetch_add(1, Ordering::SeqCst);
                 if path == "/dead" {
+                    reached.notify_one();
                     answers.recv().unwrap();
                 }
             }
@@ -170,8 +199,13 @@ mod tests {
                 asked.fetch_add(1, Ordering::SeqCst);
             }
         };
+        let in_time = async {
+            reached.notified().await;
+            tokio::time::advance(LIMIT).await;
+        };
         let all = paths(&["/alive", "/dead", "/never"]);
-        let error = silent.ask_with(all, SOON, hang).await.unwrap_err();
+        let (error, ()) = tokio::join!(silent.ask_with(all, LIMIT, hang), in_time);
+        let error = error.unwrap_err();
         assert!(error.to_string().contains("/dead"), "{error}");
         assert!(error.source.to_string().contains("does not answer"), "{error:?}");
         let again = paths(&["/dead", "/alive"]);
@@ -179,11 +213,15 @@ mod tests {
         assert_eq!(asked.load(Ordering::SeqCst), 2, "another thread asks it");
         silent.ask_with(paths(&["/alive"]), Duration::MAX, count()).await.unwrap();
         silent.ask_with(Vec::new(), Duration::MAX, count()).await.unwrap();
+        // Something else is mounted there.
+        tokio::time::advance(ASKED_AGAIN_AFTER).await;
+        silent.ask_with(paths(&["/dead"]), Duration::MAX, count()).await.unwrap();
+        assert_eq!(asked.load(Ordering::SeqCst), 4, "nobody asks it again");
         answer.send(()).unwrap();
         while !silent.lock().is_empty() {
             tokio::task::yield_now().await;
         }
         silent.ask_with(again, Duration::MAX, count()).await.unwrap();
-        assert_eq!(asked.load(Ordering::SeqCst), 5, "nobody waited for the last one");
+        assert_eq!(asked.load(Ordering::SeqCst), 6, "nobody waited for the last one");
     }
 }

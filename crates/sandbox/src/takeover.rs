@@ -10,7 +10,8 @@ use crate::pod::{OpenError, Owner, Recovery, load_all, sweep_states};
 
 impl Sandboxes {
     /// Takes every pod over that has a record. On return all are reconciled with their shims, but for those
-    /// whose shims keep silent: these are listed as they were recorded, and go on being asked.
+    /// that take long, as when a shim keeps silent or a plugin hangs: these are listed as they were recorded, and
+    /// go on being taken over.
     pub(crate) async fn take_over_all(&self) -> Result<(), OpenError> {
         let mut owners = load_all(&self.cx).await?;
         for owner in &mut owners {

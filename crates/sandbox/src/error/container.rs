@@ -54,6 +54,9 @@ pub enum ContainerError {
     /// The container.
     #[error(transparent)]
     Lookup(#[from] LookupError),
+    /// The daemon ended first; the container is as it was.
+    #[error("the daemon is shutting down")]
+    ShuttingDown,
     /// Its state does not allow it.
     #[error("cannot {what} container {container}")]
     Refused {

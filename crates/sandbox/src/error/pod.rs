@@ -215,4 +215,7 @@ pub enum StopPodError {
     /// Steps failed; call again.
     #[error(transparent)]
     Teardown(#[from] TeardownError),
+    /// The daemon ended first; the pod is as it was.
+    #[error("the daemon is shutting down")]
+    ShuttingDown,
 }

@@ -36,6 +36,10 @@ use crate::shims;
 /// How long the node waits for a shim: one that is silent must not hold it up.
 const AWAITED: Duration = Duration::from_secs(2);
 
+/// How long for what is done then. Nearly always it is done at once, and what is listed is so from the first answer
+/// on; but plugins are asked, and processes end that may not do so soon.
+const SETTLED_WITHIN: Duration = Duration::from_secs(10);
+
 /// How long a shim may keep silent before it is taken for lost. It tells its state when the commands of another
 /// runtime that make a container have come to an end.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
@@ -85,6 +89,11 @@ fn load(cx: &Arc<Context>, id: &SandboxId, broken: &mut Broken) -> Option<Owner>
             log_failure(id, "directory without a record", remove(&dir));
             return None;
         }
+        Err(error) if is_torn(&error) && was_not_in_this_boot(cx, id) => {
+            // It came when the power went, and was not on the disk yet.
+            log_failure(id, "record torn by the machine's end", remove(&dir));
+            return None;
+        }
         Err(error) => {
             broken.add(id, None, &dir, &error);
             return None;
@@ -124,9 +133,23 @@ fn load(cx: &Arc<Context>, id: &SandboxId, broken: &mut Broken) -> Option<Owner>
     Some(owner)
 }
 
+/// Not what another version has written.
+fn is_torn(error: &ReadError) -> bool {
+    match error {
+        ReadError::Damaged { .. } => true,
+        ReadError::Io { .. } | ReadError::Unknown { .. } | ReadError::Body { .. } => false,
+    }
+}
+
+/// Nothing of such a pod runs, and kubelet has made another: its volatile directory comes before its record, and
+/// goes with the machine.
+fn was_not_in_this_boot(cx: &Context, id: &SandboxId) -> bool {
+    matches!(cx.paths().pod_state(id).try_exists(), Ok(false))
+}
+
 /// What an earlier daemon's pod has to do with this one's start.
 pub(crate) struct Recovery {
-    /// Let go of once the pod is known, or its shim keeps silent.
+    /// Let go of once the pod is known, or takes long.
     awaited: Option<oneshot::Sender<()>>,
     draining: CancellationToken,
     tasks: TaskTracker,
@@ -159,7 +182,16 @@ impl Recovery {
         if let Some(report) = &report {
             self.end_execs(&owner, report.execs.as_deref().unwrap_or_default()).await;
         }
-        recover(owner, report).await
+        let sandbox = owner.id().clone();
+        let recovering = recover(owner, report);
+        tokio::pin!(recovering);
+        if let Ok(recovered) = tokio::time::timeout(SETTLED_WITHIN, &mut recovering).await {
+            return recovered;
+        }
+        // A plugin that hangs, processes that do not die: what the node has to run may be what they wait for.
+        tracing::warn!(%sandbox, "taking the pod over takes long: the node does not wait for it");
+        self.awaited = None;
+        recovering.await
     }
 
     /// The answer to what a shim was asked; none if the daemon ends first.

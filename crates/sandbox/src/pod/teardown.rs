@@ -162,6 +162,9 @@ impl Owner {
     /// The pod's own cgroup, and those of containers whose shim died.
     pub(super) async fn sweep_cgroups(&self, failed: &mut Vec<StepError>) {
         let mut names: Vec<String> = self.containers.keys().map(ToString::to_string).collect();
+        // Those whose records cannot be used may run as well.
+        let broken = self.cx.quarantine.all().into_iter().filter(|it| it.sandbox == *self.id());
+        names.extend(broken.filter_map(|it| it.container).map(|id| id.to_string()));
         names.push(self.id().to_string());
         failed.extend(self.sweep_cgroups_of(names).await.err());
         let record = Arc::clone(&self.record);
