@@ -207,6 +207,7 @@ fn a_read_only_root_cannot_be_written_but_volumes_can() -> Result<()> {
         let output = node.cri.exec(&id, &["touch", "/x"], 10).await?;
         ensure!(output.code != 0 && output.stderr.contains("Read-only"), "{output:?}");
         node.cri.shell(&id, "touch /data/x").await?;
+        node.cri.shell(&id, "touch /dev/shm/x").await?;
         let hosts = node.cri.exec(&id, &["touch", "/etc/hosts"], 10).await?;
         ensure!(hosts.code != 0, "the injected files are read-only too: {hosts:?}");
         Ok(())

@@ -133,8 +133,9 @@ fn pod_files(input: &ContainerInput<'_>) -> [Mount; 4] {
     let access = if input.config.security.readonly_rootfs { "ro" } else { "rw" };
     let options = ["rbind", "rprivate", access];
     let files = input.files;
-    // Said, not inherited: runtimes take a bind mount to have what its options say, and no more.
-    let mut of_memory = vec!["rbind", "rprivate", access, "nosuid", "nodev"];
+    // Said, not inherited: runtimes take a bind mount to have what its options say, and no more. It is no part of the
+    // root, which may be read-only: programs share memory there.
+    let mut of_memory = vec!["rbind", "rprivate", "rw", "nosuid", "nodev"];
     if input.pod.security.namespaces.ipc != NamespaceMode::Node {
         of_memory.push("noexec");
     }
