@@ -276,11 +276,10 @@ struct TokenBody {
 
 fn parse_token(body: &[u8], sent: Instant) -> Result<Token, Malformed> {
     let body: TokenBody = serde_json::from_slice(body)?;
-    let token = body
-        .token
-        .or(body.access_token)
-        .filter(|token| !token.is_empty())
-        .ok_or(Malformed::NoToken)?;
+    // Some name both and leave one empty.
+    let given = |token: &String| !token.is_empty();
+    let token = body.token.filter(given).or(body.access_token.filter(given));
+    let token = token.ok_or(Malformed::NoToken)?;
     let lifetime = body.expires_in.map_or(DEFAULT_LIFETIME, Duration::from_secs);
     // Counted from the request, so a slow answer cannot stretch it; capped, so it cannot overflow.
     let usable = lifetime.min(Duration::from_secs(24 * 3600)).saturating_sub(RENEWAL_MARGIN);

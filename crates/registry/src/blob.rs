@@ -146,8 +146,6 @@ impl BlobStream {
             tokio::time::sleep(wait).await;
             match self.session.open_blob(&self.digest, self.offset, self.hosts_tried).await {
                 Ok(answer) => return self.take(answer),
-                // The host says that nothing follows: the blob it has is shorter.
-                Err(RegistryError::Status { status: 416, .. }) => return Err(broken),
                 Err(
                     error @ (RegistryError::Unavailable { .. }
                     | RegistryError::Stalled { .. }

@@ -63,6 +63,11 @@ impl Endpoint {
         })
     }
 
+    /// Whether it is the same host, spoken to in another way.
+    pub(crate) fn is_twin_of(&self, other: &Self) -> bool {
+        self.host == other.host && self.base.scheme() != other.base.scheme()
+    }
+
     /// The URL of `tail` (`<repository>/manifests/<tag>`) at this host.
     pub(crate) fn url(&self, tail: &str) -> Url {
         let mut url = self.base.clone();

@@ -215,7 +215,12 @@ impl Session {
             let mut request = Request::get(url, Subject::Blob(*digest));
             request.from = from;
             request.pinned = true;
-            match self.ask(endpoint, &request).await {
+            let mut asked = self.ask(endpoint, &request).await;
+            if from > 0 && asked.as_ref().is_err_and(refuses_ranges) {
+                request.from = 0;
+                asked = self.ask(endpoint, &request).await;
+            }
+            match asked {
                 Ok(answer) => return Ok(answer),
                 Err(error) => candidates.failed(endpoint, error)?,
             }
@@ -376,14 +381,14 @@ impl<'a> Candidates<'a> {
         }
     }
 
-    /// Takes note of a failure. What one mirror cannot do the next may; but a host that was
-    /// reached after a guess has really answered.
+    /// Takes note of a failure. What one mirror cannot do the next may; but a host that was reached after a guess has
+    /// really answered, and is not asked without TLS.
     fn failed(&mut self, endpoint: &Endpoint, error: RegistryError) -> Result<(), RegistryError> {
         let unreachable = matches!(error, RegistryError::Unavailable { .. });
         if unreachable {
             endpoint.mark_unreachable();
         } else if endpoint.guess {
-            return Err(error);
+            self.left.retain(|other| !endpoint.is_twin_of(other));
         }
         if !endpoint.guess && !self.left.is_empty() {
             let error: &dyn std::error::Error = &error;
@@ -392,6 +397,11 @@ impl<'a> Candidates<'a> {
         self.last = Some(error);
         Ok(())
     }
+}
+
+/// There are hosts that refuse what they could pass over: a range without an end. One that has less says the same.
+fn refuses_ranges(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::Status { status: 400 | 416 | 501, .. })
 }
 
 fn verified(

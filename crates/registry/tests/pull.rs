@@ -144,6 +144,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_host_that_refuses_ranges_is_read_again_from_the_start() {
+        for status in [400, 416, 501] {
+            let registry = FakeRegistry::start().await;
+            let bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+            let blob = blob(&registry, &bytes);
+            registry.fault("/blobs/", Fault::CutAfter(100_000), 1);
+            registry.fault("/blobs/", Fault::Status(status, Vec::new(), String::new()), 1);
+            assert_eq!(read(&anonymous(&registry).await, &blob).await.unwrap(), bytes, "{status}");
+            let ranges =
+                registry.seen().iter().filter_map(|seen| seen.header("range").map(drop)).count();
+            assert_eq!((registry.count("/blobs/"), ranges), (3, 1), "{status}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_blob_that_never_completes_is_given_up() {
         let registry = FakeRegistry::start().await;
         let blob = blob(&registry, &[7; 50_000]);
