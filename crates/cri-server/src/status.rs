@@ -268,6 +268,7 @@ pub(crate) fn from_load(error: &LoadError) -> Status {
         | LoadError::Digest { .. }
         | LoadError::Manifest(_)
         | LoadError::Name { .. }
+        | LoadError::ForeignName { .. }
         | LoadError::Config { .. } => Code::InvalidArgument,
         LoadError::ShuttingDown => Code::Unavailable,
         LoadError::Read { .. }

@@ -111,6 +111,12 @@ pub enum LoadError {
         #[source]
         source: ReferenceError,
     },
+    /// A name of other content: pulls by digest would take this image for that.
+    #[error("the archive calls an image `{name}`, whose digest is not its own")]
+    ForeignName {
+        /// As written.
+        name: String,
+    },
     /// The image is of no use here.
     #[error("cannot use image {id} of the archive")]
     Config {

@@ -209,6 +209,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_name_with_a_digest_is_taken_for_that_content_alone() {
+        let (Some(from), Some(to)) = (Store::new(), Store::new()) else { return };
+        let layer = tar(&[("bin/app", b"#!")]);
+        let dir = from.file("saved");
+        docker_directory(&dir, &layer, registry::digest_of(&layer));
+        from.images.load(&dir).await.unwrap();
+        let archive = from.file("archive.tar");
+        save(&from, &["x.example/app:3"], LayerSource::Store, &archive).await.unwrap();
+        let layout = to.file("layout");
+        tar::Archive::new(std::fs::File::open(&archive).unwrap()).unpack(&layout).unwrap();
+        std::fs::remove_file(layout.join("manifest.json")).ok();
+        let index = std::fs::read_to_string(layout.join("index.json")).unwrap();
+        let parsed: serde_json::Value = serde_json::from_str(&index).unwrap();
+        let own = parsed["manifests"][0]["digest"].as_str().unwrap();
+        let foreign = Digest::from_sha256([2; 32]).to_string();
+        for (digest, is_own) in [(own, true), (foreign.as_str(), false)] {
+            let name = format!("x.example/app@{digest}");
+            let named = index.replace("x.example/app:3", &name);
+            std::fs::write(layout.join("index.json"), named).unwrap();
+            let loaded = to.images.load(&layout).await;
+            assert_eq!(loaded.is_ok(), is_own, "{name}: {loaded:?}");
+            assert_eq!(to.images.resolve(&name).unwrap().is_some(), is_own, "{name}");
+        }
+    }
+
+    #[tokio::test]
     async fn archives_that_lie_or_lack_something_are_refused_by_name() {
         let Some(store) = Store::new() else { return };
         let layer = tar(&[("bin/app", b"#!")]);
@@ -216,6 +242,17 @@ mod tests {
         docker_directory(&dir, &layer, Digest::from_sha256([1; 32]));
         let refused = store.images.load(&dir).await.unwrap_err();
         assert!(matches!(refused, LoadError::Layer { .. }), "{refused}");
+        // Whoever pulls that digest would get this image.
+        let list = std::fs::read_to_string(dir.join("manifest.json")).unwrap();
+        let foreign = format!("x.example/app@{}", Digest::from_sha256([2; 32]));
+        std::fs::write(dir.join("manifest.json"), list.replace("x.example/app:3", &foreign))
+            .unwrap();
+        let refused = store.images.load(&dir).await.unwrap_err();
+        assert!(
+            matches!(&refused, LoadError::ForeignName { name } if *name == foreign),
+            "{refused}"
+        );
+        std::fs::write(dir.join("manifest.json"), list).unwrap();
         std::fs::remove_file(dir.join("0/layer.tar")).unwrap();
         let refused = store.images.load(&dir).await.unwrap_err();
         assert_eq!(refused.to_string(), "the archive has no `0/layer.tar`");

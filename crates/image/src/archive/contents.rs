@@ -64,7 +64,11 @@ pub(super) fn list(members: &Members) -> Result<Option<Vec<Content>>, LoadError>
 
 fn of_docker(members: &Members, image: DockerImage) -> Result<Content, LoadError> {
     let names = image.repo_tags.unwrap_or_default();
-    let names = names.iter().map(|name| reference(name)).collect::<Result<_, _>>()?;
+    let names: Vec<_> = names.iter().map(|name| reference(name)).collect::<Result<_, _>>()?;
+    if let Some(name) = names.iter().find(|name| name.digest().is_some()) {
+        // Its manifest is not in the archive: nothing bears the digest out.
+        return Err(LoadError::ForeignName { name: name.to_string() });
+    }
     let config = required(members, &image.config)?;
     let layers = image.layers.into_iter().map(|member| (member, None)).collect();
     Ok(Content { names, tag: None, config, layers, manifest: None })
@@ -72,10 +76,16 @@ fn of_docker(members: &Members, image: DockerImage) -> Result<Content, LoadError
 
 fn of_layout(members: &Members, entry: &IndexEntry) -> Result<Content, LoadError> {
     let (bytes, manifest) = follow(members, entry.descriptor.clone())?;
+    let names = names(entry)?;
+    // A name with a digest is not anybody's to give: a later pull would take this image for that.
+    let own = [entry.descriptor.digest, registry::digest_of(&bytes)];
+    if let Some(name) = names.iter().find(|it| it.digest().is_some_and(|it| !own.contains(it))) {
+        return Err(LoadError::ForeignName { name: name.to_string() });
+    }
     let config = blob(members, &manifest.config.digest)?;
     let layers = manifest.layers.into_iter();
     Ok(Content {
-        names: names(entry)?,
+        names,
         tag: entry.annotations.as_ref().and_then(|all| all.get(REF_NAME)).cloned(),
         config,
         layers: layers.map(|layer| (blob_name(&layer.digest), Some(layer))).collect(),
