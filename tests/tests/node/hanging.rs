@@ -351,9 +351,13 @@ fn a_daemon_ends_in_time_while_a_thread_of_it_waits_for_ever() -> Result<()> {
         let (_, id) = node.sleeper("other").await?;
         let mut pod = node.pod("stuck");
         pod.handler = "based".into();
-        let refused = tokio::time::timeout(LONG, node.cri.run_pod(&pod)).await.context("waits")?;
+        let pod_id = node.cri.run_pod(&pod).await?;
+        let image = node.pulled("busybox").await?;
+        let container = pod.container("stuck", &image).sleeper();
+        let created = node.cri.create(&pod_id, &pod, &container);
+        let refused = tokio::time::timeout(LONG, created).await.context("waits")?;
         let error = refused.expect_err("nobody writes what it reads");
-        ensure!(error.message().contains("has not answered"), "{error:?}");
+        ensure!(error.message().contains("does not answer"), "{error:?}");
         node.daemon.terminate()?;
         node.launch()?;
         ensure!(node.cri.shell(&id, "echo alive").await? == "alive");
