@@ -4,7 +4,11 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, XattrFlags};
+use rustix::fs::{CWD, Mode, OFlags, XattrFlags};
+
+use self::walk::Stopped;
+
+mod walk;
 
 const ENFORCE: &str = "/sys/fs/selinux/enforce";
 const CONFIG: &str = "/etc/selinux/config";
@@ -123,47 +127,22 @@ pub fn label_file(path: &Path, label: &str) -> Result<(), RelabelError> {
 }
 
 /// Labels a volume with everything in it, symbolic links themselves instead of what they name.
-/// Whoever uses the volume may be changing it meanwhile: nothing is looked up by path. Blocking.
+/// Whoever uses the volume may be changing it meanwhile: nothing is looked up by path. However deep
+/// a container has nested its directories, the stack, descriptors and memory suffice. Blocking.
 ///
 /// # Errors
 /// [`RelabelError`]; what came before the failing file has the new label.
 pub fn relabel(path: &Path, label: &str) -> Result<(), RelabelError> {
     refuse_the_hosts(path)?;
     let top = open(CWD, path).map_err(|source| failed(path, label, source))?;
-    walk(&top, path, label)
+    walk::walk(top, path, |file| set(file, label))
+        .map_err(|Stopped { path, source }| failed(&path, label, source))
 }
 
 fn refuse_the_hosts(path: &Path) -> Result<(), RelabelError> {
     let fixed = NEVER.iter().any(|fixed| path == Path::new(fixed))
         || NEVER_BELOW.iter().any(|fixed| path.starts_with(fixed));
     if fixed { Err(RelabelError::Refused { path: path.to_owned() }) } else { Ok(()) }
-}
-
-fn walk(file: &OwnedFd, path: &Path, label: &str) -> Result<(), RelabelError> {
-    let fail = |source: io::Error| failed(path, label, source);
-    set(file.as_fd(), label).map_err(fail)?;
-    let stat = rustix::fs::fstat(file).map_err(|e| fail(e.into()))?;
-    if !FileType::from_raw_mode(stat.st_mode).is_dir() {
-        return Ok(());
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let listed = rustix::fs::openat(file, c".", flags, Mode::empty());
-    let dir = listed.and_then(Dir::new).map_err(|e| fail(e.into()))?;
-    for entry in dir {
-        let entry = entry.map_err(|e| fail(e.into()))?;
-        let name = entry.file_name();
-        if name == c"." || name == c".." {
-            continue;
-        }
-        let below = path.join(name.to_string_lossy().as_ref());
-        match open(file, name) {
-            Ok(child) => walk(&child, &below, label)?,
-            // Gone meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(&below, label, error)),
-        }
-    }
-    Ok(())
 }
 
 fn failed(path: &Path, label: &str, source: io::Error) -> RelabelError {
