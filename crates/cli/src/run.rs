@@ -1,14 +1,15 @@
 //! Bringing up a planned pod: images, sandbox, init containers, containers; and taking it down
 //! again where that fails.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, future::Future, path::PathBuf, pin::Pin, time::Duration};
 
 use cri_api::v1;
-use tonic::Code;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tonic::{Code, Response, Status};
 
 use crate::{
     Error, Io,
-    client::{Client, Limit},
+    client::{Client, Limit, RpcError},
     pod::{ContainerPlan, PodPlan, PullPolicy, VolumeImage},
     verbs::{
         self,
@@ -19,6 +20,8 @@ use crate::{
 
 /// How often an init container is looked at.
 const POLL: Duration = Duration::from_millis(100);
+/// How long a pod that is to be removed may still take to come up: what it had from the start.
+const LAST_PATIENCE: Duration = Duration::from_secs(240);
 /// How much of a failed container's log is shown.
 const SHOWN_LINES: usize = 20;
 
@@ -83,11 +86,18 @@ pub struct Running {
 }
 
 /// What exists already, to be undone.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Made {
     volumes: Option<(PathBuf, String)>,
+    /// What has no answer yet. It outlives whoever waited for it: runtimes go on making a pod when
+    /// its caller goes away, and nobody would know the id of what comes of it.
+    asked: Option<Asked>,
     pod: Option<String>,
 }
+
+/// A request for a pod.
+type Asked =
+    Pin<Box<dyn Future<Output = Result<Response<v1::RunPodSandboxResponse>, Status>> + Send>>;
 
 /// Brings the pod up. On failure, also by Ctrl-C, removes what it made unless `keep`.
 ///
@@ -100,26 +110,46 @@ pub async fn run(
     io: &mut Io<'_>,
 ) -> Result<Running, Error> {
     let mut made = Made::default();
-    let interrupt = async {
-        // Without a handler there is no interrupt to wait for: the default action ends us.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
+    let mut interrupts = Interrupts::watch();
+    let name = full_name(&plan.sandbox.metadata.clone().unwrap_or_default());
     let outcome = tokio::select! {
         outcome = bring_up(client, plan, &mut made, io) => outcome,
-        () = interrupt => Err(RunError::Interrupted.into()),
+        () = interrupts.next() => Err(RunError::Interrupted.into()),
     };
     if outcome.is_err() {
-        if keep {
-            if let Some(pod) = &made.pod {
-                io.note(format_args!("pod {pod} is kept"))?;
-            }
-        } else {
-            take_down(client, made, io).await?;
+        if !keep {
+            take_down(client, made, &name, &mut interrupts, io).await?;
+        } else if let Some(pod) = &made.pod {
+            io.note(format_args!("pod {pod} is kept"))?;
+        } else if made.asked.is_some() {
+            io.note(format_args!("pod {name} may still come up, and is kept"))?;
         }
     }
     outcome
+}
+
+/// Ctrl-C from the beginning on, so that none is missed between two waits.
+struct Interrupts(Option<Signal>);
+
+impl Interrupts {
+    fn watch() -> Self {
+        // Without a handler there is no interrupt to wait for: the default action ends us.
+        Self(signal(SignalKind::interrupt()).ok())
+    }
+
+    async fn next(&mut self) {
+        let next = match &mut self.0 {
+            Some(signal) => signal.recv().await,
+            None => None,
+        };
+        if next.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn full_name(pod: &v1::PodSandboxMetadata) -> String {
+    format!("{}/{}", pod.namespace, pod.name)
 }
 
 async fn bring_up(
@@ -136,16 +166,7 @@ async fn bring_up(
     }
     volumes::make(plan.volumes_dir.as_deref(), &plan.volumes)?;
 
-    let request = v1::RunPodSandboxRequest {
-        config: Some(plan.sandbox.clone()),
-        runtime_handler: plan.handler.clone(),
-    };
-    let limit = Limit::After(Duration::from_secs(120));
-    let mut service = client.runtime();
-    let doing = format!("run pod {}", metadata.name);
-    let pod = client.call(doing, limit, service.run_pod_sandbox(request)).await?.pod_sandbox_id;
-    made.pod = Some(pod.clone());
-
+    let pod = run_sandbox(client, &plan, made).await?;
     for container in &plan.init_containers {
         let id = create(client, &pod, &plan.sandbox, container).await?;
         start(client, container, &id).await?;
@@ -158,6 +179,27 @@ async fn bring_up(
         running.containers.push((name_of(container).to_owned(), id));
     }
     Ok(running)
+}
+
+async fn run_sandbox(client: &Client, plan: &PodPlan, made: &mut Made) -> Result<String, RpcError> {
+    let request = v1::RunPodSandboxRequest {
+        config: Some(plan.sandbox.clone()),
+        runtime_handler: plan.handler.clone(),
+    };
+    let limit = Limit::After(Duration::from_secs(120));
+    let name = plan.sandbox.metadata.as_ref().map_or("", |metadata| &metadata.name);
+    let mut service = client.runtime();
+    let asked: Asked = Box::pin(async move { service.run_pod_sandbox(request).await });
+    let asked = made.asked.insert(asked).as_mut();
+    let answer = client.call(format!("run pod {name}"), limit, asked).await;
+    match &answer {
+        Ok(_) | Err(RpcError::Refused { .. }) => made.asked = None,
+        // The answer is still to come.
+        Err(RpcError::Silent { .. }) => {}
+    }
+    let pod = answer?.pod_sandbox_id;
+    made.pod = Some(pod.clone());
+    Ok(pod)
 }
 
 /// Two pods of one name would be told apart by nobody.
@@ -174,8 +216,7 @@ async fn refuse_second(client: &Client, wanted: &v1::PodSandboxMetadata) -> Resu
             .is_some_and(|it| it.name == wanted.name && it.namespace == wanted.namespace)
     };
     if pods.iter().any(same) {
-        let name = format!("{}/{}", wanted.namespace, wanted.name);
-        return Err(RunError::Exists { name }.into());
+        return Err(RunError::Exists { name: full_name(wanted) }.into());
     }
     Ok(())
 }
@@ -327,21 +368,69 @@ async fn address(client: &Client, pod: &str) -> Result<String, Error> {
 }
 
 /// Undoes what was made, as far as it goes; failures are told, not returned.
-async fn take_down(client: &Client, made: Made, io: &mut Io<'_>) -> Result<(), Error> {
-    if let Some(pod) = made.pod {
+async fn take_down(
+    client: &Client,
+    made: Made,
+    name: &str,
+    interrupts: &mut Interrupts,
+    io: &mut Io<'_>,
+) -> Result<(), Error> {
+    // Whoever reads what we tell may have got the same Ctrl-C: that stops nothing from being undone.
+    let mut told = Ok(());
+    let pod = match made.asked {
+        None => made.pod,
+        Some(asked) => {
+            told = io.note(format_args!(
+                "waiting for pod {name} to come up, to remove it; Ctrl-C leaves it"
+            ));
+            match late_answer(asked, interrupts).await {
+                Late::Made(pod) => Some(pod),
+                Late::Undone => None,
+                Late::Unknown => {
+                    // Its containers are not to run without their volumes.
+                    return told.and_then(|()| {
+                        io.note(format_args!(
+                            "pod {name} may still come up; \
+                             `knarr rm --force {name}` removes it with its volumes"
+                        ))
+                    });
+                }
+            }
+        }
+    };
+    if let Some(pod) = pod {
         for outcome in [verbs::stop_pod(client, &pod).await, verbs::remove_pod(client, &pod).await]
         {
             if let Err(error) = outcome {
-                io.note(format_args!("clean-up: {error}"))?;
+                told = told.and_then(|()| io.note(format_args!("clean-up: {error}")));
             }
         }
     }
     if let Some((dir, uid)) = made.volumes
         && let Err(error) = volumes::remove(&dir, &uid)
     {
-        io.note(format_args!("clean-up: {error}"))?;
+        told = told.and_then(|()| io.note(format_args!("clean-up: {error}")));
     }
-    Ok(())
+    told
+}
+
+/// What came of a pod that nobody wants any more.
+enum Late {
+    Made(String),
+    /// The runtime says that it failed: it keeps nothing.
+    Undone,
+    Unknown,
+}
+
+async fn late_answer(asked: Asked, interrupts: &mut Interrupts) -> Late {
+    tokio::select! {
+        answer = tokio::time::timeout(LAST_PATIENCE, asked) => match answer {
+            Ok(Ok(answer)) => Late::Made(answer.into_inner().pod_sandbox_id),
+            Ok(Err(_status)) => Late::Undone,
+            Err(_elapsed) => Late::Unknown,
+        },
+        () = interrupts.next() => Late::Unknown,
+    }
 }
 
 #[cfg(test)]

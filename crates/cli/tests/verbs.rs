@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use support::{Runtime, Said};
 
 const POD: &str = "
@@ -28,11 +30,6 @@ fn run_pod(runtime: &Runtime, manifest: &str, options: &[&str]) -> Said {
     runtime.knarr(&line)
 }
 
-/// How many directories hold volumes of pods.
-fn volume_dirs(runtime: &Runtime) -> usize {
-    std::fs::read_dir(runtime.path("volumes")).map_or(0, Iterator::count)
-}
-
 #[test]
 fn a_pod_runs_and_goes_with_its_volumes() {
     let runtime = Runtime::start();
@@ -51,7 +48,7 @@ fn a_pod_runs_and_goes_with_its_volumes() {
         "start side",
     ];
     assert_eq!(runtime.world().asked, expected);
-    assert_eq!(volume_dirs(&runtime), 1);
+    assert_eq!(runtime.volume_dirs(), 1);
 
     let again = run_pod(&runtime, POD, &[]);
     assert!(again.error().contains("default/web runs already"), "{again:?}");
@@ -62,7 +59,7 @@ fn a_pod_runs_and_goes_with_its_volumes() {
     runtime.knarr(&["rm", "-f", "web"]).good();
     let expected = ["stop container 7", "stop container 7", "stop pod", "remove pod"];
     assert_eq!(runtime.world().asked, expected);
-    assert_eq!(volume_dirs(&runtime), 0);
+    assert_eq!(runtime.volume_dirs(), 0);
 }
 
 #[test]
@@ -75,12 +72,12 @@ fn a_pod_whose_init_container_fails_is_taken_down_and_its_log_shown() {
     assert!(said.err.contains("half line\n"), "{said:?}");
     assert!(runtime.world().pods.is_empty());
     assert!(!runtime.world().asked.contains(&"create main".to_owned()));
-    assert_eq!(volume_dirs(&runtime), 0);
+    assert_eq!(runtime.volume_dirs(), 0);
 
     let kept = run_pod(&runtime, &failing, &["--keep"]);
     assert!(kept.result.is_err());
     assert!(kept.err.contains("is kept"), "{kept:?}");
-    assert_eq!((runtime.world().pods.len(), volume_dirs(&runtime)), (1, 1));
+    assert_eq!((runtime.world().pods.len(), runtime.volume_dirs()), (1, 1));
 }
 
 #[test]
@@ -88,7 +85,7 @@ fn a_refused_sandbox_leaves_nothing() {
     let runtime = Runtime::start();
     let said = run_pod(&runtime, &POD.replace("name: web", "name: refused"), &[]);
     assert_eq!(said.error(), "cannot run pod refused: no network today");
-    assert_eq!(volume_dirs(&runtime), 0);
+    assert_eq!(runtime.volume_dirs(), 0);
 }
 
 #[test]
@@ -111,7 +108,7 @@ fn a_dry_run_shows_requests_and_makes_none() {
     assert_eq!(shown["containers"][1]["envs"][0]["value"], "b");
     assert_eq!(shown["sandbox"]["hostname"], "web");
     assert!(runtime.world().asked.is_empty());
-    assert_eq!(volume_dirs(&runtime), 0);
+    assert_eq!(runtime.volume_dirs(), 0);
 }
 
 #[test]
@@ -169,6 +166,19 @@ fn a_silent_runtime_is_named_with_its_limit() {
     let said = runtime.knarr(&["--timeout", "100ms", "exec", "main", "hang"]);
     let error = said.error();
     assert!(error.contains("cannot run `hang`") && error.contains("within 100ms"), "{error}");
+}
+
+#[test]
+fn a_pod_that_comes_up_after_the_time_limit_goes_with_its_volumes() {
+    let runtime = Runtime::start();
+    let gate = Arc::clone(&runtime.world().gate);
+    let slow = POD.replace("name: web", "name: slow");
+    let said = runtime.run_pod(&["--timeout", "1s"], &slow, || gate.open.notify_one());
+    assert!(said.error().contains("cannot run pod slow: no answer"), "{said:?}");
+    assert!(said.err.contains("waiting for pod default/slow"), "{said:?}");
+    assert!(runtime.world().asked.ends_with(&["stop pod".to_owned(), "remove pod".to_owned()]));
+    assert!(runtime.world().pods.is_empty());
+    assert_eq!(runtime.volume_dirs(), 0);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! A container runtime in memory that answers CRI requests, and a way to run verbs against it.
+#![allow(dead_code, reason = "each test program uses its part")]
 
 mod stubs;
 
 use std::{
+    io::Write,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
     thread,
@@ -10,7 +12,10 @@ use std::{
 
 use clap::Parser;
 use cri_api::v1;
-use tokio::{net::UnixListener, sync::oneshot};
+use tokio::{
+    net::UnixListener,
+    sync::{Notify, oneshot},
+};
 use tokio_stream::wrappers::UnixListenerStream;
 
 /// What the runtime has, and what it was asked.
@@ -24,7 +29,15 @@ pub(crate) struct World {
     /// Requests that change something, in order.
     pub(crate) asked: Vec<String>,
     pub(crate) log_dir: PathBuf,
+    /// Where the pod `slow` waits on its way up.
+    pub(crate) gate: Arc<Gate>,
     ids: u32,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    pub(crate) begun: Notify,
+    pub(crate) open: Notify,
 }
 
 impl World {
@@ -108,14 +121,40 @@ impl Runtime {
 
     /// Runs `knarr ARGS` as at a terminal so wide.
     pub(crate) fn knarr_at(&self, width: Option<u16>, args: &[&str]) -> Said {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let io = cli::Io { out: &mut out, err: &mut err, width, progress: true };
+        let result = self.knarr_with(io, args);
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Said { result, out: text(out), err: text(err) }
+    }
+
+    /// Runs `knarr ARGS`; `waits` is called when it says that it waits.
+    pub(crate) fn knarr_waiting(&self, args: &[&str], waits: impl FnMut()) -> Said {
+        let (mut out, mut err) = (Vec::new(), Listened { text: Vec::new(), waits });
+        let io = cli::Io { out: &mut out, err: &mut err, width: None, progress: false };
+        let result = self.knarr_with(io, args);
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Said { result, out: text(out), err: text(err.text) }
+    }
+
+    fn knarr_with(&self, mut io: cli::Io<'_>, args: &[&str]) -> Result<u8, cli::Error> {
         let socket = self.path("cri.sock").display().to_string();
         let line = ["knarr", "-a", &socket].into_iter().chain(args.iter().copied());
         let line = Line::try_parse_from(line).unwrap();
-        let (mut out, mut err) = (Vec::new(), Vec::new());
-        let mut io = cli::Io { out: &mut out, err: &mut err, width, progress: true };
-        let result = cli::run(&line.connection, line.verb, &mut io);
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Said { result, out: text(out), err: text(err) }
+        cli::run(&line.connection, line.verb, &mut io)
+    }
+
+    /// `knarr OPTIONS run` of this manifest; `waits` is called when it says that it waits.
+    pub(crate) fn run_pod(&self, options: &[&str], manifest: &str, waits: impl FnMut()) -> Said {
+        let file = self.write("pod.yaml", manifest);
+        let [logs, volumes] = ["logs", "volumes"].map(|it| self.path(it).display().to_string());
+        let run = ["run", &file, "--log-dir", &logs, "--volumes-dir", &volumes];
+        self.knarr_waiting(&[options, &run].concat(), waits)
+    }
+
+    /// How many directories hold volumes of pods.
+    pub(crate) fn volume_dirs(&self) -> usize {
+        std::fs::read_dir(self.path("volumes")).map_or(0, Iterator::count)
     }
 
     pub(crate) fn image(&self, name: &str) {
@@ -132,6 +171,26 @@ impl Runtime {
         let path: &Path = &self.path(name);
         std::fs::write(path, text).unwrap();
         path.display().to_string()
+    }
+}
+
+/// Stderr that somebody reads as it comes.
+struct Listened<F> {
+    text: Vec<u8>,
+    waits: F,
+}
+
+impl<F: FnMut()> Write for Listened<F> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.text.extend_from_slice(bytes);
+        if bytes.ends_with(b"\n") && self.text.windows(7).any(|word| word == b"waiting") {
+            (self.waits)();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -49,6 +49,38 @@ fn unknown<T>(id: &str) -> Answer<T> {
     Err(Status::not_found(format!("rpc error: code = NotFound desc = {id} is not known")))
 }
 
+async fn make_pod(
+    world: Arc<Mutex<World>>,
+    config: v1::PodSandboxConfig,
+) -> Answer<v1::RunPodSandboxResponse> {
+    let metadata = config.metadata.unwrap();
+    let gate = {
+        let mut world = world.lock().unwrap();
+        world.asked.push(format!("run {}", metadata.name));
+        Arc::clone(&world.gate)
+    };
+    if metadata.name == "slow" {
+        gate.begun.notify_one();
+        gate.open.notified().await;
+    }
+    if metadata.name == "refused" {
+        return Err(Status::unknown("no network today"));
+    }
+    let mut world = world.lock().unwrap();
+    let id = world.next_id("aaa");
+    world.log_dir = config.log_directory.into();
+    let created_at = i64::try_from(world.asked.len()).unwrap();
+    world.pods.push(v1::PodSandbox {
+        id: id.clone(),
+        metadata: Some(metadata),
+        created_at,
+        labels: config.labels,
+        annotations: config.annotations,
+        ..Default::default()
+    });
+    ok(v1::RunPodSandboxResponse { pod_sandbox_id: id })
+}
+
 /// What a container does is its command: `exit N`, or run on.
 fn exit_code(config: &v1::ContainerConfig) -> Option<i32> {
     match config.command.as_slice() {
@@ -102,23 +134,8 @@ runtime_service! {
             request: Request<v1::RunPodSandboxRequest>,
         ) -> Answer<v1::RunPodSandboxResponse> {
             let config = request.into_inner().config.unwrap();
-            let metadata = config.metadata.unwrap();
-            let mut world = self.world(Some(format!("run {}", metadata.name)));
-            if metadata.name == "refused" {
-                return Err(Status::unknown("no network today"));
-            }
-            let id = world.next_id("aaa");
-            world.log_dir = config.log_directory.into();
-            let created_at = i64::try_from(world.asked.len()).unwrap();
-            world.pods.push(v1::PodSandbox {
-                id: id.clone(),
-                metadata: Some(metadata),
-                created_at,
-                labels: config.labels,
-                annotations: config.annotations,
-                ..Default::default()
-            });
-            ok(v1::RunPodSandboxResponse { pod_sandbox_id: id })
+            // As with knarr's daemon, it goes on when the caller goes away.
+            tokio::spawn(make_pod(Arc::clone(&self.0), config)).await.unwrap()
         }
 
         async fn stop_pod_sandbox(
