@@ -92,14 +92,40 @@ pub(crate) async fn stop_pod(client: &Client, id: &str) -> Result<(), Error> {
 }
 
 async fn stop_container(client: &Client, id: &str, grace: Duration) -> Result<(), Error> {
-    let timeout = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+    let timeout = whole_seconds(grace);
     let request = v1::StopContainerRequest { container_id: id.to_owned(), timeout };
     let doing = format!("stop container {id}");
     client.call(doing, Limit::After(grace), client.runtime().stop_container(request)).await?;
     Ok(())
 }
 
+/// Rounded up, as the CRI knows whole seconds only: 0 means to kill at once, which nobody means who
+/// grants half a second.
+fn whole_seconds(grace: Duration) -> i64 {
+    let begun = u64::from(grace.subsec_nanos() > 0);
+    i64::try_from(grace.as_secs().saturating_add(begun)).unwrap_or(i64::MAX)
+}
+
 fn grace(container: &Object, asked: Option<Duration>) -> Duration {
     let annotated = || container.annotations.get(GRACE_ANNOTATION)?.parse().ok();
     asked.or_else(|| annotated().map(Duration::from_secs)).unwrap_or(DEFAULT_GRACE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_no_grace_at_all_kills_at_once() {
+        for (grace, seconds) in [
+            (Duration::ZERO, 0),
+            (Duration::from_nanos(1), 1),
+            (Duration::from_millis(500), 1),
+            (Duration::from_secs(1), 1),
+            (Duration::from_millis(1001), 2),
+            (Duration::MAX, i64::MAX),
+        ] {
+            assert_eq!(whole_seconds(grace), seconds, "{grace:?}");
+        }
+    }
 }
