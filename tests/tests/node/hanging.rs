@@ -337,34 +337,6 @@ fn a_pod_is_stopped_while_a_start_in_it_hangs() -> Result<()> {
     })
 }
 
-/// Nobody ends a thread that waits for a file, and nobody has to wait for it: the daemon may be needed elsewhere.
-#[test]
-fn a_daemon_ends_in_time_while_a_thread_of_it_waits_for_ever() -> Result<()> {
-    let fifo = |scratch: &Scratch| scratch.dir().join("base.json");
-    let configure = |settings: &mut Settings, scratch: &Scratch| {
-        let (base, mode) = (fifo(scratch), rustix::fs::Mode::from_raw_mode(0o600));
-        rustix::fs::mkfifoat(rustix::fs::CWD, &base, mode).ok();
-        settings.extra_config +=
-            &format!("\n[handlers.based]\nbase_spec = \"{}\"\n", base.display());
-    };
-    on_a_node_with(configure, async |node| {
-        let (_, id) = node.sleeper("other").await?;
-        let mut pod = node.pod("stuck");
-        pod.handler = "based".into();
-        let pod_id = node.cri.run_pod(&pod).await?;
-        let image = node.pulled("busybox").await?;
-        let container = pod.container("stuck", &image).sleeper();
-        let created = node.cri.create(&pod_id, &pod, &container);
-        let refused = tokio::time::timeout(LONG, created).await.context("waits")?;
-        let error = refused.expect_err("nobody writes what it reads");
-        ensure!(error.message().contains("does not answer"), "{error:?}");
-        node.daemon.terminate()?;
-        node.launch()?;
-        ensure!(node.cri.shell(&id, "echo alive").await? == "alive");
-        Ok(())
-    })
-}
-
 /// A runtime is asked what it can do by the daemon itself, when it starts and when the file is another. Already looking
 /// at a file of a dead file system takes for ever.
 #[test]
