@@ -278,7 +278,7 @@ fn parse_token(body: &[u8], sent: Instant) -> Result<Token, Malformed> {
     let body: TokenBody = serde_json::from_slice(body)?;
     // Some name both and leave one empty.
     let given = |token: &String| !token.is_empty();
-    let token = body.token.filter(given).or(body.access_token.filter(given));
+    let token = body.token.filter(given).or_else(|| body.access_token.filter(given));
     let token = token.ok_or(Malformed::NoToken)?;
     let lifetime = body.expires_in.map_or(DEFAULT_LIFETIME, Duration::from_secs);
     // Counted from the request, so a slow answer cannot stretch it; capped, so it cannot overflow.
