@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sys::netlink::{IpPrefix, Rtnetlink};
 
 use crate::builtin::{self, BuiltIn, BuiltInError, Reservations, holder};
@@ -77,17 +77,21 @@ impl Engine {
 
     /// Bridges that the built-in plugin uses.
     fn own_bridges(&self) -> HashSet<String> {
-        let mut bridges = HashSet::new();
+        self.bridge_plugins().iter().map(bridge_of).collect()
+    }
+
+    /// The configurations of the built-in plugin that makes bridges.
+    fn bridge_plugins(&self) -> Vec<Map<String, Value>> {
+        let mut found = Vec::new();
         for list in self.known_lists() {
             for plugin in list.plugins.iter().filter(|plugin| plugin.kind == "bridge") {
-                let found = self.plugins.find(&plugin.kind, list.built_in_only);
-                if matches!(found, Ok(Found::BuiltIn(BuiltIn::Bridge))) {
-                    let name = plugin.object.get("bridge").and_then(Value::as_str);
-                    bridges.insert(name.unwrap_or("cni0").to_owned());
+                let made_by = self.plugins.find(&plugin.kind, list.built_in_only);
+                if matches!(made_by, Ok(Found::BuiltIn(BuiltIn::Bridge))) {
+                    found.push(plugin.object.clone());
                 }
             }
         }
-        bridges
+        found
     }
 
     /// The host's ends of attachments on record, whoever made them, and of those under way, whose
@@ -107,6 +111,8 @@ impl Engine {
                 names.insert(builtin::host_end(&container, &ifname).0);
             }
         }
+        // The host's own links in VLANs are on the bridge as pods are.
+        names.extend(self.bridge_plugins().iter().filter_map(gateway_port_of));
         // Without an address there is no reservation.
         names.extend(live.all().iter().map(|id| builtin::host_end(id.as_str(), "eth0").0));
         Ok(names)
@@ -148,6 +154,16 @@ impl Engine {
     }
 }
 
+fn bridge_of(plugin: &Map<String, Value>) -> String {
+    plugin.get("bridge").and_then(Value::as_str).unwrap_or("cni0").to_owned()
+}
+
+/// The port of the host's link in the VLAN of the pods.
+fn gateway_port_of(plugin: &Map<String, Value>) -> Option<String> {
+    let vlan = plugin.get("vlan").and_then(Value::as_u64)?;
+    Some(builtin::gateway_port(&bridge_of(plugin), u16::try_from(vlan).ok()?))
+}
+
 /// Whatever is called `subnet`, wherever it is.
 fn subnets_in(document: &Value, found: &mut Vec<IpPrefix>) {
     match document {
@@ -165,6 +181,17 @@ fn subnets_in(document: &Value, found: &mut Vec<IpPrefix>) {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    /// `knarr doctor --fix` removes what nobody explains.
+    #[test]
+    fn the_port_of_a_vlans_gateway_is_known_and_looks_like_a_pods() {
+        let of = |plugin: Value| gateway_port_of(plugin.as_object().unwrap());
+        let port = of(json!({"bridge": "br0", "vlan": 10, "isGateway": true})).unwrap();
+        assert!(builtin::is_host_end(&port), "{port}");
+        assert_ne!(of(json!({"bridge": "br0", "vlan": 11})).unwrap(), port);
+        assert_ne!(of(json!({"vlan": 10})).unwrap(), port);
+        assert_eq!(of(json!({"bridge": "br0"})), None);
+    }
 
     #[test]
     fn subnets_are_found_wherever_a_configuration_names_them() {

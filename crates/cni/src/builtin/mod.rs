@@ -35,6 +35,7 @@ pub(crate) use portmap::{holders as port_holders, remove as remove_ports};
 pub(crate) use reservations::{Owner, Reservations, holder};
 pub(crate) use sysctl::{Ipv6, ipv6};
 pub(crate) use veth::{ENODEV, fnv, host_end, is_host_end, parse_mac, tolerate};
+pub(crate) use vlan::gateway_port;
 
 /// A plugin that is part of knarr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -129,8 +129,8 @@ impl Vlans {
         mtu: Option<u32>,
     ) -> Result<(), BuiltInError> {
         let here = std::fs::File::open("/proc/thread-self/ns/net").map_err(BuiltInError::Socket)?;
-        let hash = veth::fnv(&bridge.name, &own.to_string());
-        let port = format!("veth{:08x}", hash >> 32);
+        let hash = gateway_hash(&bridge.name, own);
+        let port = gateway_port(&bridge.name, own);
         let made = host.create_veth(&NewVeth {
             host_name: &port,
             host_mac: veth::mac(hash),
@@ -150,6 +150,15 @@ impl Vlans {
         let index = host.index(name).map_err(BuiltInError::Socket)?;
         Ok(host.set_up(index, false)?)
     }
+}
+
+fn gateway_hash(bridge: &str, own: u16) -> u64 {
+    veth::fnv(bridge, &own.to_string())
+}
+
+/// The port through which a bridge reaches the host's link in a VLAN.
+pub(crate) fn gateway_port(bridge: &str, own: u16) -> String {
+    format!("veth{:08x}", gateway_hash(bridge, own) >> 32)
 }
 
 #[cfg(test)]
