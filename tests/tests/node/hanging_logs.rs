@@ -4,12 +4,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use cri_api::v1;
 use test_support::fuse::Fuse;
 use test_support::node::{Node, PATIENCE, on_a_node};
 use test_support::pods::PodBuilder;
+use test_support::proc;
 use tokio::task::JoinHandle;
 use tonic::Code;
 
@@ -174,6 +176,31 @@ fn a_log_directory_that_stops_answering_holds_up_its_own_pod_and_nothing_else() 
             node.cri.remove_pod(pod).await?;
         }
         Ok(())
+    })
+}
+
+/// It waits where no signal reaches: what is left of the process is up to the kernel. All else of it has ended.
+#[test]
+fn a_daemon_ends_in_time_while_a_thread_of_it_waits_for_a_log_directory() -> Result<()> {
+    on_a_node(async |node| {
+        let stuck = Stuck::make(node).await?;
+        stuck.hang(node).await?;
+        let (another, place) = stuck.another(node);
+        let cri = node.cri.clone();
+        told(tokio::spawn(async move { cri.run_pod(&another).await }), Path::new(&place)).await?;
+        ensure!(blocked(node, &stuck.fuse)? > 0, "nobody waits");
+        let daemon = node.daemon.pid().context("no daemon")?;
+        proc::signal(i32::try_from(daemon)?, rustix::process::Signal::TERM)?;
+        let until = Instant::now() + PATIENCE;
+        // Its first thread is a zombie while another cannot end, and tells nobody.
+        while !fs::read_to_string(format!("/proc/{daemon}/stat"))?.contains(") Z ") {
+            ensure!(Instant::now() < until, "it waits for its thread");
+            tokio::task::yield_now().await;
+        }
+        stuck.fuse.resume()?;
+        node.daemon.await_end()?;
+        node.launch()?;
+        node.wait_log(&stuck.main, "word 1").await
     })
 }
 
