@@ -136,8 +136,13 @@ impl Engine {
     fn stray_ports(&self, live: &impl Live) -> Result<Vec<Stray>, GcError> {
         let networks = self.own_subnets();
         let ours = |address: IpAddr| networks.iter().any(|network| network.contains(address));
+        // Another runtime may share the configuration, and call our plugins by their commands.
+        let entries = self.cache.all().map_err(GcError::Cache)?.into_iter();
+        let theirs = entries.filter(|entry| !self.cache.is_ours(entry));
+        let theirs: HashSet<String> = theirs.map(|entry| entry.container_id).collect();
+        let is_stray = |container: &String| !live.is_live(container) && !theirs.contains(container);
         let mut holders = builtin::port_holders(&self.plugins).map_err(GcError::Held)?;
-        holders.retain(|(container, address)| ours(*address) && !live.is_live(container));
+        holders.retain(|(container, address)| ours(*address) && is_stray(container));
         holders.sort();
         holders.dedup();
         let ports = |(container, address)| Stray::Ports { container, address };
