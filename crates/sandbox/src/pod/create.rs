@@ -96,10 +96,12 @@ impl Owner {
         made.map_err(|source| CreateError::Files { name, source })
     }
 
-    /// A volume that is dead must not keep its pod from being stopped.
+    /// A volume that is dead must not keep its pod from being stopped, nor must a handler's file.
     async fn sources_answer(&self, config: &ContainerConfig) -> Result<(), CreateError> {
-        self.cx.silent.ask(mount_sources(config)).await.map_err(|source| CreateError::Host {
-            what: "a mount source".to_owned(),
+        let base = self.record.runtime.base_spec.iter().map(|it| it.to_string_lossy().into_owned());
+        let paths = mount_sources(config).into_iter().chain(base).collect();
+        self.cx.silent.ask(paths).await.map_err(|source| CreateError::Host {
+            what: "a mount source or the handler's base spec".to_owned(),
             name: config.name.name.clone(),
             source,
         })
