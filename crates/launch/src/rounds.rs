@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use rustix::process::Pid;
 
-use crate::error::{LaunchError, Warning};
+use crate::error::{LaunchError, Step, Warning};
 use crate::hooks::{Deadline, Round, Turn};
 use crate::launcher::Launcher;
 use crate::plan::HooksPlan;
@@ -50,8 +50,13 @@ impl Parting {
                 Ok(Turn::Waits) => return Parted::OnItsWay(self),
                 Ok(Turn::Done) => return Parted::Done(self.failed),
                 Err(error) => {
+                    // Then none can be run, and asking again would have no end.
+                    let is_elsewhere = error.step == Step::HostNamespace;
                     let why = error.sentence();
                     self.failed.push(Warning { what: error.subject, why });
+                    if is_elsewhere {
+                        return Parted::Done(self.failed);
+                    }
                 }
             }
         }

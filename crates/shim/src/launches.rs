@@ -91,7 +91,9 @@ impl Launches {
 
     /// Keeps how a first process has ended whose hooks still run; false if it is none.
     pub(crate) fn keep_end(&mut self, pid: Pid, exit: &Exit) -> bool {
-        let is_it = |launch: &&mut Launch| launch.launching.pid() == Some(pid);
+        // Once it is reaped its number may come to mean another.
+        let is_it =
+            |launch: &&mut Launch| launch.ended.is_none() && launch.launching.pid() == Some(pid);
         let found = self.0.iter_mut().find(is_it);
         if let Some(launch) = found {
             launch.ended = Some(exit.clone());
